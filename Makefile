@@ -1,0 +1,43 @@
+# Two commands from nothing: `make study` runs the main job, `make test` passes the tests.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv
+STAMP := $(VENV)/.ready
+PORT ?= 5000
+STUDY_FLAGS ?=
+
+.PHONY: help setup study test test-long ui lint format lock
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install the pinned dependencies (skipped when nothing changed)
+
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -m1 '^uv==' requirements.txt | cut -d' ' -f1)"
+	$(UV) pip sync --quiet --require-hashes requirements.txt
+	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+study: $(STAMP) ## run the main job: search, train, log and report on the embedded digits
+	$(BIN)/python search/run.py --space spaces/vit_to_mlp.py $(STUDY_FLAGS)
+
+test: $(STAMP) ## pass the tests
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(STAMP) ## pass the tests that take minutes each
+	$(BIN)/python -m pytest -m long
+
+ui: $(STAMP) ## open MLflow's UI on the default store (PORT=5000)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --port $(PORT)
+
+lint: $(STAMP) ## check style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(STAMP) ## apply style
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+lock: $(STAMP) ## pin the newest allowed versions with their hashes
+	$(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11 --group dev pyproject.toml --output-file requirements.txt

@@ -1,0 +1,1 @@
+"""How a study is searched: settings, searcher, lanes, tracking, report and the commands."""

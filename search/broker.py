@@ -1,0 +1,152 @@
+"""The broker between Tune's proxies and the lanes: an asyncio actor that takes no CPU.
+
+A proxy submits a trial and asks for its `next` event; a lane takes a trial, reports an epoch and waits for Tune's
+verdict on it, which the study's Tune callback sends. Each try of a lane at a trial has a number, and reports with an
+old one are refused, so that every epoch arrives exactly once.
+"""
+
+import asyncio
+import time
+from collections import deque
+
+VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go on"
+MAX_ATTEMPTS = 3
+
+
+class _Trial:
+    def __init__(self, trial_id: str, job: dict, judged: bool):
+        self.trial_id, self.job, self.judged = trial_id, job, judged
+        self.attempt = 0
+        self.last_error = "its worker died"
+        self.stopped = self.over = False
+        self.events: asyncio.Queue = asyncio.Queue()
+        self.verdict: asyncio.Future | None = None
+
+
+class Broker:
+    """See the module; every method is a remote call."""
+
+    def __init__(self):
+        self._trials: dict[str, _Trial] = {}
+        self._queue: deque[_Trial] = deque()
+        self._by_lane: dict[int, _Trial] = {}
+        self._seen: dict[int, tuple[float, int]] = {}
+        self._changed = asyncio.Condition()
+        self._closed = False
+
+    # the proxies' side
+
+    async def submit(self, trial_id: str, job: dict, judged: bool = True) -> None:
+        """Queues a trial for the next free lane; `judged`: each report waits for a verdict."""
+        async with self._changed:
+            trial = self._trials[trial_id] = _Trial(trial_id, job, judged)
+            if self._closed:
+                self._end(trial, "stopped")
+            else:
+                self._queue.append(trial)
+            self._changed.notify_all()
+
+    async def next(self, trial_id: str) -> tuple[str, object]:
+        """Waits for a trial's next event: `report` (metrics), `done` (result), `failed` (reason) or `stopped`."""
+        return await self._trials[trial_id].events.get()
+
+    async def verdict(self, trial_id: str, epoch: int, go_on: bool) -> None:
+        """Tune's answer to a report."""
+        trial = self._trials[trial_id]
+        if not go_on:
+            trial.stopped = True
+        if trial.verdict and not trial.verdict.done():
+            trial.verdict.set_result(go_on)
+
+    async def reason(self, trial_id: str) -> str:
+        """Why a trial failed."""
+        return self._trials[trial_id].last_error
+
+    async def forget(self, trial_id: str) -> None:
+        """Drops a trial that Tune has recorded, so that the broker does not grow."""
+        if self._trials.get(trial_id) and self._trials[trial_id].over:
+            del self._trials[trial_id]
+
+    async def close(self) -> None:
+        """Stops all trials at their next report, wakes all proxies, and lets idle lanes quit."""
+        async with self._changed:
+            self._closed = True
+            for trial in list(self._trials.values()):
+                trial.stopped = True
+                if trial.verdict and not trial.verdict.done():
+                    trial.verdict.set_result(False)
+                trial.events.put_nowait(("stopped", None))
+            self._queue.clear()
+            self._changed.notify_all()
+
+    async def lanes(self) -> dict[int, tuple[float, int]]:
+        """When each lane last asked for work (seconds ago) and the pid of its rank 0."""
+        return {lane: (time.monotonic() - at, pid) for lane, (at, pid) in self._seen.items()}
+
+    # the lanes' side
+
+    async def take(self, lane: int, pid: int, wait_s: float) -> dict | str | None:
+        """The lane's next job, "quit", or None after `wait_s`. A lane that asks amid a trial was restarted and gets
+        the same trial again, until it has been tried often enough."""
+        self._seen[lane] = (time.monotonic(), pid)
+        trial = self._by_lane.get(lane)
+        if trial and not (trial.stopped or self._closed):
+            if trial.attempt < MAX_ATTEMPTS:
+                return self._hand_over(lane, trial)
+            trial.last_error = f"given up after {MAX_ATTEMPTS} attempts: {trial.last_error}"
+            self._end(trial, "failed", trial.last_error)
+        self._by_lane.pop(lane, None)
+        async with self._changed:
+            if not self._queue and not self._closed:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), wait_s)
+                except TimeoutError:
+                    return None
+            if self._closed:
+                return "quit"
+            return self._hand_over(lane, self._queue.popleft()) if self._queue else None
+
+    async def report(self, trial_id: str, attempt: int, metrics: dict) -> bool:
+        """An epoch's metrics; answers whether to go on, once Tune has decided."""
+        trial = self._trials.get(trial_id)
+        if trial is None or trial.stopped or attempt != trial.attempt:
+            return False
+        trial.job["known_epoch"] = metrics["epoch"]
+        if trial.judged:
+            trial.verdict = asyncio.get_running_loop().create_future()
+        trial.events.put_nowait(("report", metrics))
+        if not trial.judged:
+            return True
+        try:
+            return await asyncio.wait_for(trial.verdict, VERDICT_WAIT_S)
+        except TimeoutError:
+            return not trial.stopped
+
+    async def note(self, trial_id: str, attempt: int, error: str) -> None:
+        """What a worker met before it went down with its process."""
+        if trial_id in self._trials:
+            self._trials[trial_id].last_error = error
+
+    async def finish(
+        self, trial_id: str, attempt: int, error: str | None = None, result: dict | None = None, bad_input: bool = False
+    ) -> None:
+        """The lane is done with a trial: it ran to its end, was stopped, or failed with an error."""
+        trial = self._trials.get(trial_id)
+        if trial is None or attempt != trial.attempt:
+            return
+        for lane in [lane for lane, held in self._by_lane.items() if held is trial]:
+            del self._by_lane[lane]
+        if error is not None:
+            trial.last_error = error
+            self._end(trial, "bad_input" if bad_input else "failed", error)
+        else:
+            self._end(trial, "done", result)
+
+    def _hand_over(self, lane: int, trial: _Trial) -> dict:
+        trial.attempt += 1
+        self._by_lane[lane] = trial
+        return {**trial.job, "trial_id": trial.trial_id, "attempt": trial.attempt}
+
+    def _end(self, trial: _Trial, kind: str, payload: object = None) -> None:
+        trial.over = True
+        trial.events.put_nowait((kind, payload))

@@ -1,0 +1,255 @@
+"""A study from its plan to its results: Ray, lanes, teacher, Tune, and a clean end whatever happens."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.ledger import RUNNING, Ledger
+from search.preflight import Plan
+from search.tracking import Tracker
+from trainables.errors import InputError
+
+TEACHER = "teacher"  # the teacher's trial id at the broker
+
+
+class StudyError(RuntimeError):
+    """The study itself could not go on; the message is one line."""
+
+
+@dataclass
+class Outcome:
+    """How a study ended: `interrupted` by Ctrl-C, its records, the teacher's figures and Optuna's study."""
+
+    interrupted: bool
+    ledger: Ledger
+    teacher: dict
+    study: object
+
+
+class Experiment:
+    """Runs one study.
+
+    Args:
+        plan: what preflight resolved.
+        folder: the study's folder.
+        tracker: MLflow's side, opened.
+        view: the terminal's side.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, tracker: Tracker, view=None):
+        self.plan, self.settings, self.folder = plan, plan.settings, Path(folder).resolve()
+        self.ledger = Ledger(self.folder / "trials")
+        self._tracker, self.view = tracker, view
+        self._interrupted = threading.Event()
+        self._deadline: float | None = None
+        self._teacher_folder = self.folder.parent / "teachers" / self._teacher_fingerprint()
+
+    def run(self) -> Outcome:
+        """Trains the study's remaining trials; leaves no process behind.
+
+        Raises:
+            StudyError: no lane could be had, or the teacher could not be made ready.
+            InputError: the teacher does not clearly beat chance, or does not fit.
+        """
+        import ray
+
+        previous = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self.view.phase("starting Ray")
+            start_ray(self.settings)
+            from search.broker import Broker
+            from search.lanes import Lanes
+
+            broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=1000).remote()
+            lanes = Lanes(broker, self.settings, self.folder / "ray")
+            lanes.start()
+            try:
+                teacher = self._ready_teacher(broker, lanes)
+                study = None if self._interrupted.is_set() else self._search(broker, lanes)
+            finally:
+                self.view.phase("stopping the lanes")
+                ray.get(broker.close.remote())
+                lanes.close()
+            if lost := lanes.all_lost():
+                raise StudyError(lost)
+            return Outcome(self._interrupted.is_set(), self.ledger, teacher, study)
+        finally:
+            ray.shutdown()
+            for kind, handler in previous.items():
+                signal.signal(kind, handler)
+            shutil.rmtree(self.folder / "ray", ignore_errors=True)
+
+    def _on_signal(self, number, frame) -> None:
+        """The first Ctrl-C stops cleanly; the next one at once."""
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
+        self._interrupted.set()
+        self.view.note("stopping: running trials keep their last epoch's checkpoint (Ctrl-C again ends at once)")
+
+    def _ready_teacher(self, broker, lanes) -> dict:
+        """Has a lane make the teacher ready and judges it; returns its figures."""
+        import ray
+
+        from trainables.teacher import clearly_beats_chance
+
+        job = {
+            "kind": "teacher",
+            "config": self.plan.base.model_dump(),
+            "recipe": self.plan.teacher_recipe,
+            "folder": str(self._teacher_folder),
+        }
+        self.view.phase(f"bringing up {self.settings.concurrency} lane(s); making {self.settings.teacher} ready")
+        ray.get(broker.submit.remote(TEACHER, job, judged=False))
+        epochs = self.plan.teacher_recipe["epochs"]
+        while True:
+            event = broker.next.remote(TEACHER)
+            while not ray.wait([event], timeout=0.5)[0]:
+                if self._interrupted.is_set():
+                    return {}
+                if lost := lanes.all_lost():
+                    raise StudyError(lost)
+            kind, payload = ray.get(event)
+            if kind == "report":
+                accuracy = payload["val/top1"]
+                self.view.phase(f"fitting the teacher: epoch {payload['epoch']}/{epochs}, holdout {accuracy:.2f}%")
+            elif kind == "bad_input":
+                raise InputError(payload)
+            elif kind == "failed":
+                raise StudyError(f"the teacher could not be made ready: {payload}")
+            else:
+                break
+        teacher = payload
+        words = f"teacher {self.settings.teacher}: {teacher['top1']:.2f}% on the holdout of {teacher['images']} images"
+        if not clearly_beats_chance(teacher["top1"], teacher["images"], teacher["classes"]):
+            if not self.settings.smoke:
+                raise InputError(
+                    f"teacher: {words} do not clearly beat chance ({100 / teacher['classes']:.1f}%); "
+                    "check teacher_weights and the order of classes, or fit it: --set teacher_source=fit"
+                )
+            words += " (a smoke run does not judge it)"
+        self.view.note(words)
+        self._tracker.study_metric("teacher/top1", teacher["top1"], 0)
+        self._tracker.study_tags({"teacher_sha256": teacher["sha256"]})
+        return teacher
+
+    def _search(self, broker, lanes):
+        """Lets Tune run what is left of the study; returns Optuna's study."""
+        import ray
+        from ray import tune
+
+        from search.proxy import StudyCallback, StudyStopper, make_proxy, make_scheduler
+        from search.searcher import StudySearcher, open_study
+
+        settings = self.settings
+        study = open_study(self.folder, settings.name, settings.sampler, settings.seed)
+        if not study.trials:
+            for guess in settings.first_guesses[: settings.trials]:
+                study.enqueue_trial(guess)
+        searcher = StudySearcher(
+            study,
+            self.plan.space,
+            self.plan.compose,
+            {name: config.model_dump() for name, config in self.plan.baselines.items()},
+            self.ledger,
+            self._job,
+            lambda trial_id: ray.get(broker.reason.remote(trial_id)),
+        )
+        finished = [record for record in self.ledger.records.values() if record.state != RUNNING]
+        left = self.plan.trial_count() - len(finished)
+        if left <= 0:
+            return study
+        self._deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
+        self.view.phase("searching")
+        tune.Tuner(
+            make_proxy(broker),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=make_scheduler(settings, self.ledger),
+                num_samples=left,
+                max_concurrent_trials=settings.concurrency,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(self.folder / "ray"),
+                callbacks=[StudyCallback(broker, self.ledger, self._tracker, self.view)],
+                stop=StudyStopper(lambda: self._stop_reason(lanes) is not None),
+                verbose=0,
+            ),
+        ).fit()
+        if not self._interrupted.is_set():
+            self._end_running(study, self._stop_reason(lanes))
+        return study
+
+    def _stop_reason(self, lanes) -> str | None:
+        """Why no more should be trained."""
+        if self._interrupted.is_set():
+            return "interrupted"
+        if self._deadline and time.monotonic() > self._deadline:
+            return "stopped by the time budget"
+        return lanes.all_lost()
+
+    def _end_running(self, study, reason: str | None) -> None:
+        """Closes the records of trials that were cut off for good; interrupted ones stay, to go on later."""
+        from search.searcher import tell
+
+        for record in list(self.ledger.records.values()):
+            if record.state == RUNNING:
+                record.finish(stopped=reason or "cut off")
+                self.ledger.save(record)
+                tell(study, record)
+                self._tracker.trial_ended(record)
+                self.view.trial_ended(record)
+
+    def _job(self, record) -> dict:
+        return {
+            "kind": "trial",
+            "config": record.config,
+            "folder": str(self.ledger.trial_folder(record.trial_id)),
+            "known_epoch": record.epoch,
+            "teacher_folder": str(self._teacher_folder),
+        }
+
+    def _teacher_fingerprint(self) -> str:
+        from trainables.teacher import fingerprint
+
+        return fingerprint(self.plan.base, self.plan.teacher_recipe, self.plan.data_fingerprint)
+
+
+def start_ray(settings) -> None:
+    """Starts a cluster on this machine, or joins the one at `address`.
+
+    Raises:
+        InputError: nobody answers at the address.
+    """
+    import ray
+
+    root = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow and the ledger remember
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study's own handler knows more
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a proxy that waits for an epoch is no dead one
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # how soon a dead worker is seen
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if settings.address:
+        environment = {"env_vars": {"PYTHONPATH": root}}
+        try:
+            ray.init(address=settings.address, runtime_env=environment, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(f"--address: no Ray cluster answers at '{settings.address}' ({error})") from error
+        return
+    wanted = (settings.concurrency or 1) * settings.workers_per_trial * settings.cpus_per_worker
+    dashboard = {"include_dashboard": settings.dashboard_port is not None}
+    if settings.dashboard_port:
+        dashboard |= {"dashboard_host": "127.0.0.1", "dashboard_port": settings.dashboard_port}
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, wanted),
+        object_store_memory=256 * 2**20,  # only control messages pass through it
+        **dashboard,
+        **quiet,
+    )

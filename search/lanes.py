@@ -1,0 +1,85 @@
+"""Lanes: long-lived Ray Train runs of K workers, each serving one trial after another."""
+
+import logging
+import threading
+from pathlib import Path
+
+from search.settings import Settings
+
+RESTARTS = 3  # of a lane whose Ray Train run itself ended; a worker's death is Ray Train's own business
+JOIN_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Lanes:
+    """Brings up the lanes in threads of the driver, and takes them down.
+
+    Args:
+        broker: the broker's actor handle.
+        settings: how many lanes, workers, CPUs and GPUs.
+        folder: where Ray Train may keep its own files.
+    """
+
+    def __init__(self, broker, settings: Settings, folder: Path):
+        self._broker, self._settings, self._folder = broker, settings, Path(folder)
+        self._closing = threading.Event()
+        self._lost: dict[int, str] = {}
+        self._threads = [
+            threading.Thread(target=self._keep, args=(number,), name=f"lane-{number}", daemon=True)
+            for number in range(settings.concurrency)
+        ]
+
+    def start(self) -> None:
+        """Starts all lanes; returns at once."""
+        for thread in self._threads:
+            thread.start()
+
+    def all_lost(self) -> str | None:
+        """Why no lane is left, None while one is."""
+        return "; ".join(self._lost.values()) if len(self._lost) == len(self._threads) else None
+
+    def close(self) -> bool:
+        """Waits for the lanes to quit (the broker was closed before); False where some did not in time."""
+        self._closing.set()
+        for thread in self._threads:
+            thread.join(JOIN_S / len(self._threads))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _keep(self, number: int) -> None:
+        """One lane's thread: its Ray Train run, and another where that one ended unasked."""
+        error = "it ended"
+        for _ in range(1 + RESTARTS):
+            try:
+                self._trainer(number).fit()
+            except Exception as caught:
+                error = f"{type(caught).__name__}: {caught}"
+                log.exception("lane %d ended", number)
+            if self._closing.is_set():
+                return
+        self._lost[number] = f"lane {number} was lost: {error.splitlines()[0]}"
+
+    def _trainer(self, number: int):
+        import ray.train
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from trainables.lane import serve
+
+        settings = self._settings
+        gpus = settings.gpus_per_trial / settings.workers_per_trial
+        return TorchTrainer(
+            serve,
+            train_loop_config={"broker": self._broker, "lane": number, "threads": settings.cpus_per_worker},
+            torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=settings.workers_per_trial,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"lane-{number}",
+                storage_path=str(self._folder.resolve()),
+                # A worker's death is no trial's failure: the broker counts attempts by trial, so no limit here.
+                failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=3),
+            ),
+        )

@@ -1,0 +1,106 @@
+"""The study's own record of its trials: one small JSON file a trial, written before anybody else is told.
+
+Optuna, MLflow and `trials.csv` are filled from these records, so that the four never disagree on a state, and a
+study that was interrupted knows what it had.
+"""
+
+import json
+import math
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+OBJECTIVE = "val/top1"
+RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
+
+
+@dataclass
+class TrialRecord:
+    """One trial: `role` is `trial` or `baseline`; `history` holds one dict of metrics an epoch (key `epoch`, from 1)."""
+
+    trial_id: str  # "7" for Optuna's trial number 7; a baseline's own name
+    role: str
+    config: dict[str, Any]  # the whole TrialConfig, flat
+    params: dict[str, Any]  # what was searched, by Optuna's names
+    state: str = RUNNING
+    reason: str = ""
+    started: float = field(default_factory=time.time)
+    ended: float | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    run_id: str | None = None  # MLflow's
+    weights: str | None = None  # the student's safetensors, once complete
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch reported, 0 before the first."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
+
+    @property
+    def value(self) -> float | None:
+        """The objective at the last epoch reported."""
+        return self.history[-1].get(OBJECTIVE) if self.history else None
+
+    @property
+    def best(self) -> float | None:
+        """The objective's best over the epochs."""
+        return max((entry[OBJECTIVE] for entry in self.history if OBJECTIVE in entry), default=None)
+
+    def add(self, metrics: dict[str, float]) -> bool:
+        """Appends an epoch's metrics; False where that epoch is known already (a restarted worker repeats itself)."""
+        if int(metrics["epoch"]) <= self.epoch:
+            return False
+        self.history.append(metrics)
+        return True
+
+    def finish(self, error: str | None = None, stopped: str = "stopped early by the scheduler") -> None:
+        """Decides the final state from what was reported: the one place where states are decided.
+
+        Args:
+            error: why the trial failed, None where it ended by itself or was stopped.
+            stopped: the reason recorded for a trial that ended before its last epoch.
+        """
+        self.ended = time.time()
+        if error is not None:
+            self.state, self.reason = FAILED, error
+        elif self.value is None or not math.isfinite(self.value):
+            self.state, self.reason = FAILED, f"{OBJECTIVE} was not finite"
+        elif self.epoch < self.config["epochs"]:
+            self.state, self.reason = PRUNED, f"{stopped} at epoch {self.epoch}"
+        else:
+            self.state, self.reason = COMPLETE, ""
+
+
+class Ledger:
+    """The records of one study, in memory and under `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()  # the tracking thread saves the runs' ids
+        records = [TrialRecord(**json.loads(path.read_text())) for path in self.folder.glob("*/record.json")]
+        self.records = {record.trial_id: record for record in sorted(records, key=lambda record: record.started)}
+
+    def trial_folder(self, trial_id: str) -> Path:
+        """Where a trial keeps its record, checkpoint and weights."""
+        return self.folder / trial_id
+
+    def save(self, record: TrialRecord) -> None:
+        """Writes one record whole or not at all."""
+        with self._lock:
+            self.records[record.trial_id] = record
+            path = self.trial_folder(record.trial_id) / "record.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(asdict(record)))
+            os.replace(partial, path)
+
+    def of_role(self, role: str) -> list[TrialRecord]:
+        return [record for record in self.records.values() if record.role == role]
+
+    def best(self) -> TrialRecord | None:
+        """The complete trial with the best objective at its last epoch; baselines do not count."""
+        complete = [record for record in self.of_role("trial") if record.state == COMPLETE]
+        return max(complete, key=lambda record: record.value, default=None)

@@ -1,0 +1,283 @@
+"""What a person sees while a study runs: a live picture on a terminal, lines elsewhere."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from search.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
+from search.tracking_store import as_text
+
+STATE_STYLES = {COMPLETE: "green", PRUNED: "yellow", FAILED: "red"}
+SHORT = {"eps": "eps", "temperature": "T", "stages": "stages"}
+RUNNING_ROWS, FINISHED_ROWS = 8, 5  # more would not fit on a small terminal
+
+
+def make_view(
+    console: Console,
+    total: int,
+    *,
+    study: str = "",
+    pair: str = "",
+    finished: Iterable[TrialRecord] = (),
+) -> "View":
+    """The view that fits the console.
+
+    Args:
+        console: where to show it.
+        total: the study's trials and baselines together.
+        study: its name.
+        pair: teacher and student, for the header.
+        finished: the trials that an earlier session has finished.
+    """
+    view = LiveView if console.is_terminal else PlainView
+    return view(console, total, study, pair, finished)
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def name(record: TrialRecord) -> str:
+    return f"{record.role} {record.trial_id}"
+
+
+def settings(record: TrialRecord, names: dict[str, str], joint: str) -> str:
+    """The most telling settings on one line; a baseline's name says it all."""
+    if record.role == "baseline":
+        return ""
+
+    def number(value) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    def text(value) -> str:
+        values = value if isinstance(value, list) else [value]
+        return as_text([number(entry) for entry in values])
+
+    return " ".join(f"{short}{joint}{text(record.config[key])}" for key, short in names.items() if key in record.config)
+
+
+class View:
+    """Keeps count of a study; the two kinds differ in what they show of it. Safe to call from several threads."""
+
+    def __init__(self, console: Console, total: int, study: str, pair: str, finished: Iterable[TrialRecord]):
+        self.console, self.total, self.study, self.pair = console, total, study, pair
+        self.running: dict[str, TrialRecord] = {}
+        self.finished = list(finished)
+        self._lock = threading.RLock()
+        self._start = time.monotonic()
+        self._since: dict[str, float] = {}
+        self._spent: list[float] = []  # seconds of each trial that ended in this session
+        self._lanes = 1  # the most trials seen at a time
+        self._phase = ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def phase(self, text: str) -> None:
+        """Says what the study is at; the latest replaces the one before. Parts after a colon are progress."""
+        with self._lock:
+            news = text.split(":")[0] != self._phase.split(":")[0]
+            self._phase = text
+            self._show_phase(news)
+
+    def trial_started(self, record: TrialRecord) -> None:
+        with self._lock:
+            self.running[record.trial_id] = record
+            self._since[record.trial_id] = time.monotonic()
+            self._lanes = max(self._lanes, len(self.running))
+            self._show_started(record)
+
+    def trial_epoch(self, record: TrialRecord) -> None:
+        """The record has a new epoch; a live view reads it at its next refresh."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        with self._lock:
+            self.running.pop(record.trial_id, None)
+            since = self._since.pop(record.trial_id, None)
+            if since is not None:
+                self._spent.append(time.monotonic() - since)
+            self.finished.append(record)
+            self._show_ended(record)
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        with self._lock:
+            self._print(text)
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end, from the trials that ended so far; None before the first."""
+        if not self._spent:
+            return None
+        mean = sum(self._spent) / len(self._spent)
+        now = time.monotonic()
+        begun = sum(max(0.0, mean - (now - since)) for since in self._since.values())
+        waiting = max(0, self.total - len(self.finished) - len(self.running))
+        return (begun + waiting * mean) / self._lanes
+
+    @property
+    def best(self) -> TrialRecord | None:
+        complete = [record for record in self.finished if record.role == "trial" and record.state == COMPLETE]
+        return max(complete, key=lambda record: record.value, default=None)
+
+    @property
+    def baselines(self) -> list[TrialRecord]:
+        return [record for record in self.finished if record.role == "baseline" and record.state == COMPLETE]
+
+    def _print(self, text: str) -> None:
+        raise NotImplementedError
+
+    def _show_phase(self, news: bool) -> None:
+        """Hooks of a view that tells events as they come."""
+
+    def _show_started(self, record: TrialRecord) -> None: ...
+
+    def _show_ended(self, record: TrialRecord) -> None: ...
+
+
+class PlainView(View):
+    """One line an event, for logs and pipes; an epoch is no event."""
+
+    NAMES = {"eps": "eps", "temperature": "temperature", "stages": "stages"}
+
+    def _print(self, text: str) -> None:
+        self.console.print(f"[{clock(self.elapsed)}] {text}", soft_wrap=True, markup=False, highlight=False)
+
+    def _show_phase(self, news: bool) -> None:
+        if news and self._phase:
+            self._print(self._phase)
+
+    def _show_started(self, record: TrialRecord) -> None:
+        self._print(f"{name(record)} started  {settings(record, self.NAMES, '=')}".rstrip())
+
+    def _show_ended(self, record: TrialRecord) -> None:
+        marks = [f"best {percent(self.best.value)}"] if self.best else []
+        marks += [f"{baseline.trial_id} {percent(baseline.value)}" for baseline in self.baselines]
+        parts = [
+            f"{name(record)} {record.state}",
+            f"val/top1 {percent(record.value)}",
+            f"({', '.join(marks)})" if marks else "",
+            settings(record, self.NAMES, "="),
+            " ".join(record.reason.split()),
+        ]
+        self._print("  ".join(part for part in parts if part))
+
+
+class LiveView(View):
+    """The whole study at a glance, redrawn a few times a second."""
+
+    def __enter__(self):
+        self._live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *error):
+        self._live.stop()
+
+    def _print(self, text: str) -> None:
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def render(self) -> Group:
+        """The picture as of now."""
+        with self._lock:
+            parts = [self._header(), self._progress()]
+            if self.running:
+                parts += [Rule(style="bright_black"), self._running()]
+            if self.best or self.baselines:
+                parts += [Rule(style="bright_black"), self._standing()]
+            if self.finished:
+                parts += [Rule(style="bright_black"), self._finished()]
+            if self._phase:
+                parts += [Rule(style="bright_black"), _line(self._phase, "dim")]
+            return Group(*parts)
+
+    def _header(self) -> Table:
+        left = "unknown" if self.left is None else f"about {clock(self.left)}"
+        title = Text(self.study, "bold", overflow="ellipsis", no_wrap=True).append(f"  {self.pair}", "not bold dim")
+        return _sides(title, Text(f"{clock(self.elapsed)} spent, {left} left", no_wrap=True))
+
+    def _progress(self) -> Group:
+        done = Counter(record.state for record in self.finished)
+        waiting = max(0, self.total - len(self.finished) - len(self.running))
+        counts = Text(no_wrap=True, overflow="ellipsis").append(f"{len(self.running)} running", "cyan")
+        for state in (COMPLETE, PRUNED, FAILED):
+            counts.append("  ").append(f"{done[state]} {state}", STATE_STYLES[state] if done[state] else "dim")
+        counts.append(f"  {waiting} waiting", "dim")
+        bar = ProgressBar(total=max(1, self.total), completed=len(self.finished), complete_style="cyan")
+        return Group(_sides(bar, Text(f"{len(self.finished)}/{self.total}", no_wrap=True)), counts)
+
+    def _running(self) -> Table:
+        table = _table(("running", 16), ("epoch", 9), ("", 8), ("val/top1", 8), ("settings", None))
+        for record in list(self.running.values())[:RUNNING_ROWS]:
+            epochs = record.config["epochs"]
+            bar = ProgressBar(total=epochs, completed=record.epoch, width=8, complete_style="cyan")
+            epoch = f"{record.epoch}/{epochs}"
+            table.add_row(name(record), epoch, bar, percent(record.value), settings(record, SHORT, " "))
+        if len(self.running) > RUNNING_ROWS:
+            table.add_row(f"and {len(self.running) - RUNNING_ROWS} more", style="dim")
+        return table
+
+    def _standing(self) -> Table:
+        table = _table(("best so far", 37), ("val/top1", 8), ("", None))
+        best = self.best
+        if best:
+            table.add_row(Text(name(best), "bold"), Text(percent(best.value), "bold"), settings(best, SHORT, " "))
+        for baseline in self.baselines:
+            lead = Text()
+            if best:
+                points = best.value - baseline.value
+                lead.append("best is ", "dim").append(f"{points:+.2f} points", "green" if points > 0 else "red")
+            table.add_row(name(baseline), percent(baseline.value), lead)
+        return table
+
+    def _finished(self) -> Table:
+        table = _table(("last finished", 16), ("state", 9), ("epochs", 8), ("val/top1", 8), ("", None))
+        for record in reversed(self.finished[-FINISHED_ROWS:]):
+            why = " ".join(record.reason.split()) if record.state == FAILED else settings(record, SHORT, " ")
+            state = Text(record.state, STATE_STYLES[record.state])
+            epochs = f"{record.epoch}/{record.config['epochs']}"
+            table.add_row(name(record), state, epochs, percent(record.value), why)
+        return table
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+def _sides(left, right) -> Table:
+    grid = Table.grid(expand=True, padding=(0, 1))
+    grid.add_column(ratio=1)
+    grid.add_column(justify="right")
+    grid.add_row(left, right)
+    return grid
+
+
+def _table(*columns: tuple[str, int | None]) -> Table:
+    """A borderless table whose columns stand in the same places whatever they hold; None takes what is left."""
+    table = Table(box=None, expand=True, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for title, width in columns:
+        justify = "right" if title == "val/top1" else "left"
+        ratio = 1 if width is None else None
+        table.add_column(title, width=width, ratio=ratio, no_wrap=True, overflow="ellipsis", justify=justify)
+    return table

@@ -1,0 +1,235 @@
+"""What came of a study: tables, one plain sentence, pictures and the best configuration, all from the ledger."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.ledger import COMPLETE, FAILED, OBJECTIVE, PRUNED, Ledger, TrialRecord
+from search.tracking_store import as_text, flat_params
+from trainables.config import Distillation
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas
+    from rich.console import Console
+
+BEST = "best/val_top1"
+AHEAD = "over scratch"  # the final table's difference in points
+FEWEST_TRIALS = 4  # an importance from fewer is noise
+MARKERS = {COMPLETE: ("o", "#1f77b4"), PRUNED: ("v", "#e0a030"), FAILED: ("x", "#c0392b")}
+BASELINE_COLOURS = ("#555555", "#8c564b", "#9467bd", "#17becf")
+DECIMALS = {OBJECTIVE: 2, BEST: 2, AHEAD: 2, "val/agreement": 2, "val/loss": 4, "seconds": 0}
+
+
+def _row(record: TrialRecord) -> dict[str, Any]:
+    return {
+        OBJECTIVE: record.value,
+        "epochs": record.epoch,
+        "seconds": None if record.ended is None else record.ended - record.started,
+    }
+
+
+def trials_frame(ledger: Ledger) -> "pandas.DataFrame":
+    """One row a trial, in the order they started; `seconds` is wall time from its start to its end."""
+    import pandas
+
+    rows = []
+    for record in ledger.records.values():
+        row = {"trial_id": record.trial_id, "role": record.role, "state": record.state, "reason": record.reason}
+        row |= _row(record) | {BEST: record.best}
+        row |= record.params | flat_params(record.config, Distillation.model_fields)
+        rows.append({key: as_text(value) if isinstance(value, list) else value for key, value in row.items()})
+    first = ["trial_id", "role", "state", "reason", "epochs", OBJECTIVE, BEST, "seconds"]
+    frame = pandas.DataFrame(rows)
+    return frame.reindex(columns=first + [column for column in frame.columns if column not in first])
+
+
+def write_trials_csv(ledger: Ledger, path: Path) -> None:
+    trials_frame(ledger).to_csv(path, index=False)
+
+
+def final_table(ledger: Ledger) -> "pandas.DataFrame":
+    """The best trial beside the baselines; one that did not complete says so in its name."""
+    import pandas
+
+    best, scratch = ledger.best(), _scratch(ledger)
+    rows = []
+    for record in ([best] if best else []) + ledger.of_role("baseline"):
+        name = f"trial {record.trial_id} (best)" if record is best else record.trial_id
+        row = {"name": name if record.state == COMPLETE else f"{name} ({record.state})"} | _row(record)
+        comparable = scratch is not None and record.state == COMPLETE
+        row[AHEAD] = record.value - scratch.value if comparable else None
+        last = record.history[-1] if record.history else {}
+        row |= {key: last.get(key) for key in ("val/loss", "val/agreement")}
+        row["params"] = " ".join(f"{key}={_number(value)}" for key, value in record.params.items())
+        rows.append(row)
+    columns = ["name", OBJECTIVE, AHEAD, "val/loss", "val/agreement", "epochs", "seconds", "params"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def _scratch(ledger: Ledger) -> TrialRecord | None:
+    record = ledger.records.get("scratch")
+    return record if record and record.role == "baseline" and record.state == COMPLETE else None
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else as_text(value)
+
+
+def verdict(ledger: Ledger, holdout_images: int) -> str:
+    """One honest sentence on whether the search was worth it.
+
+    Args:
+        ledger: the study's records.
+        holdout_images: the holdout's size, which bounds what a difference can mean.
+    """
+    best, scratch = ledger.best(), _scratch(ledger)
+    if best is None:
+        return "No trial completed, so there is nothing to compare."
+    if scratch is None:
+        return (
+            f"The best trial ({best.trial_id}) reaches {best.value:.2f} on the holdout ({holdout_images} images); "
+            "the student trained alone did not complete, so there is nothing to compare it with."
+        )
+    points = best.value - scratch.value
+    # Both models saw the same images; taking them as independent overstates the error rather than hides it.
+    shares = (best.value / 100, scratch.value / 100)
+    error = 100 * math.sqrt(sum(share * (1 - share) for share in shares) / holdout_images)
+    if points <= 0:
+        gap = f"it is {-points:.2f} points behind" if points < 0 else "they are equal"
+        claim = f"does NOT beat the student trained alone: {gap}"
+    elif points <= error:
+        claim = f"is {points:.2f} points above the student trained alone, which is no more than chance explains,"
+    else:
+        claim = f"beats the student trained alone by {points:.2f} points"
+    complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
+    chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and points > 0 else ""
+    return (
+        f"The best trial ({best.trial_id}) {claim} on the holdout ({holdout_images} images, so about ±{error:.1f} "
+        f"points of sampling error); {chosen}seeds were not repeated."
+    )
+
+
+def print_table(console: "Console", frame: "pandas.DataFrame") -> None:
+    """A frame on the terminal: text to the left, numbers to the right, `-` where there is none."""
+    import pandas
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    for column in frame.columns:
+        numeric = pandas.api.types.is_numeric_dtype(frame[column])
+        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
+    for row in frame.to_dict("records"):
+        table.add_row(*(_cell(key, value) for key, value in row.items()))
+    console.print(table, markup=False, highlight=False)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        sign = "+" if column == AHEAD else ""
+        return f"{value:{sign}.{DECIMALS[column]}f}" if column in DECIMALS else f"{value:.4g}"
+    return str(value)
+
+
+def _figure(width: float, height: float):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Without pyplot: no global state, no display, and safe beside other threads.
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plot_history(ledger: Ledger, path: Path) -> None:
+    """Each trial's last objective in the order they started, the best so far, and the baselines."""
+    figure, axes = _figure(8, 4.5)
+    baselines = [record for record in ledger.of_role("baseline") if record.state == COMPLETE]
+    records = [(place, record) for place, record in enumerate(ledger.of_role("trial"), 1) if record.state in MARKERS]
+    complete = [(place, record.value) for place, record in records if record.state == COMPLETE]
+    levels = [value for _, value in complete] + [record.value for record in baselines]
+    # A trial stopped after one epoch lies far below; drawn to scale it would flatten what matters.
+    floor = min(levels) - max(1.0, max(levels) - min(levels)) if levels else -math.inf
+    for state, (marker, colour) in MARKERS.items():
+        points = [(place, record.value) for place, record in records if record.state == state]
+        shown = [point for point in points if point[1] is not None and point[1] >= floor]
+        if shown:
+            axes.scatter(*zip(*shown, strict=True), marker=marker, color=colour, s=36, label=state, zorder=3)
+        rest = sorted({place for place, _ in points} - {place for place, _ in shown})
+        if rest:  # on the axis itself
+            style = {"marker": marker, "color": colour, "s": 36, "label": f"{state}, off the scale"}
+            axes.scatter(rest, [0] * len(rest), transform=axes.get_xaxis_transform(), clip_on=False, zorder=4, **style)
+    if complete:
+        best = [max(value for _, value in complete[: count + 1]) for count in range(len(complete))]
+        places = [place for place, _ in complete] + [max(place for place, _ in records)]
+        axes.step(places, [*best, best[-1]], where="post", color=MARKERS[COMPLETE][1], alpha=0.6, label="best so far")
+    for index, record in enumerate(baselines):
+        colour = BASELINE_COLOURS[index % len(BASELINE_COLOURS)]
+        label = f"{record.trial_id} ({record.value:.2f})"
+        axes.axhline(record.value, color=colour, linestyle=("--", ":", "-.")[index % 3], linewidth=1.2, label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="trial, in the order they started", ylabel="val/top1 at the last epoch (%)")
+    axes.grid(axis="y", color="#eeeeee")
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def plot_importance(study: "optuna.Study", path: Path) -> dict[str, float] | None:
+    """Which parameters decided the objective, by PED-ANOVA over the complete trials.
+
+    The evaluator judges a conditional parameter among the trials that have it; the picture names those.
+
+    Returns:
+        The parameters' shares, largest first; None where the picture only says why there are none.
+    """
+    import optuna
+
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    shares, problem = None, f"{len(complete)} complete trials: importances need at least {FEWEST_TRIALS}"
+    if len(complete) >= FEWEST_TRIALS:
+        try:
+            shares = optuna.importance.get_param_importances(study)
+            problem = "no parameter varies among the complete trials"
+        except Exception as error:  # evaluators fail in many ways on odd studies; the report goes on without
+            problem = f"the importances could not be computed: {error}"
+    if not shares:
+        figure, axes = _figure(8, 2)
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, problem, ha="center", va="center", wrap=True, transform=axes.transAxes)
+        figure.savefig(path, dpi=150)
+        return None
+    having = {name: sum(name in trial.params for trial in complete) for name in shares}
+    figure, axes = _figure(8, 1.6 + 0.34 * len(shares))
+    labels = [name if count == len(complete) else f"{name}  (in {count})" for name, count in having.items()]
+    bars = axes.barh(labels, list(shares.values()), color=MARKERS[COMPLETE][1])
+    axes.bar_label(bars, fmt="%.2f", padding=4, fontsize=9)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.12 * max(shares.values())), xlabel="share of the importance (PED-ANOVA)")
+    some = sum(count < len(complete) for count in having.values())
+    note = f"All {len(shares)} searched parameters, over {len(complete)} complete trials"
+    if some:
+        note += f"\n{some} conditional (in N): judged among the N trials that have it"
+    axes.set_title(note, fontsize=9, loc="left", color="#555555")
+    figure.savefig(path, dpi=150)
+    return shares
+
+
+def write_best_yaml(record: TrialRecord, settings: dict[str, Any], path: Path, *, study: str) -> None:
+    """Writes settings under their plain names; floats always have a dot, which YAML readers need to see a number.
+
+    Args:
+        record: the trial they come from, for the header.
+        settings: plain values by name.
+        path: the file.
+        study: its name, for the header.
+    """
+    import yaml
+
+    header = f"# Study {study}, trial {record.trial_id}: {OBJECTIVE} {record.value:.2f} after {record.epoch} epochs.\n"
+    path.write_text(header + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

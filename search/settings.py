@@ -1,0 +1,291 @@
+"""From a space file and the command line to one checked set of settings; every error at once."""
+
+import difflib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from search.study import SCALES, Study
+from trainables.config import DataFields, Distillation, Recipe, StudentFields, TeacherFields, TrialConfig
+from trainables.errors import InputError
+
+SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 1}
+SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
+
+
+class Settings(DataFields, TeacherFields, StudentFields, Distillation):
+    """All that decides a study; what a flag does not set is reached by `--set FIELD=VALUE`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    space: str  # the space file's path
+    scale: Literal["embedded", "cifar100", "imagenet"] = "embedded"
+    smoke: bool = False
+    recipes: Literal["embedded", "cifar100", "imagenet"] = "embedded"  # whose family defaults hold
+    family: Literal["auto", "cnn", "token"] = "auto"  # the student's; auto looks at its layers
+    recipe: dict[str, Any] = {}  # the student's recipe where it differs from its family's
+    teacher_recipe: dict[str, Any] = {}  # the same, with teacher_source=fit
+    epochs: int = Field(20, ge=1)  # each trial's length
+    full_epochs: int | None = Field(None, ge=1)  # the recipe's full length, where the search runs shorter
+    trials: int = Field(16, ge=1)  # in all, baselines not counted
+    time_budget: float | None = Field(None, gt=0)  # seconds for the trials
+    seed: int = Field(0, ge=0)
+    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "nsga2"] = "tpe"
+    scheduler: Literal["asha", "none"] = "asha"
+    grace_epochs: int = Field(1, ge=1)  # no trial is stopped before
+    reduction_factor: int = Field(3, ge=2)  # ASHA keeps one in so many at each rung
+    concurrency: int | None = Field(None, ge=1)  # lanes; None: as many as fit
+    workers_per_trial: int = Field(1, ge=1)
+    cpus_per_worker: int = Field(1, ge=1)
+    gpus_per_trial: float = Field(0.0, ge=0)
+    baselines: list[str | dict[str, Any]] = ["scratch", "kd"]
+    first_guesses: list[dict[str, Any]] = []
+    pinned: list[str] = []  # searchable fields that --set gave: they hold for every trial, whatever the space says
+    search: dict[str, Any] = {}  # ranges by parameter, above the space's own: 1.0..2.0, a|b or a value
+    warm_start: list[str] = []  # earlier studies whose best parameters are tried first
+    storage: str = "runs"
+    tracking_uri: str | None = None  # None: SQLite in the storage
+    address: str | None = None  # of a running Ray cluster; None starts one here
+    dashboard_port: int | None = Field(None, ge=1, le=65535)  # of Ray's dashboard; None: no dashboard
+
+
+SEARCHABLE = set(Distillation.model_fields) | set(Recipe.model_fields) - {"epochs"}
+FLAT_RECIPE = set(Recipe.model_fields) - {"epochs"}
+
+
+def load_space(path: str) -> Study:
+    """Runs a space file and returns its `STUDY`.
+
+    Raises:
+        InputError: no such file, not a file of this machine, a syntax error (with its line), an error while it runs,
+            or no `STUDY` in it.
+    """
+    file = Path(path)
+    if "://" in path:
+        raise InputError(f"--space: '{path}' is a URL; a space is code and is only read from a file of this machine")
+    if not file.is_file():
+        near = ", ".join(str(other) for other in sorted(Path(__file__).parents[1].glob("spaces/*.py")))
+        raise InputError(f"--space: no file '{path}'; there are {near}")
+    spec = importlib.util.spec_from_file_location(f"space_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"--space: syntax error in {path}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        raise InputError(f"--space: {path} fails: {type(error).__name__}: {error}") from error
+    study = getattr(module, "STUDY", None)
+    if not isinstance(study, Study):
+        raise InputError(f"--space: {path} defines no STUDY = Study(...)")
+    return study
+
+
+def resolve(study: Study, flags: dict[str, Any], sets: list[str]) -> Settings:
+    """Lays the study's fields, its scale's, `--smoke`'s, the flags and `--set` over one another and checks the result.
+
+    Args:
+        flags: by field; None where a flag was not given.
+        sets: `FIELD=VALUE` each, the value in YAML; recipe fields and `search.PARAM` included.
+
+    Raises:
+        InputError: every problem at once, one line each.
+    """
+    flags = {key: value for key, value in flags.items() if value is not None}
+    problems: list[str] = []
+    given = _parse_sets(sets, problems)
+    scale = flags.get("scale") or given.get("scale") or _scale_of_data(flags.get("data") or given.get("data"))
+    if scale not in study.scales:
+        raise InputError(problems + [f"scale: '{scale}' is not among this space's: {', '.join(study.scales)}"])
+    merged = {
+        "scale": scale,
+        "recipes": scale,
+        "first_guesses": study.first_guesses,
+        "baselines": study.baselines,
+        "recipe": {},
+        "teacher_recipe": {},
+        "search": {},
+    }
+    layers = [study.fields, study.scales[scale].fields]
+    if flags.get("smoke") or given.get("smoke"):
+        layers.append({**SMOKE, "recipe": SMOKE_RECIPE, "teacher_recipe": {**SMOKE_RECIPE, "epochs": 2}})
+    for layer in [*layers, flags, given]:
+        for key, value in layer.items():
+            if key in FLAT_RECIPE:
+                merged["recipe"] = {**merged["recipe"], key: value}
+            elif key in ("recipe", "teacher_recipe", "search") and isinstance(value, dict):
+                merged[key] = {**merged[key], **value}
+            else:
+                merged[key] = value
+    merged["pinned"] = sorted(set(given) & SEARCHABLE)
+    settings = _checked(Settings, merged, problems)
+    _check_recipe(merged["recipe"], "recipe", problems)
+    _check_recipe(merged["teacher_recipe"], "teacher_recipe", problems)
+    if settings:
+        _check_together(settings, problems)
+    if problems:
+        raise InputError(problems)
+    return settings
+
+
+def trial_config(settings: Settings, recipe: dict[str, Any], params: dict[str, Any]) -> TrialConfig:
+    """One trial's whole configuration: the settings, the resolved recipe, and what was searched above both.
+
+    Raises:
+        InputError: a field that does not exist or cannot be searched, or a value that is not allowed.
+    """
+    problems: list[str] = []
+    for key in set(params) - SEARCHABLE:
+        problems.append(f"space: it returns '{key}', which is no field of a trial{_near(key, SEARCHABLE)}")
+    if problems:
+        raise InputError(problems)
+    base = settings.model_dump(include=set(TrialConfig.model_fields))
+    config = _checked(TrialConfig, {**base, **recipe, "epochs": settings.epochs, **params}, problems)
+    if problems:
+        raise InputError(problems)
+    return config
+
+
+def compose(settings: Settings, recipe: dict[str, Any], available: list[int], fields: dict[str, Any]) -> TrialConfig:
+    """A trial's configuration from what the space returned: searched stages cut to the student's, pinned fields above.
+
+    Raises:
+        InputError: as `trial_config`.
+    """
+    pinned = {name: recipe.get(name, getattr(settings, name, None)) for name in settings.pinned}
+    return trial_config(settings, recipe, {**cut_stages(fields, available), **pinned})
+
+
+def cut_stages(fields: dict[str, Any], available: list[int]) -> dict[str, Any]:
+    """A searched set of stages without those the student lacks, their `eps` left out with them."""
+    stages = fields.get("stages")
+    if stages is None or set(stages) <= set(available):
+        return fields
+    kept = [stage in available for stage in stages]
+    cut = {**fields, "stages": [stage for stage in stages if stage in available]}
+    eps = fields.get("eps")
+    if isinstance(eps, list) and len(eps) == len(stages) + 1:
+        cut["eps"] = [value for value, keep in zip(eps, [*kept, True], strict=True) if keep]
+    return cut
+
+
+def describe(error: ValidationError, known: set[str]) -> list[str]:
+    """Pydantic's errors as one line each: the field, the value and what is allowed."""
+    lines = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("list[", "dict["))) or ""
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{field}: there is no such field{_near(field, known)}")
+        elif item["type"] == "missing":
+            lines.append(f"{field}: it is missing; give it in the space or by --set {field}=VALUE")
+        else:
+            message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            allowed = message if item["type"] == "value_error" else f"must be {message}"
+            lines.append(f"{field}: {item['input']!r} {allowed}" if field else message)
+    return list(dict.fromkeys(lines))
+
+
+def _checked(model, fields: dict[str, Any], problems: list[str]):
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        problems += describe(error, set(model.model_fields) | FLAT_RECIPE)
+        return None
+
+
+def _check_recipe(recipe: dict[str, Any], name: str, problems: list[str]) -> None:
+    try:
+        Recipe(**{"epochs": 1, **recipe})
+    except ValidationError as error:
+        problems += [f"{name}.{line}" for line in describe(error, set(Recipe.model_fields))]
+
+
+def _check_together(settings: Settings, problems: list[str]) -> None:
+    for baseline in settings.baselines:
+        if isinstance(baseline, str) and baseline not in BASELINES:
+            problems.append(f"baselines: '{baseline}' is none of {', '.join(BASELINES)}; or give its fields as a dict")
+        elif isinstance(baseline, dict) and "name" not in baseline:
+            problems.append(f"baselines: {baseline!r} has no 'name'")
+    if settings.gpus_per_trial and settings.gpus_per_trial > 1 and settings.gpus_per_trial % settings.workers_per_trial:
+        problems.append(
+            f"gpus_per_trial: {settings.gpus_per_trial} cannot be shared evenly by {settings.workers_per_trial} "
+            "workers; give a multiple of --workers-per-trial"
+        )
+    if settings.data == "digits" and settings.data_dir:
+        problems.append("data_dir: digits come with scikit-learn and need none; leave --data-dir out or give --data")
+
+
+# The student without a teacher, and Hinton's distillation with the paper's settings (temperature 1, equal weights).
+BASELINES = {
+    "scratch": {"distiller": "none", "stages": [], "eps": 1.0, "gt_loss_weight": 1.0},
+    "kd": {
+        "distiller": "kd",
+        "stages": [],
+        "eps": 1.0,
+        "temperature": 1.0,
+        "gt_loss_weight": 1.0,
+        "kd_loss_weight": 1.0,
+        "ofa_loss_weight": 0.0,
+    },
+}
+
+
+def baseline_params(baseline: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A baseline's name and its fields above the study's."""
+    if isinstance(baseline, str):
+        return baseline, BASELINES[baseline]
+    return baseline["name"], {key: value for key, value in baseline.items() if key != "name"}
+
+
+def _parse_sets(sets: list[str], problems: list[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for item in sets:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            problems.append(f"--set: '{item}' is not FIELD=VALUE")
+            continue
+        outer, dot, inner = key.partition(".")
+        if dot and outer in ("search", "recipe", "teacher_recipe", "student_kwargs", "teacher_kwargs"):
+            given.setdefault(outer, {})[inner] = parse_value(text)
+        else:
+            given[key] = _listed(key, parse_value(text))
+    return given
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line: YAML, but `5e-4` is a number too, and `no` is a word."""
+    if text.lower() in ("yes", "no", "on", "off", "y", "n"):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _listed(key: str, value: Any) -> Any:
+    if key not in ("stages", "eps", "taps", "baselines", "warm_start", "crop_scale", "crop_ratio"):
+        return value
+    if isinstance(value, str) and "," in value:
+        return [parse_value(part) for part in value.split(",")]
+    return [value] if key in ("stages", "baselines", "warm_start") and not isinstance(value, list) else value
+
+
+def _scale_of_data(data: str | None) -> str:
+    if data is None:
+        return SCALES[0]
+    name = data.lower()
+    return "imagenet" if "imagenet" in name else "cifar100" if "cifar" in name else SCALES[0]
+
+
+def _near(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name.split(".")[-1], known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,37 @@
+"""The terminal belongs to the person: Ray's, Optuna's and other libraries' noise goes to a file."""
+
+import contextlib
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+
+
+def person_console(stderr: bool = False) -> Console:
+    """A console on the terminal's own stdout or stderr, which stays there when the descriptors are redirected."""
+    stream = os.fdopen(os.dup(2 if stderr else 1), "w", buffering=1)
+    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
+
+
+@contextlib.contextmanager
+def noise_to(path: Path):
+    """Sends everything written to the process's stdout and stderr, by libraries in C too, to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(path, "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for descriptor in saved:
+            os.close(descriptor)

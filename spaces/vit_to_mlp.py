@@ -1,0 +1,83 @@
+"""ViT teaches MLP: the paper's row ViT-S to ResMLP-S12.
+
+python search/run.py --space spaces/vit_to_mlp.py                       # digits on 2 cores, about 4 minutes
+python search/run.py --space spaces/vit_to_mlp.py --scale cifar100 --data-dir DIR --gpus-per-trial 1
+python search/run.py --space spaces/vit_to_mlp.py --scale imagenet --data DIR --gpus-per-trial 1
+"""
+
+from search.study import Scale, Study
+
+
+def space(trial):
+    """OFA-KD's own hyperparameters; a stage's eps exists only where the stage is chosen."""
+    stages = [stage for stage in (1, 2, 3, 4) if trial.suggest_categorical(f"stage{stage}", [True, False])]
+    eps = trial.suggest_float("eps", 0.8, 2.5)
+    if stages and trial.suggest_categorical("eps_per_stage", [False, True]):
+        eps = [trial.suggest_float(f"eps_stage{stage}", 0.8, 2.5) for stage in stages] + [eps]
+    return {
+        "stages": stages,
+        "eps": eps,
+        "temperature": trial.suggest_float("temperature", 0.5, 8.0, log=True),
+        "gt_loss_weight": trial.suggest_float("gt_loss_weight", 0.1, 1.0),
+        "kd_loss_weight": trial.suggest_float("kd_loss_weight", 0.1, 2.0),
+        "ofa_loss_weight": trial.suggest_float("ofa_loss_weight", 0.03, 2.0, log=True) if stages else 0.0,
+    }
+
+
+ALL_STAGES = {"stage1": True, "stage2": True, "stage3": True, "stage4": True, "eps_per_stage": False}
+ONES = {"temperature": 1.0, "gt_loss_weight": 1.0, "kd_loss_weight": 1.0}
+
+STUDY = Study(
+    space=space,
+    first_guesses=[
+        {**ALL_STAGES, **ONES, "eps": 1.0, "ofa_loss_weight": 1.0},  # the official defaults
+        {**ALL_STAGES, **ONES, "eps": 1.0, "ofa_loss_weight": 0.1},  # the authors' own settings on CIFAR-100
+        {**ALL_STAGES, **ONES, "eps": 1.2, "ofa_loss_weight": 0.1},  # the middle of the paper's best eps, 1.1 to 1.4
+        {"stage1": False, "stage2": False, "stage3": False, "stage4": False, **ONES, "eps": 1.2},  # logits only
+    ],
+    baselines=["scratch", "kd"],
+    scales={
+        "embedded": Scale(
+            teacher="vit_tiny_patch16_224",
+            teacher_source="fit",
+            teacher_fit_from="scratch",
+            teacher_kwargs={"patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 4},
+            teacher_recipe={"epochs": 25},
+            student="resmlp_nano",
+            data="digits",
+            img_size=16,
+            holdout=0.3,
+            labels_per_class=30,
+            recipe={"hflip": 0.0, "crop_scale": [0.6, 1.0]},
+            epochs=20,
+            trials=16,
+        ),
+        "cifar100": Scale(
+            teacher="vit_small_patch16_224",
+            teacher_source="fit",
+            student="resmlp_12_224",
+            data="torch/cifar100",
+            img_size=224,
+            loader_workers=8,
+            epochs=60,  # a fifth of the paper's 300, so that a trial is affordable; train the best at full length
+            full_epochs=300,
+            grace_epochs=5,
+            trials=64,
+            recipe={"amp": True},
+        ),
+        "imagenet": Scale(
+            teacher="vit_small_patch16_224",
+            teacher_source="pretrained",
+            student="resmlp_12_224",
+            data="imagenet",
+            img_size=224,
+            holdout=0.02,
+            loader_workers=12,
+            epochs=30,  # a tenth of the paper's 300
+            full_epochs=300,
+            grace_epochs=3,
+            trials=32,
+            recipe={"amp": True},
+        ),
+    },
+)

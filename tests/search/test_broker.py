@@ -1,0 +1,128 @@
+import asyncio
+
+import pytest
+
+from search.broker import MAX_ATTEMPTS, Broker
+
+JOB = {"kind": "trial", "known_epoch": 0}
+
+
+def run(scenario):
+    """Runs a scenario against a fresh broker, in one event loop and within a generous limit."""
+    return asyncio.run(asyncio.wait_for(scenario(Broker()), 20))
+
+
+async def answered(broker, trial_id, attempt, epoch, go_on):
+    """A report and its verdict."""
+    report = asyncio.ensure_future(broker.report(trial_id, attempt, {"epoch": epoch}))
+    assert await broker.next(trial_id) == ("report", {"epoch": epoch})
+    await broker.verdict(trial_id, epoch, go_on)
+    return await report
+
+
+def test_a_lane_gets_trials_in_order_and_waits_without_any():
+    async def scenario(broker):
+        assert await broker.take(0, 1, 0.01) is None
+        await broker.submit("a", dict(JOB))
+        await broker.submit("b", dict(JOB))
+        assert (await broker.take(0, 1, 1))["trial_id"] == "a"
+        assert (await broker.take(1, 2, 1))["trial_id"] == "b"
+
+    run(scenario)
+
+
+def test_a_waiting_lane_wakes_for_a_trial():
+    async def scenario(broker):
+        take = asyncio.ensure_future(broker.take(0, 1, 10))
+        await asyncio.sleep(0)
+        await broker.submit("a", dict(JOB))
+        assert (await take)["trial_id"] == "a"
+
+    run(scenario)
+
+
+def test_a_report_waits_for_its_verdict():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, 1, 1)
+        assert await answered(broker, "a", 1, 1, True)
+        assert not await answered(broker, "a", 1, 2, False)
+        assert not await broker.report("a", 1, {"epoch": 3})
+
+    run(scenario)
+
+
+def test_a_restarted_lane_gets_its_trial_again_and_old_reports_are_refused():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, 1, 1)
+        await answered(broker, "a", 1, 1, True)
+        again = await broker.take(0, 9, 1)
+        assert (again["trial_id"], again["attempt"], again["known_epoch"]) == ("a", 2, 1)
+        assert not await broker.report("a", 1, {"epoch": 2})
+        await broker.finish("a", 1, error="stale")
+        assert await answered(broker, "a", 2, 2, True)
+
+    run(scenario)
+
+
+def test_a_trial_that_kills_its_lane_again_and_again_fails_with_the_reason():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            assert (await broker.take(0, 1, 1))["attempt"] == attempt
+        await broker.note("a", MAX_ATTEMPTS, "RuntimeError: boom")
+        assert await broker.take(0, 1, 0.01) is None
+        kind, reason = await broker.next("a")
+        assert kind == "failed"
+        assert "3 attempts" in reason and "boom" in reason
+
+    run(scenario)
+
+
+def test_a_lane_restarted_after_its_trial_was_stopped_takes_the_next():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.submit("b", dict(JOB))
+        await broker.take(0, 1, 1)
+        await broker.verdict("a", 1, False)
+        assert (await broker.take(0, 1, 1))["trial_id"] == "b"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("outcome", "event"), [({}, ("done", None)), ({"error": "no"}, ("failed", "no"))])
+def test_the_end_reaches_the_proxy(outcome, event):
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, 1, 1)
+        await broker.finish("a", 1, **outcome)
+        assert await broker.next("a") == event
+        assert await broker.take(0, 1, 0.01) is None
+
+    run(scenario)
+
+
+def test_closing_wakes_proxies_and_lanes_and_stops_reports():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, 1, 1)
+        idle = asyncio.ensure_future(broker.take(1, 2, 10))
+        event = asyncio.ensure_future(broker.next("a"))
+        await asyncio.sleep(0)
+        await broker.close()
+        assert await idle == "quit"
+        assert (await event)[0] == "stopped"
+        assert not await broker.report("a", 1, {"epoch": 1})
+        assert await broker.take(0, 1, 1) == "quit"
+
+    run(scenario)
+
+
+def test_unjudged_reports_do_not_wait():
+    async def scenario(broker):
+        await broker.submit("teacher", dict(JOB), judged=False)
+        await broker.take(0, 1, 1)
+        assert await broker.report("teacher", 1, {"epoch": 1})
+
+    run(scenario)

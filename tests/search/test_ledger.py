@@ -1,0 +1,58 @@
+from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
+
+
+def record(trial_id="3", epochs=4, values=(), role="trial"):
+    made = TrialRecord(trial_id=trial_id, role=role, config={"epochs": epochs}, params={"eps": 1.2})
+    for epoch, value in enumerate(values, 1):
+        made.add({"epoch": epoch, "val/top1": value})
+    return made
+
+
+def test_a_trial_that_reached_its_last_epoch_is_complete():
+    made = record(values=[1, 2, 3, 4])
+    made.finish()
+    assert (made.state, made.reason, made.value, made.best) == (COMPLETE, "", 4, 4)
+
+
+def test_a_trial_that_ended_before_is_pruned_and_says_where():
+    made = record(values=[1, 2])
+    made.finish()
+    assert made.state == PRUNED
+    assert made.reason == "stopped early by the scheduler at epoch 2"
+
+
+def test_an_error_is_a_failure_whatever_was_reported():
+    made = record(values=[1, 2, 3, 4])
+    made.finish("out of memory")
+    assert (made.state, made.reason) == (FAILED, "out of memory")
+
+
+def test_no_value_or_a_value_that_is_no_number_is_a_failure():
+    for values in ([], [1, float("nan")]):
+        made = record(values=values)
+        made.finish()
+        assert made.state == FAILED
+        assert made.reason == "val/top1 was not finite"
+
+
+def test_an_epoch_counts_once():
+    made = record(values=[1, 2])
+    assert not made.add({"epoch": 2, "val/top1": 9})
+    assert made.add({"epoch": 3, "val/top1": 9})
+    assert [entry["epoch"] for entry in made.history] == [1, 2, 3]
+
+
+def test_records_come_back_from_disk(tmp_path):
+    ledger = Ledger(tmp_path)
+    made = record(values=[1, 2])
+    ledger.save(made)
+    assert Ledger(tmp_path).records == {"3": made}
+    assert Ledger(tmp_path).records["3"].state == RUNNING
+
+
+def test_the_best_is_a_complete_trial_and_no_baseline(tmp_path):
+    ledger = Ledger(tmp_path)
+    for made in (record("1", 2, [5, 6]), record("2", 4, [9]), record("scratch", 2, [9, 9], role="baseline")):
+        made.finish()
+        ledger.save(made)
+    assert ledger.best().trial_id == "1"

@@ -1,0 +1,156 @@
+from io import StringIO
+
+import optuna
+import pandas
+import pytest
+import yaml
+from rich.console import Console
+
+from search import results
+from search.ledger import Ledger, TrialRecord
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def add(ledger, trial_id, value, epochs=3, role="trial", error=None, **config):
+    config = {"epochs": 3, "distiller": "ofa", "stages": [1, 2], "eps": 1.5, "temperature": 2.0} | config
+    params = {"eps": 1.5, "stage1": True, "lr": 1e-05} if role == "trial" else {}
+    record = TrialRecord(trial_id, role, config, params, started=1000.0 + len(ledger.records))
+    for epoch in range(1, epochs + 1):
+        metrics = {"epoch": epoch, "val/top1": value - 3 + epoch, "val/loss": 0.5, "val/agreement": 88.0}
+        record.add(metrics)
+    record.finish(error=error)
+    record.ended = record.started + 60
+    ledger.save(record)
+    return record
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(tmp_path / "trials")
+    add(ledger, "scratch", 91.0, role="baseline")
+    add(ledger, "kd", 92.0, role="baseline")
+    for number, value in enumerate([90.0, 92.5, 91.7, 93.31, 93.0, 92.2]):
+        add(ledger, str(number), value)
+    add(ledger, "6", 89.0, epochs=2)
+    add(ledger, "7", 0.0, epochs=0, error="out of memory")
+    add(ledger, "8", 93.1, stages=[], eps=[1.5])
+    add(ledger, "9", 92.4, stages=[1, 3], eps=[1.5, 0.5, 2.0])
+    return ledger
+
+
+def test_the_frame_has_a_row_a_trial(ledger, tmp_path):
+    frame = results.trials_frame(ledger).set_index("trial_id")
+    assert list(frame.index) == ["scratch", "kd", *map(str, range(10))]
+    assert frame.loc["3", "val/top1"] == frame.loc["3", "best/val_top1"] == 93.31
+    assert frame.loc["6", "state"] == "pruned"
+    assert frame.loc["6", "epochs"] == 2
+    assert frame.loc["7", "reason"] == "out of memory"
+    assert frame.loc["8", "stages"] == "none"
+    assert frame.loc["9", "stages"] == "1,3"
+    assert frame.loc["9", "eps_logits"] == 2.0
+    assert (frame["seconds"] == 60).all()
+    assert {"lr", "stage1", "temperature", "distiller"} <= set(frame.columns)
+
+    results.write_trials_csv(ledger, tmp_path / "trials.csv")
+    read = pandas.read_csv(tmp_path / "trials.csv")
+    assert read["stages"].tolist()[-2:] == ["none", "1,3"]
+    assert len(read) == 12
+
+
+def test_an_empty_study_has_empty_tables(tmp_path):
+    ledger = Ledger(tmp_path)
+    assert results.trials_frame(ledger).empty
+    assert results.final_table(ledger).empty
+    assert results.verdict(ledger, 450) == "No trial completed, so there is nothing to compare."
+    results.plot_history(ledger, tmp_path / "history.png")
+
+
+def test_the_final_table_puts_the_best_beside_the_baselines(ledger):
+    add(ledger, "hinton", 0.0, epochs=0, role="baseline", error="broken")
+    frame = results.final_table(ledger)
+    assert frame["name"].tolist() == ["trial 3 (best)", "scratch", "kd", "hinton (failed)"]
+    assert frame["over scratch"].round(2).tolist()[:3] == [2.31, 0.0, 1.0]
+    assert frame.loc[0, "params"] == "eps=1.5 stage1=True lr=1e-05"
+    console = Console(file=StringIO(), width=100)
+    results.print_table(console, frame)
+    text = console.file.getvalue()
+    assert "93.31" in text and "+2.31" in text and "0.5000" in text
+    assert text.splitlines()[-1].split()[:4] == ["hinton", "(failed)", "-", "-"]
+
+
+def test_the_verdict_when_the_best_trial_wins(ledger):
+    assert results.verdict(ledger, 450) == (
+        "The best trial (3) beats the student trained alone by 2.31 points on the holdout (450 images, so about ±1.8 "
+        "points of sampling error); it was chosen as the best of 8 on these same images and seeds were not repeated."
+    )
+    assert "no more than chance explains" in results.verdict(ledger, 50)
+
+
+@pytest.mark.parametrize(("value", "words"), [(90.0, "it is 1.00 points behind"), (91.0, "they are equal")])
+def test_the_verdict_when_it_does_not(tmp_path, value, words):
+    ledger = Ledger(tmp_path)
+    add(ledger, "scratch", 91.0, role="baseline")
+    add(ledger, "0", value)
+    text = results.verdict(ledger, 450)
+    assert text.startswith(f"The best trial (0) does NOT beat the student trained alone: {words} on the holdout (450")
+
+
+def test_the_verdict_without_a_student_trained_alone(tmp_path):
+    ledger = Ledger(tmp_path)
+    add(ledger, "scratch", 91.0, epochs=0, role="baseline", error="broken")
+    add(ledger, "0", 90.0)
+    assert "did not complete" in results.verdict(ledger, 450)
+
+
+def is_picture(path):
+    from matplotlib.image import imread
+
+    pixels = imread(path)
+    return pixels.shape[1] == 1200 and pixels.std() > 0.02
+
+
+def make_study(trials):
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
+
+    def objective(trial):
+        value = trial.suggest_float("eps", 0.8, 2.5)
+        if trial.suggest_categorical("eps_per_stage", [True, False]):
+            value += 0.1 * trial.suggest_float("eps_stage1", 0.8, 2.5)
+        return value + 0.01 * trial.suggest_float("temperature", 0.5, 8.0, log=True)
+
+    study.optimize(objective, n_trials=trials)
+    return study
+
+
+def test_pictures(ledger, tmp_path):
+    results.plot_history(ledger, tmp_path / "history.png")
+    assert is_picture(tmp_path / "history.png")
+    shares = results.plot_importance(make_study(30), tmp_path / "importance.png")
+    assert next(iter(shares)) == "eps"
+    assert set(shares) == {"eps", "eps_per_stage", "eps_stage1", "temperature"}
+    assert is_picture(tmp_path / "importance.png")
+
+
+def test_importances_that_cannot_be_had_are_a_picture_that_says_so(tmp_path, monkeypatch):
+    assert results.plot_importance(make_study(3), tmp_path / "few.png") is None
+    assert is_picture(tmp_path / "few.png")
+
+    def fail(study):
+        raise RuntimeError("odd study")
+
+    monkeypatch.setattr(optuna.importance, "get_param_importances", fail)
+    assert results.plot_importance(make_study(5), tmp_path / "failing.png") is None
+    assert is_picture(tmp_path / "failing.png")
+
+
+def test_best_yaml_reads_back_the_same_and_has_dots(ledger, tmp_path):
+    settings = {"student": "resmlp_12", "lr": 1e-05, "min_lr": 5e-07, "eps": [1.0, 2.5], "stages": [1, 2], "aa": None}
+    path = tmp_path / "best.yaml"
+    results.write_best_yaml(ledger.records["3"], settings, path, study="digits")
+    text = path.read_text()
+    assert text.startswith("# Study digits, trial 3: val/top1 93.31 after 3 epochs.\n")
+    assert "lr: 1.0e-05\n" in text
+    assert "min_lr: 5.0e-07\n" in text
+    assert yaml.safe_load(text) == settings
+    assert list(yaml.safe_load(text)) == list(settings)

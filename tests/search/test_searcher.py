@@ -1,0 +1,124 @@
+"""The searcher's truths without Tune; tests/search/test_tune.py has a real Tune run."""
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from search.ledger import FAILED, Ledger, TrialRecord
+from search.searcher import StudySearcher, make_sampler, open_study
+
+
+def space(trial):
+    return {"eps": trial.suggest_float("eps", 1.0, 2.0)}
+
+
+def make(folder, baselines=None, sampler="random"):
+    ledger = Ledger(folder / "trials")
+    study = open_study(folder, "s", sampler, 0)
+    searcher = StudySearcher(
+        study,
+        space,
+        lambda fields: {"epochs": 3, **fields},
+        baselines or {},
+        ledger,
+        lambda record: {"known_epoch": record.epoch},
+        lambda trial_id: f"reason of {trial_id}",
+    )
+    return study, ledger, searcher
+
+
+def report(ledger, trial_id, *values):
+    for epoch, value in enumerate(values, 1):
+        ledger.records[trial_id].add({"epoch": epoch, "val/top1": value})
+
+
+def test_baselines_come_first_and_stay_out_of_optuna(tmp_path):
+    study, ledger, searcher = make(tmp_path, {"scratch": {"epochs": 3}})
+    assert searcher.suggest("x")["role"] == "baseline"
+    report(ledger, "scratch", 1, 2, 3)
+    searcher.on_trial_complete("x", {})
+    assert ledger.records["scratch"].state == "complete"
+    assert searcher.suggest("y")["trial_id"] == "0"
+    assert len(study.trials) == 1
+
+
+def test_optuna_is_told_the_truth(tmp_path):
+    study, ledger, searcher = make(tmp_path)
+    outcomes = {
+        "full": ((1.0, 2.0, 3.0), False),
+        "stopped": ((1.0, 2.0), False),
+        "raised": ((1.0,), True),
+        "silent": ((), False),
+    }
+    for name, (values, error) in outcomes.items():
+        trial_id = searcher.suggest(name)["trial_id"]
+        report(ledger, trial_id, *values)
+        searcher.on_trial_complete(name, {}, error=error)
+    states = [trial.state for trial in study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
+    assert study.trials[0].value == 3.0
+    assert study.trials[1].intermediate_values == {1: 1.0, 2: 2.0}
+    assert study.trials[2].user_attrs["reason"] == "reason of 2"
+
+
+def test_nan_leaves_nothing_running(tmp_path):
+    study, ledger, searcher = make(tmp_path)
+    searcher.suggest("x")
+    report(ledger, "0", 1.0, float("nan"))
+    searcher.on_trial_complete("x", {})
+    assert study.trials[0].state == TrialState.FAIL
+    assert ledger.records["0"].state == FAILED
+
+
+def test_an_interrupted_trial_comes_again_with_its_configuration_and_epoch(tmp_path):
+    _, ledger, searcher = make(tmp_path)
+    first = searcher.suggest("x")
+    report(ledger, "0", 1.0)
+    ledger.save(ledger.records["0"])
+    study, ledger, searcher = make(tmp_path)
+    again = searcher.suggest("y")
+    assert again["trial_id"] == first["trial_id"]
+    assert again["job"]["known_epoch"] == 1
+    report(ledger, "0", 1.0, 2.0, 3.0)
+    searcher.on_trial_complete("y", {})
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
+    assert study.trials[0].intermediate_values == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
+def test_what_only_one_of_the_two_knows_is_settled_on_restart(tmp_path):
+    study, ledger, searcher = make(tmp_path)
+    study.ask()  # asked, but the driver died before the ledger had it
+    searcher.suggest("x")
+    report(ledger, "1", 1.0, 2.0, 3.0)
+    ledger.records["1"].finish()
+    ledger.save(ledger.records["1"])  # recorded, but the driver died before Optuna was told
+    study, _, _ = make(tmp_path)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "gp", "cmaes", "qmc", "nsga2"])
+def test_every_sampler_searches_a_conditional_space(name):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def objective(trial):
+        if trial.suggest_categorical("stage1", [True, False]):
+            return trial.suggest_float("eps_stage1", 1.0, 2.0)
+        return trial.suggest_float("eps", 1.0, 2.0)
+
+    study = optuna.create_study(sampler=make_sampler(name, 0), direction="maximize")
+    study.optimize(objective, n_trials=14)
+    assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
+
+
+def test_the_default_sampler_is_multivariate_grouped_tpe_with_constant_liar():
+    sampler = make_sampler("tpe", 0)
+    assert sampler._multivariate and sampler._group and sampler._constant_liar
+
+
+def test_a_record_is_whole(tmp_path):
+    _, ledger, searcher = make(tmp_path)
+    searcher.suggest("x")
+    record = ledger.records["0"]
+    assert isinstance(record, TrialRecord)
+    assert record.params.keys() == {"eps"}
+    assert record.config["eps"] == record.params["eps"]

@@ -1,0 +1,140 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.settings import Settings, compose, cut_stages, load_space, parse_value, resolve, trial_config
+from search.study import Scale, Study
+from trainables.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+MODELS = {"teacher": "vit_tiny_patch16_224", "student": "resmlp_12_224", "teacher_source": "fit"}
+
+
+def study(**fields):
+    scales = {"embedded": Scale(**{**MODELS, **fields}), "cifar100": Scale(**MODELS, data="torch/cifar100")}
+    return Study(space=lambda trial: {}, scales=scales)
+
+
+def resolved(*sets, flags=None, **fields) -> Settings:
+    return resolve(study(**fields), {"name": "n", "space": "s.py", **(flags or {})}, list(sets))
+
+
+def problems(*sets, flags=None, **fields) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        resolved(*sets, flags=flags, **fields)
+    return caught.value.problems
+
+
+def test_later_layers_win():
+    assert resolved(trials=5).trials == 5
+    assert resolved(trials=5, flags={"trials": 6}).trials == 6
+    assert resolved("trials=7", trials=5, flags={"trials": 6}).trials == 7
+
+
+def test_a_scale_is_chosen_by_flag_or_inferred_from_the_data():
+    assert resolved().scale == "embedded"
+    assert resolved(flags={"scale": "cifar100"}).data == "torch/cifar100"
+    assert resolved(flags={"data": "torch/cifar100"}).scale == "cifar100"
+
+
+def test_smoke_shrinks_the_study_but_a_flag_is_above_it():
+    smoke = resolved(flags={"smoke": True}, trials=50, epochs=100)
+    assert (smoke.trials, smoke.epochs) == (3, 2)
+    assert resolved(flags={"smoke": True, "trials": 4}).trials == 4
+
+
+def test_recipe_fields_are_set_like_any_other():
+    settings = resolved("lr=5e-4", "recipe.clip_grad=1.0")
+    assert settings.recipe == {"lr": 5e-4, "clip_grad": 1.0}
+    assert trial_config(settings, settings.recipe, {}).lr == 5e-4
+
+
+def test_every_error_comes_at_once_with_its_field_and_value():
+    found = problems("temperature=-1", "sampler=best", "epochs=no", "recipe.lr=-2", flags={"trials": 0})
+    text = "\n".join(found)
+    for field in ("temperature: -1", "sampler: 'best'", "epochs: 'no'", "recipe.lr: -2", "trials: 0"):
+        assert field in text
+    assert "'tpe'" in text
+    assert all("\n" not in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("tempratur=1", "did you mean temperature"),
+        ("gt_loss_weight=-0.5", "gt_loss_weight: -0.5"),
+        ("stages=[1,7]", "among 1, 2, 3, 4"),
+        ("eps=[1.0,1.1]", "eps has 2 values for stages [1, 2, 3, 4]: give one, or 5"),
+        ("eps=0", "eps must be above 0"),
+        ("nonsense", "is not FIELD=VALUE"),
+        ("teacher_weights=x.pt", "teacher_source='checkpoint'"),
+        ("baselines=[fancy]", "'fancy' is none of scratch, kd"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(item, said):
+    assert said in "\n".join(problems(item))
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(InputError, match="student: it is missing"):
+        resolve(Study(space=lambda trial: {}, scales={"embedded": Scale(teacher="a")}), {"name": "n", "space": "s"}, [])
+
+
+def test_a_set_field_holds_whatever_the_space_says():
+    settings = resolved("temperature=2.0")
+    assert compose(settings, {}, [1, 2, 3, 4], {"temperature": 5.0}).temperature == 2.0
+
+
+def test_a_space_may_return_only_what_a_trial_has():
+    with pytest.raises(InputError, match="'temprature'.*did you mean temperature"):
+        trial_config(resolved(), {}, {"temprature": 1.0})
+
+
+def test_searched_stages_are_cut_with_their_eps():
+    fields = {"stages": [1, 2, 4], "eps": [1.1, 1.2, 1.4, 1.0]}
+    assert cut_stages(fields, [1, 2, 3]) == {"stages": [1, 2], "eps": [1.1, 1.2, 1.0]}
+    assert cut_stages({"stages": [4], "eps": 1.5}, [1, 2, 3]) == {"stages": [], "eps": 1.5}
+    assert cut_stages(fields, [1, 2, 3, 4]) == fields
+
+
+def test_values_read_as_people_write_them():
+    assert [parse_value(text) for text in ("5e-4", "3", "true", "a", "[1, 2]", "null")] == [
+        5e-4,
+        3,
+        True,
+        "a",
+        [1, 2],
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def space(trial:\n", "syntax error in .*, line 1"),
+        ("x = 1\n", "defines no STUDY"),
+        ("raise KeyError('lost')\n", "fails: KeyError: 'lost'"),
+    ],
+)
+def test_a_broken_space_file_is_told(tmp_path, text, said):
+    path = tmp_path / "space.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        load_space(str(path))
+
+
+def test_a_missing_space_and_a_url_are_told():
+    with pytest.raises(InputError, match=r"no file 'nowhere.py'.*vit_to_mlp.py"):
+        load_space("nowhere.py")
+    with pytest.raises(InputError, match="is a URL"):
+        load_space("https://somewhere/space.py")
+
+
+def test_importing_a_space_loads_neither_torch_nor_ray():
+    code = (
+        "import sys; from search.settings import load_space; load_space('spaces/vit_to_mlp.py');"
+        "assert not {'torch', 'ray', 'optuna', 'timm', 'mlflow'} & set(sys.modules), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,92 @@
+"""What outlives a trial in its process: the decoded data, the holdout's batches and the frozen teacher."""
+
+from pathlib import Path
+
+import torch
+
+from trainables.build import normalization
+from trainables.config import DataFields, TrialConfig
+from trainables.context import RunContext
+from trainables.data import Splits, load_splits
+from trainables.stream import eval_loader
+from trainables.teacher import Teacher, build_teacher
+
+KEEP_DECODED = 64 * 2**20  # bytes of holdout tensors kept ready; larger holdouts are decoded again each time
+EVAL_BATCH = 256
+
+
+class Assets:
+    """Loads each thing once and hands it to every trial that asks with equal settings.
+
+    Args:
+        device: where the teacher lives.
+        teacher_weights: the study's copy of the teacher's weights; None before the teacher stands.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", teacher_weights: Path | None = None):
+        self.device = torch.device(device)
+        self.teacher_weights = teacher_weights
+        self._kept: dict[str, tuple[object, object]] = {}
+
+    def splits(self, config: TrialConfig) -> Splits:
+        """The data's splits."""
+        fields = DataFields(**config.model_dump(include=set(DataFields.model_fields)))
+        return self._once("splits", fields, lambda: load_splits(fields))
+
+    def teacher(self, config: TrialConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> Teacher:
+        """The teacher, taking images in the given normalisation."""
+        return Teacher(self._bare_teacher(config), mean, std).to(self.device)
+
+    def holdout(self, config: TrialConfig, context: RunContext, mean, std):
+        """This rank's batches of the holdout, normalised by `mean` and `std`; kept as tensors where they are small."""
+        split, size = self.splits(config).holdout, config.img_size
+
+        def load():
+            return eval_loader(
+                split,
+                size,
+                mean=mean,
+                std=std,
+                batch_size=EVAL_BATCH,
+                rank=context.rank,
+                world_size=context.world_size,
+                loader_workers=config.loader_workers,
+            )
+
+        if len(split) * 3 * size * size * 4 > KEEP_DECODED:
+            return load()
+        key = (self._data_key(config), tuple(mean), tuple(std), context.rank, context.world_size)
+        return self._once(f"holdout {tuple(mean)}", key, lambda: list(load()))
+
+    def teacher_classes(self, config: TrialConfig, context: RunContext) -> torch.Tensor | None:
+        """The class the teacher gives to each of this rank's holdout images, in order; None before it stands."""
+        if self.teacher_weights is None:
+            return None
+
+        @torch.no_grad()
+        def classify():
+            model = self._bare_teacher(config)
+            batches = self.holdout(config, context, *normalization(model))
+            return torch.cat([model(images.to(self.device)).argmax(1).cpu() for images, _ in batches])
+
+        key = (self._data_key(config), str(self.teacher_weights), context.rank, context.world_size)
+        return self._once("teacher classes", key, classify)
+
+    def _bare_teacher(self, config: TrialConfig) -> torch.nn.Module:
+        def build():
+            state = torch.get_rng_state()  # a trial's random numbers do not depend on who built the teacher
+            model = build_teacher(config, len(self.splits(config).classes), self.teacher_weights)
+            torch.set_rng_state(state)
+            return model.to(self.device).eval().requires_grad_(False)
+
+        key = (config.teacher, str(config.teacher_kwargs), config.img_size, str(self.teacher_weights))
+        return self._once("teacher", key, build)
+
+    def _data_key(self, config: TrialConfig) -> str:
+        return f"{self.splits(config).fingerprint} {config.img_size}"
+
+    def _once(self, name: str, key: object, make):
+        kept = self._kept.get(name)
+        if kept is None or kept[0] != key:
+            self._kept[name] = kept = (key, make())
+        return kept[1]

@@ -1,0 +1,299 @@
+"""timm models as students and teachers: built for an image size and a class count, with checked weights."""
+# ruff: noqa: E402 - huggingface_hub, which timm imports, reads its time-outs when it is imported
+
+import contextlib
+import difflib
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HUB_TIMEOUT = 5  # seconds
+os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(HUB_TIMEOUT))
+os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT))
+
+import huggingface_hub.constants as hub
+import safetensors.torch
+import timm
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+from trainables.errors import InputError
+
+# timm's arguments that fields of their own set; `features_only` builds another kind of model
+RESERVED = {
+    "num_classes": "the data",
+    "img_size": "img_size",
+    "drop_rate": "drop",
+    "drop_path_rate": "drop_path",
+    "pretrained": "{field}_source",
+    "checkpoint_path": "{field}_weights",
+    "features_only": "the way features are tapped",
+}
+WRAPPERS = ("state_dict_ema", "state_dict", "model")  # keys under which training scripts keep the weights
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int,
+    img_size: int,
+    source: str = "scratch",
+    weights: str | None = None,
+    kwargs: dict[str, Any] | None = None,
+    drop: float | None = None,
+    drop_path: float | None = None,
+    field: str = "student",
+) -> nn.Module:
+    """Any timm model that classifies, for square images of any size; in train mode, on the default device.
+
+    The size is asked for by timm's `img_size`; where a model takes none it is built plainly; and where that fails too,
+    the model resizes its input to its own size inside. Each way is tried by one pass over zeros. Initial weights are
+    those of `timm.create_model` from the same random state, whichever way it takes.
+
+    Args:
+        name: as in `timm.list_models()`, with or without a tag of pretrained weights.
+        num_classes: logits.
+        img_size: pixels, the side.
+        source: "scratch", "pretrained" (timm's weights, from the Hugging Face hub or its cache) or "checkpoint".
+        weights: the checkpoint's path.
+        kwargs: further arguments of `timm.create_model`.
+        drop: dropout rate.
+        drop_path: stochastic depth rate.
+        field: the name in error messages, "student" or "teacher".
+
+    Raises:
+        InputError: an unknown or headless model, arguments or a size it cannot take, weights out of reach or misfit.
+    """
+    _check_name(name, field)
+    arguments = dict(kwargs or {})
+    _check_kwargs(arguments, field)
+    arguments |= {"num_classes": num_classes}
+    arguments |= {key: rate for key, rate in (("drop_rate", drop), ("drop_path_rate", drop_path)) if rate is not None}
+    random_state, built, reason = torch.get_rng_state(), False, ""
+    for own_size, resized in ((False, False), (True, False), (True, True)):
+        way = arguments if own_size else {**arguments, "img_size": img_size}
+        torch.set_rng_state(random_state)
+        try:
+            model = _create(name, way, resized, field)
+            built = True
+            logits, _ = probe(model, img_size)
+            if logits.shape == (2, num_classes):
+                break
+            reason = f"its output is {list(logits.shape)}"
+        except InputError:
+            raise
+        except Exception as error:  # a model may fail at a size in any way it likes
+            reason = _line(error)
+    else:
+        if kwargs and not built:
+            raise InputError(f"{field}_kwargs={kwargs}: {name} cannot be built so ({reason}); change or drop them")
+        raise InputError(f"img_size={img_size}: {field} {name} cannot take it ({reason}); try another size or model")
+    if source == "pretrained":
+        model = _pretrained(name, way, resized, field)
+    elif source == "checkpoint":
+        load_weights(model, weights, field)
+    return model
+
+
+def probe(model: nn.Module, img_size: int) -> tuple[Tensor, list[Tensor]]:
+    """Logits and all features, [B, C, H, W], of two black images in eval mode.
+
+    Leaves batch statistics, train mode and the random state as they were.
+    """
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            final, features = model.forward_intermediates(torch.zeros(2, 3, img_size, img_size, device=device))
+            return model.forward_head(final), features
+    finally:
+        # LeViT and its like cache attention biases in eval mode, and only a call of train() drops them
+        model.train()
+        for module, mode in modes:
+            module.training = mode
+
+
+def load_weights(model: nn.Module, path: str | Path, field: str) -> None:
+    """Loads a checkpoint that fits the model exactly.
+
+    Takes .safetensors and torch files of tensors (nothing else is unpickled), bare or as training scripts wrap them,
+    averaged weights first. Names of older timm versions are translated by timm's own filter of the model.
+
+    Raises:
+        InputError: the file is missing, unreadable, of another architecture or of another number of classes. The
+            message names `field` ("student" or "teacher").
+    """
+    where = f"{field}_weights={path}"
+    state, own = _read(Path(path), where), model.state_dict()
+    if state.keys() != own.keys():
+        state = _renamed(state, model)
+    differing = [key for key in own if key in state and state[key].shape != own[key].shape]
+    heads = model.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+    if differing and state.keys() == own.keys() and heads and all(key.startswith(heads) for key in differing):
+        key = differing[0]
+        classes = f"its classifier has {len(state[key])} classes and the data has {len(own[key])}"
+        raise InputError(f"{where}: {classes}; give a checkpoint fitted to this data")
+    problems = [f"{key} is {list(state[key].shape)} and should be {list(own[key].shape)}" for key in differing]
+    problems += [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is unknown" for key in state if key not in own]
+    if problems:
+        shown = ", ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
+        name = model.pretrained_cfg.get("architecture")
+        raise InputError(f"{where}: does not fit {field} {name}: {shown}; give its own checkpoint, or change {field}")
+    model.load_state_dict(state)
+
+
+def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the pixels (in 0 to 1) that the model expects; ImageNet's where it has none."""
+    config = model.pretrained_cfg
+    return tuple(config.get("mean") or IMAGENET_DEFAULT_MEAN), tuple(config.get("std") or IMAGENET_DEFAULT_STD)
+
+
+def family(model: nn.Module) -> str:
+    """Which of the paper's recipes suits a student: "cnn" (SGD) or "token" (AdamW).
+
+    "cnn" has batch norm over images and most of its parameters in convolutions.
+    """
+    normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    convolutions = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Conv2d))
+    return "cnn" if normed and 2 * convolutions > sum(weight.numel() for weight in model.parameters()) else "token"
+
+
+def near_names(name: str) -> list[str]:
+    """Up to three models of timm whose names are like this one, best first."""
+    return difflib.get_close_matches(name, timm.list_models())
+
+
+class _Resizing:
+    """Mixed into a model's class: images are resized to the model's own size. Parameters keep their names."""
+
+    own_size: tuple[int, int]
+
+    def _resize(self, x: Tensor) -> Tensor:
+        return x if x.shape[-2:] == self.own_size else F.interpolate(x, self.own_size, mode="bilinear")
+
+    def forward(self, x: Tensor, *args, **kwargs):
+        return super().forward(self._resize(x), *args, **kwargs)
+
+    def forward_features(self, x: Tensor, *args, **kwargs):
+        return super().forward_features(self._resize(x), *args, **kwargs)
+
+    def forward_intermediates(self, x: Tensor, *args, **kwargs):
+        return super().forward_intermediates(self._resize(x), *args, **kwargs)
+
+
+def _check_name(name: str, field: str) -> None:
+    if not timm.is_model(name):
+        near = near_names(name)
+        fix = f"did you mean {', '.join(near)}?" if near else "timm.list_models() has all names"
+        raise InputError(f"{field}={name}: timm has no such model; {fix}")
+    base, _, tag = name.partition(".")
+    if base.endswith("_enc"):
+        raise InputError(f"{field}={name}: an encoder without a classifier; use {base.removesuffix('_enc')}")
+    if tag and name not in (tagged := timm.list_models(f"{base}.*", pretrained=True)):
+        raise InputError(f"{field}={name}: no such weights; there are {', '.join(tagged) or 'none for this model'}")
+
+
+def _check_kwargs(kwargs: dict[str, Any], field: str) -> None:
+    where = {key: f"{field}_kwargs: {key}={value!r}" for key, value in kwargs.items()}
+    problems = [
+        f"{where[key]} cannot be given here; {setter.format(field=field)} sets it"
+        for key, setter in RESERVED.items()
+        if key in kwargs
+    ]
+    if kwargs.get("patch_drop_rate"):
+        problems.append(f"{where['patch_drop_rate']} drops tokens, so features are no longer a grid; leave it out")
+    if problems:
+        raise InputError(problems)
+
+
+def _create(name: str, arguments: dict[str, Any], resized: bool, field: str, pretrained: bool = False) -> nn.Module:
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
+    except TypeError as error:
+        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if refused is None or refused[1] == "img_size" or refused[1] not in arguments:
+            raise
+        value = arguments.pop(key := refused[1])
+        if key == "drop_path_rate" and value == 0:  # what a model without stochastic depth does anyway
+            return _create(name, arguments, resized, field, pretrained)
+        where = RESERVED.get(key, f"{field}_kwargs: {key}")
+        raise InputError(f"{where}={value!r}: {field} {name} takes no such argument; leave it out") from None
+    if resized:
+        cls = type(model)
+        model.__class__ = type(f"Resizing{cls.__name__}", (_Resizing, cls), {"__module__": cls.__module__})
+        model.own_size = tuple(model.pretrained_cfg["input_size"][1:])
+    return model
+
+
+def _pretrained(name: str, arguments: dict[str, Any], resized: bool, field: str) -> nn.Module:
+    other = "scratch" if field == "student" else "fit"
+    fix = f"give {field}_weights=PATH with {field}_source=checkpoint, or {field}_source={other}"
+    if not timm.get_pretrained_cfg(name).has_weights:
+        raise InputError(f"{field}={name}: timm has no pretrained weights for it; {fix}")
+    try:
+        with _hub_offline_if_unreachable():
+            return _create(name, arguments, resized, field, pretrained=True)
+    except Exception as error:  # network, disk, cache, a file that does not fit: none may end in random weights
+        raise InputError(f"{field}={name}: its pretrained weights cannot be had ({_line(error)}); {fix}") from error
+
+
+@contextlib.contextmanager
+def _hub_offline_if_unreachable() -> Iterator[None]:
+    """Without a network the hub's client would retry for most of a minute before it looks into its cache."""
+    before = hub.HF_HUB_OFFLINE
+    try:
+        urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        pass  # an answer, so it is there
+    except OSError:
+        hub.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
+def _read(path: Path, where: str) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"{where}: no such file; give a checkpoint's path")
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format, and each way to be broken, has its own exception
+        raise InputError(f"{where}: unreadable ({_line(error)}); give .safetensors or a torch state_dict") from error
+    for key in WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{where}: holds no state_dict; save model.state_dict()")
+    # DistributedDataParallel and torch.compile put these before the names
+    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in state.items()}
+
+
+def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state under today's names, where timm's filter only renames: a resampled tensor would hide a misfit."""
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, _: state)
+    try:
+        renamed = translate(dict(state), model)
+    except Exception:  # filters trip over other architectures; the caller then reports what differs
+        return state
+    shapes = (Counter(tuple(value.shape) for value in tensors.values()) for tensors in (renamed, state))
+    return state if next(shapes) - next(shapes) else renamed
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,67 @@
+"""A trial's checkpoint: everything needed to go on exactly, in one file that is written whole or not at all."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+NAME = "checkpoint.pt"
+
+
+def random_state() -> dict[str, Any]:
+    """The states of Python's, NumPy's and PyTorch's generators, as types that `weights_only` loading takes."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Sets what `random_state` gave."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds all generators, so that a trial does not depend on what ran before it in the same process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Writes the checkpoint to a partial file first, so that a killed writer leaves the previous one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{NAME}.partial"
+    torch.save(state, partial)
+    os.replace(partial, folder / NAME)
+
+
+def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The last whole checkpoint of a trial, None where there is none."""
+    path = folder / NAME
+    return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Removes the checkpoint of a trial that ended."""
+    (folder / NAME).unlink(missing_ok=True)
+
+
+def save_weights(model: torch.nn.Module, path: Path) -> None:
+    """Writes a model's state dict as safetensors, whole or not at all; plain timm loads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
+    os.replace(partial, path)

@@ -1,0 +1,64 @@
+"""Where a trial runs: what the loop may ask of its surroundings, so that it knows neither Tune nor Train."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+class TrialFailure(Exception):
+    """The trial itself failed, on every rank alike (a loss that is not a number): the lane lives on."""
+
+
+class RunContext:
+    """One worker's place among the workers of a trial, and its way to report.
+
+    Args:
+        folder: the trial's folder, shared by all workers; holds its checkpoint and its student's weights.
+        report: called on rank 0 with an epoch's metrics; returns whether to go on.
+        rank, world_size: as in torch.distributed; a process group stands where world_size > 1.
+        device: where models live.
+        control: the process group for control messages (gloo, with a time-out of its own); None takes the default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        report: Callable[[dict[str, float]], bool],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        control: Any = None,
+    ):
+        self.folder, self._report = Path(folder), report
+        self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
+        self._control = control
+
+    def report(self, metrics: dict[str, float]) -> bool:
+        """Reports one epoch; every rank calls it and gets the same answer: True to go on, False to stop."""
+        return self.from_rank_0(lambda: self._report(metrics))
+
+    def from_rank_0(self, function: Callable[[], Any]) -> Any:
+        """Runs a function on rank 0 and gives its result to all ranks."""
+        if self.world_size == 1:
+            return function()
+        box = [function() if self.rank == 0 else None]
+        dist.broadcast_object_list(box, src=0, group=self._control)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The elementwise sum over the ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor

@@ -1,0 +1,97 @@
+"""A lane's worker: the one module that enters Ray Train. It serves one job after another until it is told to quit.
+
+Rank 0 takes jobs from the broker (search/broker.py) and shares them with the other ranks over a gloo group of its own;
+a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `config`, `folder`, and for a trial
+`known_epoch` and `teacher_folder`, for a teacher `recipe`.
+"""
+
+import gc
+import os
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from trainables.assets import Assets
+from trainables.config import TrialConfig
+from trainables.context import RunContext, TrialFailure
+from trainables.errors import InputError
+from trainables.loop import run_trial
+from trainables.teacher import WEIGHTS
+from trainables.teacher_job import prepare_teacher
+
+TAKE_WAIT_S = 2.0  # an idle lane's ranks exchange a no-op this often, so that no time-out ends the group
+CONTROL_TIMEOUT = timedelta(minutes=30)  # longest wait between ranks: rank 0 waits for Tune's verdict meanwhile
+
+
+def serve(lane: dict) -> None:
+    """Ray Train's loop function: serves jobs until the broker says quit.
+
+    Args:
+        lane: `broker` (actor handle), `lane` (its number), `threads` (CPU threads a worker).
+    """
+    session = ray.train.get_context()
+    rank, world_size = session.get_world_rank(), session.get_world_size()
+    torch.set_num_threads(lane["threads"])
+    device = ray.train.torch.get_device()
+    control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
+    broker, assets = lane["broker"], None
+    messages = RunContext(Path("."), lambda _: True, rank=rank, world_size=world_size, control=control)
+    while True:
+        job = messages.from_rank_0(lambda: ray.get(broker.take.remote(lane["lane"], os.getpid(), TAKE_WAIT_S)))
+        if job == "quit":
+            return
+        if job is None:
+            continue
+        if assets is None:
+            assets = Assets(device)
+        ticket = (job["trial_id"], job["attempt"])
+        context = RunContext(
+            Path(job["folder"]),
+            lambda metrics: ray.get(broker.report.remote(*ticket, metrics)),  # noqa: B023 - used within this turn
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            control=control,
+        )
+        outcome = _run(job, assets, context, broker)
+        if rank == 0:
+            ray.get(broker.finish.remote(*ticket, **outcome))
+        _tidy(device)
+
+
+def _run(job: dict, assets: Assets, context: RunContext, broker) -> dict:
+    """Runs one job; its failure is an outcome, but for what poisons the process or may be another rank's death."""
+    try:
+        config = TrialConfig(**job["config"])
+        if job["kind"] == "teacher":
+            assets.teacher_weights = None
+            return {"result": prepare_teacher(config, job["recipe"], assets, context)}
+        assets.teacher_weights = Path(job["teacher_folder"]) / WEIGHTS
+        run_trial(config, assets, context, job["known_epoch"])
+        return {}
+    except (TrialFailure, InputError) as error:  # every rank meets these alike
+        return {"error": str(error), "bad_input": isinstance(error, InputError)}
+    except Exception as error:
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {error}"
+        if context.world_size == 1 and not _poisons(error):
+            return {"error": text}
+        ray.get(broker.note.remote(job["trial_id"], job["attempt"], text))
+        raise  # Ray Train starts the workers anew, and the broker hands them this trial again
+
+
+def _poisons(error: Exception) -> bool:
+    """A CUDA error other than running out of memory leaves the process unusable: Ray Train starts it anew."""
+    return "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)
+
+
+def _tidy(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

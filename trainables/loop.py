@@ -1,0 +1,219 @@
+"""One trial, from its configuration to a trained student: builds, resumes, trains, judges, reports, saves."""
+
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import timm.utils
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from trainables import checkpoint
+from trainables.assets import Assets
+from trainables.build import build_model, normalization
+from trainables.config import TrialConfig
+from trainables.context import RunContext, TrialFailure
+from trainables.distillers import distillation_terms
+from trainables.evaluate import evaluate
+from trainables.optim import make_optimizer, make_scheduler
+from trainables.stream import train_loader
+from trainables.student import Student
+
+STUDENT = "student.safetensors"
+TERMS = ("loss", "gt", "kd", "ofa")
+
+
+def build_student(config: TrialConfig, num_classes: int) -> Student:
+    """The student and the projectors its distiller needs, on the CPU, from the global random state.
+
+    Raises:
+        InputError: as `build_model` and `Student`, naming the field.
+    """
+    model = build_model(
+        config.student,
+        num_classes=num_classes,
+        img_size=config.img_size,
+        source=config.student_source,
+        weights=config.student_weights,
+        kwargs=config.student_kwargs,
+        drop=config.drop,
+        drop_path=config.drop_path,
+        field="student",
+    )
+    taught = config.distiller == "ofa" and config.ofa_loss_weight > 0
+    return Student(model, num_classes, config.img_size, config.stages if taught else [], config.taps, config.projector)
+
+
+def run_trial(config: TrialConfig, assets: Assets, context: RunContext, known_epoch: int = 0) -> bool:
+    """Trains one configuration, going on from its checkpoint where there is one.
+
+    Reports once an epoch (metrics in percent, seconds and images per second, by the names of the tracking schema, and
+    `epoch` from 1). The last epoch's student lies in the trial's folder as `student.safetensors`.
+
+    Args:
+        config: the whole configuration.
+        assets: the data and the teacher, which outlive the trial.
+        context: where it runs.
+        known_epoch: the last epoch whose report has arrived; later ones in the checkpoint are reported again.
+
+    Returns:
+        True where it ran to its last epoch, False where a report's answer stopped it.
+
+    Raises:
+        TrialFailure: the loss is not finite.
+        InputError: the configuration does not fit the models or the data.
+    """
+    run = _Run(config, assets, context)
+    try:
+        for metrics in run.history:
+            if metrics["epoch"] > known_epoch and not context.report(metrics):
+                return False
+        while run.epoch < config.epochs:
+            metrics = run.one_epoch()
+            if not context.report(metrics):
+                return False
+        if context.rank == 0:
+            checkpoint.save_weights(run.delivered(), context.folder / STUDENT)
+            checkpoint.drop_checkpoint(context.folder)
+        return True
+    finally:
+        run.close()
+
+
+class _Run:
+    """The moving parts of a trial between two epochs."""
+
+    def __init__(self, config: TrialConfig, assets: Assets, context: RunContext):
+        self.config, self.assets, self.context = config, assets, context
+        checkpoint.seed_everything(config.seed)
+        splits = assets.splits(config)
+        self.num_classes = len(splits.classes)
+        self.student = build_student(config, self.num_classes).to(context.device)
+        checkpoint.seed_everything(config.seed + context.rank)  # dropout differs by rank, weights do not
+        self.module = DistributedDataParallel(self.student) if context.world_size > 1 else self.student
+        mean, std = normalization(self.student.model)
+        self.stream = train_loader(
+            splits.train,
+            config,
+            mean=mean,
+            std=std,
+            rank=context.rank,
+            world_size=context.world_size,
+            seed=config.seed,
+            num_classes=self.num_classes,
+        )
+        self.teacher = assets.teacher(config, mean, std) if config.distiller != "none" else None
+        self.optimizer = make_optimizer(self.student, config)
+        self.scheduler = make_scheduler(self.optimizer, config, len(self.stream))
+        self.ema = timm.utils.ModelEmaV3(self.student.model, config.model_ema_decay) if config.model_ema else None
+        self.dtype = getattr(torch, config.amp_dtype) if config.amp else None
+        scaled = config.amp and config.amp_dtype == "float16" and context.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=scaled)
+        self.epoch, self.history = 0, []
+        self._resume()
+
+    def one_epoch(self) -> dict[str, float]:
+        """Trains and judges one epoch, writes the checkpoint, and returns the epoch's metrics."""
+        begun = time.perf_counter()
+        sums, images = self._train(self.epoch)
+        trained = time.perf_counter()
+        loss, gt, kd, ofa = (self.context.sum(sums) / self.context.world_size / len(self.stream)).tolist()
+        if not math.isfinite(loss):
+            raise TrialFailure(f"the training loss is {loss} in epoch {self.epoch + 1}")
+        self.epoch += 1
+        metrics = {
+            "epoch": self.epoch,
+            "train/loss": loss,
+            "train/loss_gt": gt,
+            "train/loss_kd": kd,
+            "train/loss_ofa": ofa,
+            "time/images_per_s": images * self.context.world_size / (trained - begun),
+            **{f"val/{name}": value for name, value in self._judge(self.student.model).items()},
+        }
+        if self.ema:
+            metrics["val/top1_ema"] = self._judge(self.ema.module)["top1"]
+        if not math.isfinite(metrics["val/loss"]):
+            raise TrialFailure(f"the holdout loss is {metrics['val/loss']} in epoch {self.epoch}")
+        metrics["best/val_top1"] = max([metrics["val/top1"]] + [entry["val/top1"] for entry in self.history])
+        metrics["time/epoch_s"] = time.perf_counter() - begun
+        self.history.append(metrics)
+        self._save()
+        return metrics
+
+    def delivered(self) -> torch.nn.Module:
+        """The student that is handed over: the average of the weights where that is the better on the holdout."""
+        last = self.history[-1]
+        return self.ema.module if self.ema and last["val/top1_ema"] > last["val/top1"] else self.student.model
+
+    def close(self) -> None:
+        """Ends the loader's processes."""
+        self.stream.close()
+
+    def _train(self, epoch: int) -> tuple[torch.Tensor, int]:
+        config, device = self.config, self.context.device
+        self.module.train()
+        sums, images, step = torch.zeros(len(TERMS), device=device), 0, epoch * len(self.stream)
+        for inputs, target in self.stream.epoch(epoch):
+            inputs, target = inputs.to(device, non_blocking=True), target.to(device, non_blocking=True)
+            with torch.autocast(device.type, dtype=self.dtype) if self.dtype else nullcontext():
+                logits, stage_logits = self.module(inputs)
+                teacher_logits = self.teacher(inputs) if self.teacher else None
+            terms = distillation_terms(config, logits, stage_logits, teacher_logits, target)
+            self.optimizer.zero_grad()
+            self.scaler.scale(terms["loss"]).backward()
+            if config.clip_grad:
+                self.scaler.unscale_(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(self.student.parameters(), config.clip_grad)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            step += 1
+            if self.scheduler:
+                self.scheduler.step_update(step)
+            if self.ema:
+                self.ema.update(self.student.model, step=step)
+            sums += torch.stack([terms[name].detach() for name in TERMS])  # stays on the device: no wait in the loop
+            images += len(inputs)
+        return sums, images
+
+    def _judge(self, model: torch.nn.Module) -> dict[str, float]:
+        if self.context.world_size > 1 and model is self.student.model:
+            timm.utils.distribute_bn(model, self.context.world_size, reduce=True)
+        return evaluate(model, self.assets, self.config, self.context)
+
+    def _resume(self) -> None:
+        state = checkpoint.load_checkpoint(self.context.folder, self.context.device)
+        if state is None:
+            return
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.epoch, self.history = state["epoch"], state["history"]
+        if len(state["random"]) == self.context.world_size:
+            checkpoint.set_random_state(state["random"][self.context.rank])
+
+    def _save(self) -> None:
+        random = self.context.gather(checkpoint.random_state())
+        if self.context.rank == 0:
+            checkpoint.save_checkpoint(
+                self.context.folder,
+                {
+                    "student": self.student.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                    "scaler": self.scaler.state_dict(),
+                    "ema": self.ema.module.state_dict() if self.ema else None,
+                    "random": random,
+                    "epoch": self.epoch,
+                    "history": self.history,
+                },
+            )
+
+
+def weights_path(folder: Path) -> Path:
+    """Where a trial that ran to its end leaves its student."""
+    return Path(folder) / STUDENT

@@ -1,0 +1,133 @@
+"""The distillation losses: OFA-KD's adaptive target enhancement and Hinton's KD, in float32 whatever comes in."""
+
+import contextlib
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# A gap of logits beyond float32's range would give log 0 = -inf, and 0 * -inf = NaN. The bound leaves sums over
+# thousands of classes with weights in the thousands finite.
+LEAST_LOG_PROBABILITY = -1e30
+
+
+def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager:
+    """A context in which autocast does not lower the precision of operations on this tensor's device."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Logarithm of the softened softmax, finite at any finite logits, as are its gradients.
+
+    Args:
+        logits: [B, C], any floating type.
+        temperature: divides the logits.
+
+    Returns:
+        [B, C] float32. A NaN or +inf logit gives NaN, so that a diverged model still shows.
+    """
+    logits = logits.float()
+    # the gap to the largest logit is divided, not the logit itself: a temperature below 1 cannot overflow it
+    gaps = (logits - logits.detach().amax(dim=1, keepdim=True)) / temperature
+    return F.log_softmax(gaps, dim=1).clamp(min=LEAST_LOG_PROBABILITY)
+
+
+@torch.no_grad()
+def enhanced_targets(
+    teacher_logits: Tensor,
+    target: Tensor,
+    *,
+    eps: float,
+    temperature: float = 1.0,
+    enhance: Literal["all", "target"] = "all",
+) -> Tensor:
+    """The teacher's side of the OFA loss: a weight for every class's log-probability.
+
+    Args:
+        teacher_logits: [B, C], any floating type.
+        target: [B] class indices, or [B, C] mixed labels, whose largest entry (the lowest index among equals) is the
+            class that is enhanced.
+        eps: exponent, the paper's gamma.
+        temperature: softens the teacher.
+        enhance: see `ofa_loss`.
+
+    Returns:
+        [B, C] float32, without gradient. Rows sum to 1 only for `enhance="all"` with eps = 1.
+    """
+    if target.ndim == 2:
+        target = target.argmax(dim=1)
+    with full_precision(teacher_logits):
+        probabilities = log_probabilities(teacher_logits, temperature).exp()
+        one_hot = F.one_hot(target, probabilities.shape[1])
+        if enhance == "target":
+            return torch.where(one_hot == 1, (1 + probabilities) ** eps, probabilities)
+        return (probabilities + one_hot) ** eps - one_hot
+
+
+def weighted_cross_entropy(student_logits: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+    """Batch mean of -sum_c w_c log p_s,c.
+
+    Args:
+        student_logits: [B, C], any floating type.
+        weights: [B, C], as `enhanced_targets` gives them.
+        temperature: softens the student.
+
+    Returns:
+        Scalar float32.
+    """
+    with full_precision(student_logits):
+        return -(weights * log_probabilities(student_logits, temperature)).sum(dim=1).mean()
+
+
+def ofa_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    *,
+    eps: float,
+    temperature: float = 1.0,
+    enhance: Literal["all", "target"] = "all",
+) -> Tensor:
+    """One-for-all distillation loss with adaptive target enhancement (Hao et al., NeurIPS 2023).
+
+    With m the target's one-hot vector and p the softmax at the temperature:
+
+    - `enhance="all"`, the official implementation: `-sum_c ((p_t,c + m_c)^eps - m_c) log p_s,c`. Every class is raised
+      to eps. At eps = 1 it is the soft cross-entropy with the teacher.
+    - `enhance="target"`, the paper's printed equation:
+      `-(1 + p_t,y)^eps log p_s,y - sum_{c != y} p_t,c log p_s,c`. Only the target's term is raised, and the 1 is not
+      subtracted again: at eps = 1 it is the other form plus one cross-entropy with the target, `-log p_s,y`.
+
+    There is no factor T², as in the official implementation; gradients shrink with about 1/T².
+
+    Args:
+        student_logits: [B, C], any floating type.
+        teacher_logits: [B, C], any floating type; gets no gradient.
+        target: [B] class indices, or [B, C] mixed labels, of which the dominant class is enhanced.
+        eps: exponent, the paper's gamma; above 1 it boosts the target class.
+        temperature: softens both sides.
+        enhance: "all" or "target".
+
+    Returns:
+        The batch mean, a scalar float32; finite, with finite gradients, at any finite logits.
+    """
+    weights = enhanced_targets(teacher_logits, target, eps=eps, temperature=temperature, enhance=enhance)
+    return weighted_cross_entropy(student_logits, weights, temperature)
+
+
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Knowledge distillation (Hinton et al., 2015): T² KL(p_t || p_s), both softened by T.
+
+    Args:
+        student_logits: [B, C], any floating type.
+        teacher_logits: [B, C], any floating type; gets no gradient.
+        temperature: T.
+
+    Returns:
+        The batch mean, a scalar float32.
+    """
+    with full_precision(student_logits):
+        student = log_probabilities(student_logits, temperature)
+        teacher = log_probabilities(teacher_logits.detach(), temperature)
+        return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")

@@ -1,0 +1,5 @@
+"""Models of ours, registered with timm on import: what timm builds by name here, it builds with these too."""
+
+from trainables.models import resmlp
+
+__all__ = ["resmlp"]

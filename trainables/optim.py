@@ -1,0 +1,47 @@
+"""Optimizer and schedule of a trial, from timm's factories."""
+
+import torch
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
+
+from trainables.config import TrialConfig
+from trainables.errors import InputError
+
+
+def make_optimizer(student: torch.nn.Module, config: TrialConfig) -> torch.optim.Optimizer:
+    """timm's optimizer over the student and its projectors, which have a learning rate and weight decay of their own.
+
+    Parameters with one dimension, and those the model exempts by `no_weight_decay`, are not decayed.
+
+    Raises:
+        InputError: `opt` is not an optimizer of timm's.
+    """
+    groups = []
+    for module, exempt, lr, decay in (
+        (student.model, student.model.no_weight_decay() if hasattr(student.model, "no_weight_decay") else (), 1.0, 1.0),
+        (student.projectors, (), config.projector_lr_scale, config.projector_weight_decay_scale),
+    ):
+        for group in param_groups_weight_decay(module, config.weight_decay * decay, no_weight_decay_list=exempt):
+            if group["params"]:
+                groups.append({**group, "lr": config.lr * lr})
+    try:
+        return create_optimizer_v2(groups, opt=config.opt, lr=config.lr, weight_decay=0.0, momentum=config.momentum)
+    except (ValueError, AssertionError) as error:
+        raise InputError(f"opt: '{config.opt}' is no optimizer of timm's ({error})") from error
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, config: TrialConfig, steps_per_epoch: int):
+    """timm's schedule over the trial's full length, stepped once an update (`step_update`)."""
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=config.sched,
+        num_epochs=config.epochs,
+        warmup_epochs=min(config.warmup_epochs, config.epochs - 1),  # a shortened trial keeps an epoch at full rate
+        warmup_lr=config.warmup_lr,
+        min_lr=config.min_lr,
+        decay_epochs=config.decay_epochs,
+        decay_rate=config.decay_rate,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    return scheduler

@@ -1,0 +1,124 @@
+"""A student with its projectors: logits and the stages' logits in one pass."""
+
+import math
+from typing import Literal
+
+import torch.nn as nn
+from torch import Tensor
+
+from trainables.build import probe
+from trainables.errors import InputError
+from trainables.projectors import ConvProjector, TokenProjector
+
+MAX_STAGES = 4
+Taps = Literal["ofakd", "even"] | list[int]
+
+
+def stages_of(model: nn.Module, taps: Taps = "ofakd") -> list[int]:
+    """Which of a timm model's features (indices into `feature_info`) are stages 1, 2, ...: four, or all it has.
+
+    "ofakd" gives the official implementation's taps by rule instead of by table: the last feature of each of the
+    deepest four resolutions, and of n blocks of one resolution the second, the fourth, the third from the end and the
+    last. "even" spaces four taps evenly, the last one included.
+
+    Args:
+        model: a timm model.
+        taps: a rule's name, or one to four ascending indices themselves.
+
+    Raises:
+        InputError: indices that the model has not, or too many of them, or out of order.
+    """
+    count = len(model.feature_info)
+    if isinstance(taps, list):
+        if not 1 <= len(taps) <= MAX_STAGES or sorted(set(taps)) != taps or taps[0] < 0 or taps[-1] >= count:
+            raise InputError(f"taps={taps}: give one to four ascending features of 0 to {count - 1}, or ofakd, or even")
+        return taps
+    last = {info["reduction"]: index for index, info in enumerate(model.feature_info)}
+    if taps == "ofakd" and len(last) >= 3:
+        return sorted(last[reduction] for reduction in sorted(last)[-MAX_STAGES:])
+    if taps == "ofakd" and count >= 8:
+        return [1, 3, count - 3, count - 1]
+    taken = min(count, MAX_STAGES)
+    return [math.ceil((i + 1) * count / taken) - 1 for i in range(taken)]
+
+
+def available_stages(model: nn.Module, taps: Taps = "ofakd") -> list[int]:
+    """The stages a model has: 1 to at most 4."""
+    return list(range(1, len(stages_of(model, taps)) + 1))
+
+
+class Student(nn.Module):
+    """The trained model and one projector for each chosen stage.
+
+    Everything goes through `forward`, so that DistributedDataParallel and torch.compile see it whole. The model comes
+    ready built and projectors are drawn after it: its initial weights do not depend on which projectors there are.
+
+    Args:
+        model: a timm model, as `build_model` gives it.
+        num_classes: logits.
+        img_size: pixels, the side.
+        stages: which stages get a projector, of `available_stages`; empty for none.
+        taps: as for `stages_of`.
+        projector: "conv", "token", or "auto": token where all features have one resolution, conv elsewhere.
+
+    Attributes:
+        model: the student proper, the part that is delivered.
+        projectors: by stage number, as text.
+
+    Raises:
+        InputError: a stage that the model has not, or bad taps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        img_size: int,
+        stages: list[int],
+        taps: Taps = "ofakd",
+        projector: Literal["auto", "conv", "token"] = "auto",
+    ):
+        super().__init__()
+        self.model = model
+        self.stages = sorted(set(stages))
+        indices, available = stages_of(model, taps), available_stages(model, taps)
+        if unknown := [stage for stage in self.stages if stage not in available]:
+            raise InputError(
+                f"stages={self.stages}: {model.pretrained_cfg.get('architecture')} has stages "
+                f"{', '.join(map(str, available))}; leave out {', '.join(map(str, unknown))}"
+            )
+        self.indices = [indices[stage - 1] for stage in self.stages]
+        self.projectors = nn.ModuleDict()
+        if not self.stages:
+            return
+        # shapes are looked up, never tabled: stems pad in their own ways
+        _, features = probe(model, img_size)
+        if projector == "auto":
+            projector = "token" if len({feature.shape[2:] for feature in features}) == 1 else "conv"
+        for stage, index in zip(self.stages, self.indices, strict=True):
+            channels, *grid = features[index].shape[1:]
+            if projector == "token":
+                branch = TokenProjector(channels, tuple(grid), stage, num_classes, model.num_features)
+            else:
+                branch = ConvProjector(channels, stage, model.num_features, num_classes, len(available))
+            self.projectors[str(stage)] = branch
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """[B, 3, H, W] to the model's logits, [B, num_classes], and those of each chosen stage."""
+        if not self.stages:
+            return self.model(x), {}
+        final, features = self.model.forward_intermediates(x, indices=self.indices)
+        logits = self.model.forward_head(final)
+        tapped = zip(self.stages, features, strict=True)
+        return logits, {stage: self.projectors[str(stage)](feature) for stage, feature in tapped}
+
+    def no_weight_decay(self) -> set[str]:
+        """The model's own exemptions from weight decay, by their names in here; timm's optimizers ask for them."""
+        own = self.model.no_weight_decay() if hasattr(self.model, "no_weight_decay") else ()
+        return {f"model.{name}" for name in own}
+
+
+def parameter_counts(student: Student) -> dict[str, int]:
+    """How many parameters the `student` has that is delivered, and how many its `projectors`, for training only."""
+    parts = {"student": student.model, "projectors": student.projectors}
+    return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
