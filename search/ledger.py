@@ -19,7 +19,7 @@ RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
 
 @dataclass
 class TrialRecord:
-    """One trial: `role` is `trial` or `baseline`; `history` holds one dict of metrics an epoch (key `epoch`, from 1)."""
+    """One trial: `role` is `trial` or `baseline`; `history` has one dict of metrics an epoch (key `epoch`, from 1)."""
 
     trial_id: str  # "7" for Optuna's trial number 7; a baseline's own name
     role: str

@@ -8,6 +8,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from search.ledger import OBJECTIVE, RUNNING, Ledger
+from trainables.checkpoint import drop_checkpoint
 
 GROUPS = ("train", "val", "best", "time")  # the metrics' first words; the rest of a result is Tune's own
 
@@ -113,10 +114,11 @@ class StudyCallback(Live, Callback):
         self._finished(trial)
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        self._finished(trial, error=True)
+        self._finished(trial)
 
-    def _finished(self, trial, error: bool = False) -> None:
+    def _finished(self, trial) -> None:
         record = self._record(trial)
+        drop_checkpoint(self._ledger.trial_folder(record.trial_id))  # an ended trial never goes on
         self._tracker.trial_ended(record)
         self._view.trial_ended(record)
         self._broker.forget.remote(record.trial_id)

@@ -61,15 +61,19 @@ def final_table(ledger: Ledger) -> "pandas.DataFrame":
         row[AHEAD] = record.value - scratch.value if comparable else None
         last = record.history[-1] if record.history else {}
         row |= {key: last.get(key) for key in ("val/loss", "val/agreement")}
-        row["params"] = " ".join(f"{key}={_number(value)}" for key, value in record.params.items())
         rows.append(row)
-    columns = ["name", OBJECTIVE, AHEAD, "val/loss", "val/agreement", "epochs", "seconds", "params"]
+    columns = ["name", OBJECTIVE, AHEAD, "val/loss", "val/agreement", "epochs", "seconds"]
     return pandas.DataFrame(rows, columns=columns)
 
 
 def _scratch(ledger: Ledger) -> TrialRecord | None:
     record = ledger.records.get("scratch")
     return record if record and record.role == "baseline" and record.state == COMPLETE else None
+
+
+def in_words(params: dict[str, Any]) -> str:
+    """Searched parameters on one line: `eps=1.23  temperature=2`."""
+    return "  ".join(f"{key}={_number(value)}" for key, value in params.items())
 
 
 def _number(value: Any) -> str:

@@ -112,14 +112,19 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
     written = ["trials.csv", "history.png", "importance.png"]
     if best := ledger.best():
         shutil.copyfile(ledger.trial_folder(best.trial_id) / "student.safetensors", folder / "best_student.safetensors")
-        about = {
+        canonical = {
             "study": plan.settings.name,
+            "trial": best.trial_id,
+            "val_top1": best.value,
             "holdout_images": plan.holdout_images,
             "data_fingerprint": plan.data_fingerprint,
             "teacher_top1": outcome.teacher["top1"],
             "teacher_sha256": outcome.teacher["sha256"],
+            "full_epochs": plan.settings.full_epochs or plan.settings.epochs,
+            "searched": best.params,
+            "config": best.config,
         }
-        results.write_best_yaml(best, about, folder / "best.yaml", study=plan.settings.name)
+        results.write_best_yaml(best, canonical, folder / "best.yaml", study=plan.settings.name)
         written += ["best.yaml", "best_student.safetensors"]
         tracker.study_metric("best/val_top1", best.value, 0)
         tracker.study_tags({"best_trial": best.trial_id})
@@ -134,13 +139,15 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
         counts[record.state] = counts.get(record.state, 0) + 1
     console.print()
     results.print_table(console, results.final_table(ledger))
-    console.print(f"\nteacher {plan.settings.teacher}: {outcome.teacher['top1']:.2f}")
+    if best := ledger.best():
+        console.print(f"\nbest:    {results.in_words(best.params)}")
+    console.print(f"teacher: {plan.settings.teacher} reaches {outcome.teacher['top1']:.2f} on the holdout")
     console.print(results.verdict(ledger, plan.holdout_images))
     console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}")
     console.print(f"files:  {folder}/ (trials.csv, best.yaml, best_student.safetensors, history.png, importance.png)")
     console.print("\ncompare the trials in MLflow's UI:")
     console.print(f"  {_ui_command(uri)}")
-    if ledger.best():
+    if best:
         console.print("export the best configuration:")
         console.print(f"  {_command('export', plan, None)} --study {plan.settings.name} --to json --out exported")
 
@@ -175,28 +182,36 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     from trainables.student import parameter_counts
 
     settings = plan.settings
-    counts = parameter_counts(
-        build_student(plan.base.model_copy(update={"student_source": "scratch"}), plan.num_classes)
-    )
-    console.print(f"study     {settings.name}: {settings.trials} trials of {settings.epochs} epochs, "
-                  f"{len(plan.baselines)} baselines ({', '.join(plan.baselines)})")  # fmt: skip
-    console.print(f"data      {plan.data}")
-    console.print(f"teacher   {settings.teacher} ({settings.teacher_source})")
-    console.print(f"student   {settings.student}: {counts['student'] / 1e6:.2f} M parameters, stages "
-                  f"{', '.join(map(str, plan.available))}, projectors at all of them {counts['projectors'] / 1e6:.2f} M, "
-                  f"recipe '{plan.family}'")  # fmt: skip
-    for note in plan.notes:
-        console.print(f"note      {note}")
+    student = build_student(plan.base.model_copy(update={"student_source": "scratch"}), plan.num_classes)
+    millions = {part: f"{count / 1e6:.2f} M" for part, count in parameter_counts(student).items()}
+    stages = ", ".join(map(str, plan.available))
+    lines = [
+        ("study", f"{settings.name}: {settings.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "
+                  f"{settings.scheduler} scheduler; baselines {', '.join(plan.baselines)}"),
+        ("data", plan.data),
+        ("teacher", f"{settings.teacher} ({settings.teacher_source})"),
+        ("student", f"{settings.student}, {millions['student']} parameters, recipe of family '{plan.family}'"),
+        ("stages", f"{stages}; projectors at all of them have {millions['projectors']} parameters"),
+        *(("note", note) for note in plan.notes),
+    ]  # fmt: skip
+    for word, text in lines:
+        console.print(f"{word:<9} {text}")
     console.print(f"\n{SAMPLES_SHOWN} configurations from the space:")
     for params, _ in plan.space.samples(SAMPLES_SHOWN, settings.seed):
-        console.print("  " + "  ".join(f"{key}={results._number(value)}" for key, value in params.items()))
-    hours = {name: cost[f"{name}_s"] / 3600 for name in ("trial", "study", "study_min")}
-    console.print(f"\na step takes {cost['step_s']:.3f} s here (all stages, batch {plan.base.batch_size}), "
-                  f"{cost['steps_per_epoch']} steps an epoch: a full trial {_span(hours['trial'])}")  # fmt: skip
-    console.print(f"the study on {cost['lanes']} lane(s): {_span(hours['study_min'])} where the scheduler stops as it may, "
-                  f"at most {_span(hours['study'])}, and the teacher's own time")  # fmt: skip
+        console.print(f"  {results.in_words(params)}")
+    console.print(
+        f"\na step takes {cost['step_s']:.3f} s here (all stages, batch {plan.base.batch_size}), "
+        f"{cost['steps_per_epoch']} steps an epoch: a full trial {_span(cost['trial_s'])}"
+    )
+    console.print(
+        f"the study on {cost['lanes']} lane(s): {_span(cost['study_min_s'])} where the scheduler stops as it may, "
+        f"at most {_span(cost['study_s'])}, and the teacher's own time"
+    )
     console.print("nothing was trained or written")
 
 
-def _span(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
+def _span(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""The search function of a space as the study uses it: ranges overridden, values checked, stages cut to the student's."""
+"""The search function of a space as the study uses it: ranges overridden, and all that comes out checked."""
 
 import difflib
 from collections.abc import Callable

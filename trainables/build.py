@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
+import trainables.models  # noqa: F401 - registers our own with timm
 from trainables.errors import InputError
 
 # timm's arguments that fields of their own set; `features_only` builds another kind of model

@@ -85,6 +85,7 @@ class _Run:
     """The moving parts of a trial between two epochs."""
 
     def __init__(self, config: TrialConfig, assets: Assets, context: RunContext):
+        self.begun, self.first_step_s = time.perf_counter(), None
         self.config, self.assets, self.context = config, assets, context
         checkpoint.seed_everything(config.seed)
         splits = assets.splits(config)
@@ -137,6 +138,7 @@ class _Run:
             raise TrialFailure(f"the holdout loss is {metrics['val/loss']} in epoch {self.epoch}")
         metrics["best/val_top1"] = max([metrics["val/top1"]] + [entry["val/top1"] for entry in self.history])
         metrics["time/epoch_s"] = time.perf_counter() - begun
+        metrics["time/start_s"] = self.first_step_s  # from the slot to the first step of this attempt
         self.history.append(metrics)
         self._save()
         return metrics
@@ -167,6 +169,8 @@ class _Run:
                 torch.nn.utils.clip_grad_norm_(self.student.parameters(), config.clip_grad)
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            if self.first_step_s is None:
+                self.first_step_s = time.perf_counter() - self.begun
             step += 1
             if self.scheduler:
                 self.scheduler.step_update(step)

@@ -88,7 +88,7 @@ def test_a_set_field_holds_whatever_the_space_says():
 
 
 def test_a_space_may_return_only_what_a_trial_has():
-    with pytest.raises(InputError, match="'temprature'.*did you mean temperature"):
+    with pytest.raises(InputError, match=r"'temprature'.*did you mean temperature"):
         trial_config(resolved(), {}, {"temprature": 1.0})
 
 

@@ -35,7 +35,7 @@ def batches_of(split, epoch=0, **options):
 
 def assert_equal(one, other):
     assert len(one) == len(other) > 0
-    for (images, target), (other_images, other_target) in zip(one, other):
+    for (images, target), (other_images, other_target) in zip(one, other, strict=True):
         assert torch.equal(images, other_images) and torch.equal(target, other_target)
 
 
@@ -56,8 +56,8 @@ def test_without_augmentation_an_epoch_shows_every_image_with_its_target(splits)
     ((images, target),) = batches_of(splits.train, **plain)
     expected, expected_target = next(iter(eval_loader(splits.train, 16, mean=MEAN, std=STD, batch_size=40)))
     assert not torch.equal(target, expected_target)  # shuffled
-    shown = sorted((int(y), x.numpy().tobytes()) for x, y in zip(images, target))
-    assert shown == sorted((int(y), x.numpy().tobytes()) for x, y in zip(expected, expected_target))
+    shown = sorted((int(y), x.numpy().tobytes()) for x, y in zip(images, target, strict=True))
+    assert shown == sorted((int(y), x.numpy().tobytes()) for x, y in zip(expected, expected_target, strict=True))
 
 
 @pytest.mark.parametrize("size", [16, 32])
@@ -110,7 +110,7 @@ def test_workers_take_the_same_batches_apart(splits, mixing, world_size):
     parts = [[batch for epoch in range(3) for batch in stream.epoch(epoch)] for stream in streams]
     together = [
         (torch.cat([images for images, _ in batch])[order], torch.cat([target for _, target in batch])[order])
-        for batch in zip(*parts)
+        for batch in zip(*parts, strict=True)
     ]
     assert_equal(whole, together)
 

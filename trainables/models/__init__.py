@@ -1,5 +1,5 @@
 """Models of ours, registered with timm on import: what timm builds by name here, it builds with these too."""
 
-from trainables.models import resmlp
+from trainables.models import mlp_mixer
 
-__all__ = ["resmlp"]
+__all__ = ["mlp_mixer"]

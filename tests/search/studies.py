@@ -1,0 +1,106 @@
+"""Running real studies as a user does: the command line in a process of its own, and looking at what is left."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+MAIN_SPACE = str(ROOT / "spaces" / "vit_to_mlp.py")
+LIMIT_S = 600  # generous: the machine may be slow
+
+# A small study whose trials end in every way there is; `{body}` is the search function's.
+SPACE = """
+import sys
+sys.path.insert(0, {root!r})
+from search.study import Scale, Study
+from tests.conftest import TINY
+
+def space(trial):
+{body}
+
+STUDY = Study(
+    space=space,
+    first_guesses={guesses!r},
+    baselines=["scratch"],
+    scales={{"embedded": Scale(**{{
+        **{{key: value for key, value in TINY.items() if key not in ("stages", "eps")}},
+        "teacher_recipe": {{"epochs": 12, "batch_size": 32, "hflip": 0.0, "lr": 2e-3}},
+        **dict({fields}),
+    }})}},
+)
+"""
+
+
+def write_space(folder: Path, body: str, guesses: list[dict], fields: str = "") -> str:
+    """A space file over the tests' tiny pair."""
+    path = folder / "space.py"
+    indented = "\n".join(f"    {line}" for line in body.splitlines())
+    path.write_text(SPACE.format(root=str(ROOT), body=indented, guesses=guesses, fields=fields))
+    return str(path)
+
+
+@dataclass
+class Ran:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen:
+    """Starts `search/run.py` in a process group of its own, as a terminal does."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "search" / "run.py"), *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(*arguments: str, cwd: Path) -> Ran:
+    """Runs `search/run.py` to its end."""
+    process = start(*arguments, cwd=cwd)
+    out, err = process.communicate(timeout=LIMIT_S)
+    return Ran(process.returncode, out, err)
+
+
+def wait_for(condition, what: str, limit: float = LIMIT_S):
+    """Waits until a condition gives something; fails with `what` after the limit."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not happen within {limit} s")
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Processes, but ours, that still know a study's folder or its Ray session; looked for until they are gone."""
+
+    def remaining():
+        found = []
+        for process in psutil.process_iter():
+            try:
+                words = " ".join(process.cmdline())
+                if process.pid != os.getpid() and (str(folder) in words or _works_in(process, folder)):
+                    found.append(f"{process.pid} {words[:120]}")
+            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                continue
+        return found
+
+    end = time.monotonic() + 60
+    while (found := remaining()) and time.monotonic() < end:
+        time.sleep(0.5)
+    return found
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    return Path(process.cwd()).is_relative_to(folder) or process.environ().get("OFAKD_TEST") == str(folder)

@@ -1,0 +1,158 @@
+"""The whole main job at smoke size, once, through the real Ray, Optuna and MLflow; every test looks at what it left."""
+
+import json
+import math
+import os
+
+import optuna
+import pandas
+import pytest
+import timm
+import torch
+import yaml
+from mlflow import MlflowClient
+from PIL import Image
+from safetensors.torch import load_file
+
+import trainables.models  # noqa: F401 - the student's name
+from search import export
+from tests.search import studies
+
+NAME = "smoke"
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job")
+    os.environ["OFAKD_TEST"] = str(folder)  # every process of the study inherits it
+    ran = studies.run("--space", studies.MAIN_SPACE, "--smoke", "--name", NAME, cwd=folder)
+    assert ran.code == 0, ran.err + ran.out
+    return folder, ran, studies.left_behind(folder)
+
+
+@pytest.fixture(scope="module")
+def runs(job):
+    folder, *_ = job
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name(NAME)
+    return client, client.search_runs([experiment.experiment_id])
+
+
+def test_it_trains_three_trials_and_the_baselines(job):
+    folder, _, _ = job
+    table = pandas.read_csv(folder / "runs" / NAME / "trials.csv")
+    assert sorted(table[table.role == "baseline"].trial_id) == ["kd", "scratch"]
+    assert len(table[table.role == "trial"]) == 3
+    assert set(table.state) == {"complete"}
+    assert (table.epochs == 2).all()
+
+
+def test_the_terminal_tells_the_end(job):
+    _, ran, _ = job
+    for said in ("scratch", "The best trial", "mlflow ui", "export.py", f"runs/{NAME}/", "run.log", "teacher"):
+        assert said in ran.out
+    assert ran.err == ""
+    assert "Traceback" not in ran.out
+
+
+def test_no_process_outlives_the_study(job):
+    assert job[2] == []
+
+
+def test_optuna_holds_the_same_trials(job):
+    folder, *_ = job
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "runs" / NAME / "optuna.log"))
+    study = optuna.load_study(study_name=NAME, storage=optuna.storages.JournalStorage(backend))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
+    assert all(sorted(trial.intermediate_values) == [1, 2] for trial in study.trials)
+    assert study.trials[0].params["eps"] == 1.0  # the first guess
+
+
+def test_mlflow_holds_a_parent_and_its_children(runs):
+    client, found = runs
+    by_role = {}
+    for run in found:
+        by_role.setdefault(run.data.tags["role"], []).append(run)
+    assert {role: len(members) for role, members in by_role.items()} == {"study": 1, "trial": 3, "baseline": 2}
+    parent = by_role["study"][0]
+    assert parent.info.status == "FINISHED"
+    for name in ("pair", "scale", "git_commit", "data_fingerprint", "teacher_sha256"):
+        assert parent.data.tags[name]
+    assert "teacher/top1" in parent.data.metrics and parent.data.params["seed"] == "0"
+    children = by_role["trial"] + by_role["baseline"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert len({frozenset(run.data.params) for run in children}) == 1  # equal in name, so that Compare works
+    for run in children:
+        assert run.data.tags["state"] == "complete" and run.info.status == "FINISHED"
+        assert {"student", "teacher", "distiller", "eps", "temperature", "stages", "lr"} <= set(run.data.params)
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {
+        "vit_to_mlp.py", "settings.yaml", "versions.yaml", "trials.csv", "best.yaml", "history.png", "importance.png",
+    } <= artifacts  # fmt: skip
+
+
+def test_every_epoch_is_in_mlflow_once_and_equals_the_record(job, runs):
+    folder, *_ = job
+    client, found = runs
+    for run in found:
+        if run.data.tags["role"] == "study":
+            continue
+        record = json.loads((folder / "runs" / NAME / "trials" / run.data.tags["trial_id"] / "record.json").read_text())
+        assert record["run_id"] == run.info.run_id
+        for name in set(record["history"][0]) - {"epoch", "best/val_top1"}:
+            logged = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
+            assert sorted(logged) == [(entry["epoch"], entry[name]) for entry in record["history"]], name
+
+
+def test_the_best_is_the_student_alone(job):
+    folder, *_ = job
+    study = folder / "runs" / NAME
+    best = yaml.safe_load((study / "best.yaml").read_text())
+    config = best.get("config", best)
+    weights = load_file(study / "best_student.safetensors")
+    model = timm.create_model(
+        config["student"], num_classes=10, img_size=config["img_size"], **config["student_kwargs"]
+    )
+    model.load_state_dict(weights)
+    assert torch.isfinite(model(torch.zeros(1, 3, config["img_size"], config["img_size"]))).all()
+    assert all(isinstance(config[name], float) and math.isfinite(config[name]) for name in ("eps", "lr", "min_lr"))
+
+
+def test_the_plots_show_something(job):
+    folder, *_ = job
+    for name in ("history.png", "importance.png"):
+        image = Image.open(folder / "runs" / NAME / name).convert("L")
+        assert image.size[0] > 600 and len(set(image.resize((100, 100)).getdata())) > 10
+
+
+def test_the_export_command_of_the_last_lines_works(job, tmp_path, capsys):
+    folder, *_ = job
+    arguments = ["--study", NAME, "--storage", str(folder / "runs"), "--to", "json", "--out", str(tmp_path / "out")]
+    assert export.main(arguments) == 0
+    record = json.loads((tmp_path / "out" / "best.json").read_text())
+    assert record
+    assert (tmp_path / "out" / "student.safetensors").exists()
+    assert export.main(arguments) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert export.main(["--study", "nosuch", "--to", "xml", "--out", str(tmp_path / "new")]) == 2
+    assert capsys.readouterr().err.count("error:") == 2
+
+
+def test_a_taken_name_is_refused(job):
+    folder, *_ = job
+    ran = studies.run("--space", studies.MAIN_SPACE, "--smoke", "--name", NAME, cwd=folder)
+    assert ran.code == 2
+    assert ran.err.startswith(f"error: --name: study '{NAME}' exists") and ran.err.count("\n") == 1
+
+
+def test_an_ended_study_is_extended_by_a_larger_total(job):
+    folder, *_ = job
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs" / NAME / "trials").glob("*/record.json")}
+    ran = studies.run("--space", studies.MAIN_SPACE, "--name", NAME, "--resume", "--trials", "4", cwd=folder)
+    assert ran.code == 0, ran.err + ran.out
+    table = pandas.read_csv(folder / "runs" / NAME / "trials.csv")
+    assert len(table[table.role == "trial"]) == 4 and table.trial_id.is_unique
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items())  # no earlier trial was touched
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name(NAME)
+    assert len(client.search_runs([experiment.experiment_id])) == 1 + 2 + 4
