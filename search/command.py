@@ -128,9 +128,10 @@ def _in_use(port: int) -> bool:
 def _lanes_that_fit(settings: Settings) -> int:
     """How many trials run side by side on this machine, by its CPUs and GPUs; a cluster's own count with --address."""
     if settings.address:
-        from search.experiment import cluster_resources
+        from search.cluster import cluster_resources
 
-        cpus, gpus = cluster_resources(settings)
+        with noise_to(Path(os.devnull)):
+            cpus, gpus = cluster_resources(settings)
     else:
         cpus, gpus = os.cpu_count() or 1, 0
         if settings.gpus_per_trial:

@@ -1,6 +1,5 @@
 """A study from its plan to its results: Ray, lanes, teacher, Tune, and a clean end whatever happens."""
 
-import os
 import shutil
 import signal
 import threading
@@ -8,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.cluster import start_ray
 from search.ledger import RUNNING, Ledger
 from search.preflight import Plan
 from search.tracking import Tracker
@@ -218,38 +218,3 @@ class Experiment:
         from trainables.teacher import fingerprint
 
         return fingerprint(self.plan.base, self.plan.teacher_recipe, self.plan.data_fingerprint)
-
-
-def start_ray(settings) -> None:
-    """Starts a cluster on this machine, or joins the one at `address`.
-
-    Raises:
-        InputError: nobody answers at the address.
-    """
-    import ray
-
-    root = str(Path(__file__).resolve().parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow and the ledger remember
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study's own handler knows more
-    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a proxy that waits for an epoch is no dead one
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # how soon a dead worker is seen
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if settings.address:
-        environment = {"env_vars": {"PYTHONPATH": root}}
-        try:
-            ray.init(address=settings.address, runtime_env=environment, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(f"--address: no Ray cluster answers at '{settings.address}' ({error})") from error
-        return
-    wanted = (settings.concurrency or 1) * settings.workers_per_trial * settings.cpus_per_worker
-    dashboard = {"include_dashboard": settings.dashboard_port is not None}
-    if settings.dashboard_port:
-        dashboard |= {"dashboard_host": "127.0.0.1", "dashboard_port": settings.dashboard_port}
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, wanted),
-        object_store_memory=256 * 2**20,  # only control messages pass through it
-        **dashboard,
-        **quiet,
-    )

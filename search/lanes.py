@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from search.settings import Settings
@@ -31,7 +32,8 @@ class Lanes:
         ]
 
     def start(self) -> None:
-        """Starts all lanes; returns at once."""
+        """Starts all lanes; returns at once. The others follow the first, which the teacher waits for: starting them
+        together makes all of them late where cores are few."""
         for thread in self._threads:
             thread.start()
 
@@ -49,15 +51,23 @@ class Lanes:
     def _keep(self, number: int) -> None:
         """One lane's thread: its Ray Train run, and another where that one ended unasked."""
         error = "it ended"
+        while number > 0 and not self._first_stands():
+            time.sleep(0.5)
         for _ in range(1 + RESTARTS):
+            if self._closing.is_set():
+                return
             try:
                 self._trainer(number).fit()
             except Exception as caught:
                 error = f"{type(caught).__name__}: {caught}"
                 log.exception("lane %d ended", number)
-            if self._closing.is_set():
-                return
-        self._lost[number] = f"lane {number} was lost: {error.splitlines()[0]}"
+        if not self._closing.is_set():
+            self._lost[number] = f"lane {number} was lost: {error.splitlines()[0]}"
+
+    def _first_stands(self) -> bool:
+        import ray
+
+        return self._closing.is_set() or 0 in self._lost or bool(ray.get(self._broker.lanes.remote()))
 
     def _trainer(self, number: int):
         import ray.train

@@ -41,10 +41,7 @@ class SearchSpace:
         Raises:
             InputError: the space's function fails, or returns no dict.
         """
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        study = _random_study(seed)
         drawn = []
         for _ in range(count):
             trial = study.ask()
@@ -68,9 +65,7 @@ class SearchSpace:
         """
         problems: list[str] = []
         names: dict[str, Any] = {}
-        import optuna
-
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=settings.seed))
+        study = _random_study(settings.seed)
         for params, fields in self.samples(SAMPLES, settings.seed):
             names |= dict.fromkeys([*params, *self._asked, *(SEARCHABLE & set(self._overrides))])
             _collect(lambda fields=fields: compose(fields), problems)
@@ -147,6 +142,13 @@ class _Trial:
         if name in self._overrides:
             return self._overrides[name].suggest(self._trial)
         return self._trial.suggest_categorical(name, choices)
+
+
+def _random_study(seed: int):
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
 
 
 def _collect(make: Callable[[], Any], problems: list[str]) -> None:

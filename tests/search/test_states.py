@@ -17,7 +17,10 @@ return {
     "lr": {"good": 2e-3, "bad": 1e-9, "nan": 1e30}[way],
     "opt": "sgd" if way == "nan" else "adamw",
 }"""
-FIELDS = "trials=6, epochs=6, grace_epochs=3, reduction_factor=2, labels_per_class=60, student='mixer_nano', student_kwargs={}"
+FIELDS = (
+    "trials=6, epochs=6, grace_epochs=3, reduction_factor=2, labels_per_class=60, "
+    "student='mixer_nano', student_kwargs={}"
+)
 WAYS = ["good", "good", "bad", "nan", "bad", "good"]
 
 

@@ -1,0 +1,74 @@
+"""The Ray cluster of a study: started on this machine, or joined."""
+
+import os
+import socket
+from pathlib import Path
+
+from trainables.errors import InputError
+
+
+def start_ray(settings) -> None:
+    """Starts a cluster on this machine, or joins the one at `address`; nothing where that was done before.
+
+    Raises:
+        InputError: nobody answers at the address.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+
+    root = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow and the ledger remember
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study's own handler knows more
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a proxy that waits for an epoch is no dead one
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # how soon a dead worker is seen
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if settings.address:
+        environment = {"env_vars": {"PYTHONPATH": root}}
+        _somebody_listens(settings.address)
+        try:
+            ray.init(address=settings.address, runtime_env=environment, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(f"--address: no Ray cluster answers at '{settings.address}' ({error})") from error
+        return
+    wanted = (settings.concurrency or 1) * settings.workers_per_trial * settings.cpus_per_worker
+    dashboard = {"include_dashboard": settings.dashboard_port is not None}
+    if settings.dashboard_port:
+        dashboard |= {"dashboard_host": "127.0.0.1", "dashboard_port": settings.dashboard_port}
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, wanted),
+        object_store_memory=256 * 2**20,  # only control messages pass through it
+        **dashboard,
+        **quiet,
+    )
+
+
+def cluster_resources(settings) -> tuple[float, float]:
+    """CPUs and GPUs of the running cluster at `address`; stays connected.
+
+    Raises:
+        InputError: as `start_ray`.
+    """
+    import ray
+
+    start_ray(settings)
+    resources = ray.cluster_resources()
+    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+
+
+def _somebody_listens(address: str) -> None:
+    """Ray itself would wait for half a minute."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise InputError(f"--address: '{address}' is no HOST:PORT of a running Ray cluster's head, nor 'auto'")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise InputError(
+            f"--address: nobody answers at {address} ({error.strerror}); is `ray start` running there?"
+        ) from error

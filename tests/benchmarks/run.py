@@ -1,0 +1,40 @@
+"""Runs one benchmark: prints its table and writes its figures.
+
+python tests/benchmarks/run.py NAME --json FILE
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)
+BENCHMARKS = {"testbed": "the embedded pair: what the teacher is worth, and what the configuration decides"}
+
+
+def main() -> int:
+    """Runs the benchmark of that name; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "name", choices=BENCHMARKS, help="; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
+    arguments = parser.parse_args()
+    figures = importlib.import_module(f"tests.benchmarks.{arguments.name}").measure()
+    for key, number in figures.items():
+        print(f"{key:<28} {number:10.2f}")
+    if arguments.json:
+        import torch
+
+        machine = {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
+        content = {"benchmark": arguments.name, "machine": machine, "figures": figures}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

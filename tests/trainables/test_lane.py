@@ -1,0 +1,62 @@
+"""How a lane's worker treats a job that fails; whole lanes run in tests/search."""
+
+import pytest
+import ray
+
+from trainables import lane
+from trainables.context import RunContext, TrialFailure
+from trainables.errors import InputError
+
+JOB = {"kind": "trial", "trial_id": "7", "attempt": 1, "known_epoch": 0, "teacher_folder": "t", "folder": "f"}
+
+
+class Assets:
+    teacher_weights = None
+
+
+class Broker:
+    """Takes notes as the real one does, without Ray."""
+
+    def __init__(self):
+        self.notes = []
+        self.note = self
+
+    def remote(self, *note):
+        self.notes.append(note)
+
+
+@pytest.fixture
+def outcome(monkeypatch, tiny):
+    monkeypatch.setattr(ray, "get", lambda ref: ref)
+
+    def call(error, world_size=1, broker=None):
+        def fail(*_):
+            raise error
+
+        monkeypatch.setattr(lane, "run_trial", fail)
+        context = RunContext("f", lambda _: True, world_size=world_size)
+        return lane._run({**JOB, "config": tiny().model_dump()}, Assets(), context, broker or Broker())
+
+    return call
+
+
+def test_a_trial_that_raises_fails_alone(outcome):
+    assert outcome(ValueError("boom")) == {"error": "ValueError: boom"}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_what_all_ranks_meet_alike_is_the_trials_failure(outcome, world_size):
+    assert outcome(TrialFailure("the loss is nan"), world_size)["error"] == "the loss is nan"
+    assert outcome(InputError("stages: no"), world_size)["bad_input"]
+
+
+def test_with_several_workers_an_error_may_be_anothers_death_and_restarts_the_workers(outcome):
+    broker = Broker()
+    with pytest.raises(RuntimeError, match="reset by peer"):
+        outcome(RuntimeError("connection reset by peer"), 2, broker)
+    assert broker.notes == [("7", 1, "RuntimeError: connection reset by peer")]
+
+
+def test_a_poisoned_cuda_context_ends_the_process(outcome):
+    with pytest.raises(RuntimeError):
+        outcome(RuntimeError("CUDA error: device-side assert triggered"))
