@@ -1,5 +1,6 @@
 """A study from its plan to its results: Ray, lanes, teacher, Tune, and a clean end whatever happens."""
 
+import contextlib
 import shutil
 import signal
 import threading
@@ -57,7 +58,6 @@ class Experiment:
         """
         import ray
 
-        previous = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.view.phase("starting Ray")
             start_ray(self.settings)
@@ -79,9 +79,17 @@ class Experiment:
             return Outcome(self._interrupted.is_set(), self.ledger, teacher, study)
         finally:
             ray.shutdown()
+            shutil.rmtree(self.folder / "ray", ignore_errors=True)
+
+    @contextlib.contextmanager
+    def interruptible(self):
+        """Within this, the first Ctrl-C (or SIGTERM) lets `run` stop cleanly."""
+        previous = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
             for kind, handler in previous.items():
                 signal.signal(kind, handler)
-            shutil.rmtree(self.folder / "ray", ignore_errors=True)
 
     def _on_signal(self, number, frame) -> None:
         """The first Ctrl-C stops cleanly; the next one at once."""
@@ -100,7 +108,8 @@ class Experiment:
             "kind": "teacher",
             "config": self.plan.base.model_dump(),
             "recipe": self.plan.teacher_recipe,
-            "folder": str(self._teacher_folder),
+            "folder": str(self.folder / "teacher"),
+            "teacher_folder": str(self._teacher_folder),
         }
         self.view.phase(f"bringing up {self.settings.concurrency} lane(s); making {self.settings.teacher} ready")
         ray.get(broker.submit.remote(TEACHER, job, judged=False))

@@ -31,7 +31,6 @@ class TrialRecord:
     ended: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     run_id: str | None = None  # MLflow's
-    weights: str | None = None  # the student's safetensors, once complete
 
     @property
     def epoch(self) -> int:

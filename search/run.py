@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         return report_problems(error)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return 130
 
 

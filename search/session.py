@@ -55,8 +55,9 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
                 view.note(note)
             view.phase("opening MLflow")
             try:
-                _open_tracking(tracker, plan, folder, space, resume)
-                outcome = experiment.run()
+                with experiment.interruptible():
+                    _open_tracking(tracker, plan, folder, space, resume)
+                    outcome = experiment.run()
             except StudyError as error:
                 problem = str(error)
             except InputError:

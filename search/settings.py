@@ -13,7 +13,7 @@ from search.study import SCALES, Study
 from trainables.config import DataFields, Distillation, Recipe, StudentFields, TeacherFields, TrialConfig
 from trainables.errors import InputError
 
-SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 1}
+SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2}
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
 
 

@@ -1,8 +1,12 @@
-"""ViT teaches MLP: the paper's row ViT-S to ResMLP-S12.
+"""ViT teaches MLP: the paper's row Swin-T to ResMLP-S12.
 
-python search/run.py --space spaces/vit_to_mlp.py                       # digits on 2 cores, about 4 minutes
+Published top-1 for that row: CIFAR-100 80.63 with OFA, 71.89 with KD, 66.56 alone; ImageNet-1K 77.31, 76.67, 76.65.
+
+python search/run.py --space spaces/vit_to_mlp.py                       # digits, 2 cores, about 3 minutes
 python search/run.py --space spaces/vit_to_mlp.py --scale cifar100 --data-dir DIR --gpus-per-trial 1
 python search/run.py --space spaces/vit_to_mlp.py --scale imagenet --data DIR --gpus-per-trial 1
+
+The larger scales take GPU-days: --dry-run on the machine that shall train says how many.
 """
 
 from search.study import Scale, Study
@@ -54,15 +58,15 @@ STUDY = Study(
             data="digits",
             img_size=16,
             holdout=0.28,
-            labels_per_class=15,  # the teacher has seen them all: that is what there is to gain
-            recipe={"crop_scale": [0.4, 1.0]},
-            epochs=54,
-            grace_epochs=6,
+            labels_per_class=30,  # the teacher has seen them all: that is what there is to gain
+            recipe={"batch_size": 30, "crop_scale": [0.6, 1.0]},
+            epochs=30,
+            grace_epochs=10,  # a third: the order of earlier epochs says little about the last one's
             trials=16,
         ),
         "cifar100": Scale(
-            teacher="vit_small_patch16_224",
-            teacher_source="fit",
+            teacher="swin_tiny_patch4_window7_224",
+            teacher_source="fit",  # from timm's ImageNet weights, as the paper's teacher was
             student="resmlp_12_224",
             data="torch/cifar100",
             img_size=224,
@@ -74,7 +78,7 @@ STUDY = Study(
             recipe={"amp": True},
         ),
         "imagenet": Scale(
-            teacher="vit_small_patch16_224",
+            teacher="swin_tiny_patch4_window7_224",
             teacher_source="pretrained",
             student="resmlp_12_224",
             data="imagenet",

@@ -1,8 +1,8 @@
 """A lane's worker: the one module that enters Ray Train. It serves one job after another until it is told to quit.
 
 Rank 0 takes jobs from the broker (search/broker.py) and shares them with the other ranks over a gloo group of its own;
-a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `config`, `folder`, and for a trial
-`known_epoch` and `teacher_folder`, for a teacher `recipe`.
+a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `config`, `folder`, `teacher_folder`, and
+for a trial `known_epoch`, for a teacher `recipe`.
 """
 
 import gc
@@ -71,7 +71,7 @@ def _run(job: dict, assets: Assets, context: RunContext, broker) -> dict:
         config = TrialConfig(**job["config"])
         if job["kind"] == "teacher":
             assets.teacher_weights = None
-            return {"result": prepare_teacher(config, job["recipe"], assets, context)}
+            return {"result": prepare_teacher(config, job["recipe"], assets, context, Path(job["teacher_folder"]))}
         assets.teacher_weights = Path(job["teacher_folder"]) / WEIGHTS
         run_trial(config, assets, context, job["known_epoch"])
         return {}

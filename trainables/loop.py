@@ -74,7 +74,6 @@ def run_trial(config: TrialConfig, assets: Assets, context: RunContext, known_ep
             if not context.report(metrics):
                 return False
         if context.rank == 0:
-            checkpoint.save_weights(run.delivered(), context.folder / STUDENT)
             checkpoint.drop_checkpoint(context.folder)
         return True
     finally:
@@ -203,6 +202,8 @@ class _Run:
     def _save(self) -> None:
         random = self.context.gather(checkpoint.random_state())
         if self.context.rank == 0:
+            if self.epoch == self.config.epochs:  # before it is reported, so that a complete trial has its weights
+                checkpoint.save_weights(self.delivered(), self.context.folder / STUDENT)
             checkpoint.save_checkpoint(
                 self.context.folder,
                 {
@@ -216,8 +217,3 @@ class _Run:
                     "history": self.history,
                 },
             )
-
-
-def weights_path(folder: Path) -> Path:
-    """Where a trial that ran to its end leaves its student."""
-    return Path(folder) / STUDENT

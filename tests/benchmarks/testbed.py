@@ -30,8 +30,9 @@ def measure() -> dict[str, float]:
     assets = Assets()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        teacher = prepare_teacher(plan.base, plan.teacher_recipe, assets, RunContext(folder, lambda _: True))
-        assets.teacher_weights = folder / WEIGHTS
+        context, kept = RunContext(folder / "fitting", lambda _: True), folder / "teacher"
+        teacher = prepare_teacher(plan.base, plan.teacher_recipe, assets, context, kept)
+        assets.teacher_weights = kept / WEIGHTS
         trained = 0
 
         def accuracy(config: TrialConfig) -> float:

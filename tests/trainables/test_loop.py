@@ -11,7 +11,7 @@ from trainables.assets import Assets
 from trainables.checkpoint import NAME
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
-from trainables.loop import run_trial, weights_path
+from trainables.loop import STUDENT, run_trial
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
 
@@ -24,10 +24,9 @@ def assets(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("teacher")
     made = Assets()
-    prepare_teacher(
-        TrialConfig(**TINY), {"epochs": 2, "batch_size": 64, "hflip": 0.0}, made, RunContext(folder, lambda _: True)
-    )
-    made.teacher_weights = folder / WEIGHTS
+    context, kept = RunContext(folder / "work", lambda _: True), folder / "kept"
+    prepare_teacher(TrialConfig(**TINY), {"epochs": 2, "batch_size": 64, "hflip": 0.0}, made, context, kept)
+    made.teacher_weights = kept / WEIGHTS
     return made
 
 
@@ -69,7 +68,7 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tiny, assets
     torch.rand(3)  # whatever a process does between two trials
     second = train(config, assets, tmp_path / "cut", known_epoch=2)
     assert first + second == whole
-    weights, again = (load_file(weights_path(tmp_path / name)) for name in ("whole", "cut"))
+    weights, again = (load_file(tmp_path / name / STUDENT) for name in ("whole", "cut"))
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
@@ -88,7 +87,7 @@ def test_a_restarted_trial_repeats_what_did_not_arrive(tiny, assets, tmp_path):
 def test_a_stop_trains_no_further_epoch(tiny, assets, tmp_path):
     assert len(train(tiny(), assets, tmp_path, stop_after=1)) == 1
     assert torch.load(tmp_path / NAME, weights_only=True)["epoch"] == 1
-    assert not weights_path(tmp_path).exists()
+    assert not (tmp_path / STUDENT).exists()
 
 
 def test_the_student_alone_loads_in_plain_timm_with_the_same_logits(tiny, assets, tmp_path):
@@ -109,7 +108,7 @@ def test_the_student_alone_loads_in_plain_timm_with_the_same_logits(tiny, assets
     finally:
         loop._Run.delivered = original
     plain = timm.create_model(config.student, num_classes=10, img_size=16, **config.student_kwargs)
-    plain.load_state_dict(load_file(weights_path(tmp_path)))
+    plain.load_state_dict(load_file(tmp_path / STUDENT))
     images = torch.randn(4, 3, 16, 16)
     assert torch.equal(plain.eval()(images), kept["model"].eval()(images))
 
