@@ -3,7 +3,6 @@
 import math
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
 import timm.utils
 import torch
