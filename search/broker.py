@@ -18,7 +18,8 @@ class _Trial:
         self.trial_id, self.job, self.judged = trial_id, job, judged
         self.attempt = 0
         self.last_error = "its worker died"
-        self.stopped = self.over = False
+        self.stopped = self.over = self.hopeless = self.forgotten = False
+        self.epoch = 0  # the last one reported
         self.events: asyncio.Queue = asyncio.Queue()
         self.verdict: asyncio.Future | None = None
 
@@ -51,21 +52,37 @@ class Broker:
         return await self._trials[trial_id].events.get()
 
     async def verdict(self, trial_id: str, epoch: int, go_on: bool) -> None:
-        """Tune's answer to a report."""
-        trial = self._trials[trial_id]
+        """Tune's answer to the report of that epoch; one that comes late answers no later report."""
+        trial = self._trials.get(trial_id)
+        if trial is None:
+            return
         if not go_on:
             trial.stopped = True
-        if trial.verdict and not trial.verdict.done():
-            trial.verdict.set_result(go_on)
+        if epoch == trial.epoch:
+            self._answer(trial, go_on)
 
     async def reason(self, trial_id: str) -> str:
         """Why a trial failed."""
-        return self._trials[trial_id].last_error
+        trial = self._trials.get(trial_id)
+        return trial.last_error if trial else "its proxy died"
 
     async def forget(self, trial_id: str) -> None:
-        """Drops a trial that Tune has recorded, so that the broker does not grow."""
-        if self._trials.get(trial_id) and self._trials[trial_id].over:
-            del self._trials[trial_id]
+        """Tune is done with a trial: a lane that is still at it is told to stop, then nothing of it is kept."""
+        if trial := self._trials.get(trial_id):
+            trial.forgotten = trial.stopped = True
+            self._answer(trial, False)
+            if trial in self._queue:
+                self._queue.remove(trial)
+            if trial.over or trial not in self._by_lane.values():
+                del self._trials[trial_id]
+
+    async def lane_lost(self, lane: int) -> None:
+        """A lane is gone for good: its trial goes to another one."""
+        async with self._changed:
+            trial = self._by_lane.pop(lane, None)
+            if trial and not trial.stopped:
+                self._queue.appendleft(trial)
+            self._changed.notify_all()
 
     async def close(self) -> None:
         """Stops all trials at their next report, wakes all proxies, and lets idle lanes quit."""
@@ -73,8 +90,7 @@ class Broker:
             self._closed = True
             for trial in list(self._trials.values()):
                 trial.stopped = True
-                if trial.verdict and not trial.verdict.done():
-                    trial.verdict.set_result(False)
+                self._answer(trial, False)
                 trial.events.put_nowait(("stopped", None))
             self._queue.clear()
             self._changed.notify_all()
@@ -91,10 +107,13 @@ class Broker:
         self._seen[lane] = (time.monotonic(), pid)
         trial = self._by_lane.get(lane)
         if trial and not (trial.stopped or self._closed):
-            if trial.attempt < MAX_ATTEMPTS:
+            if trial.attempt < MAX_ATTEMPTS and not trial.hopeless:
                 return self._hand_over(lane, trial)
-            trial.last_error = f"given up after {MAX_ATTEMPTS} attempts: {trial.last_error}"
-            self._end(trial, "failed", trial.last_error)
+            if not trial.hopeless:
+                trial.last_error = f"given up after {MAX_ATTEMPTS} attempts: {trial.last_error}"
+            self._end(trial, "bad_input" if trial.hopeless else "failed", trial.last_error)
+        elif trial:
+            self._end(trial, "stopped")
         self._by_lane.pop(lane, None)
         async with self._changed:
             if not self._queue and not self._closed:
@@ -111,7 +130,7 @@ class Broker:
         trial = self._trials.get(trial_id)
         if trial is None or trial.stopped or attempt != trial.attempt:
             return False
-        trial.job["known_epoch"] = metrics["epoch"]
+        trial.job["known_epoch"] = trial.epoch = metrics["epoch"]
         if trial.judged:
             trial.verdict = asyncio.get_running_loop().create_future()
         trial.events.put_nowait(("report", metrics))
@@ -122,10 +141,10 @@ class Broker:
         except TimeoutError:
             return not trial.stopped
 
-    async def note(self, trial_id: str, attempt: int, error: str) -> None:
-        """What a worker met before it went down with its process."""
-        if trial_id in self._trials:
-            self._trials[trial_id].last_error = error
+    async def note(self, trial_id: str, attempt: int, error: str, hopeless: bool = False) -> None:
+        """What a worker met before it went down with its process; `hopeless`: another attempt would meet it again."""
+        if trial := self._trials.get(trial_id):
+            trial.last_error, trial.hopeless = error, hopeless
 
     async def finish(
         self, trial_id: str, attempt: int, error: str | None = None, result: dict | None = None, bad_input: bool = False
@@ -150,3 +169,10 @@ class Broker:
     def _end(self, trial: _Trial, kind: str, payload: object = None) -> None:
         trial.over = True
         trial.events.put_nowait((kind, payload))
+        if trial.forgotten:
+            self._trials.pop(trial.trial_id, None)
+
+    @staticmethod
+    def _answer(trial: _Trial, go_on: bool) -> None:
+        if trial.verdict and not trial.verdict.done():
+            trial.verdict.set_result(go_on)

@@ -1,7 +1,7 @@
 """The command behind `search/run.py`: from flags to a finished, reported study."""
 
-import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,7 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from search.preflight import estimate, preflight
+from joblib import cpu_count
+
+from search.plan_view import print_plan
+from search.preflight import preflight
+from search.rehearsal import estimate, rehearse
+from search.resume import as_before, check_same, known_studies, remember, sole_session
 from search.settings import Settings, load_space, resolve
 from search.terminal import noise_to, person_console
 from trainables.errors import InputError
@@ -18,7 +23,8 @@ FLAGS = (  # those that are fields of the settings, by the same name
     "name", "scale", "smoke", "warm_start", "trials", "epochs", "time_budget", "seed", "data", "data_dir",
     "workers_per_trial", "gpus_per_trial", "concurrency", "tracking_uri", "storage", "address",
 )  # fmt: skip
-COMMAND, LOG = "command.json", "run.log"
+LOG = "run.log"
+UNNAMED = "unnamed"
 
 
 def report_problems(error: InputError) -> int:
@@ -35,34 +41,43 @@ def run_command(arguments, argv: list[str]) -> int:
         InputError: what is wrong with the flags, the space, the data, the models or the surroundings.
     """
     flags = {flag: getattr(arguments, flag) for flag in FLAGS if getattr(arguments, flag) is not None}
-    sets, space = list(arguments.set), arguments.space
-    if arguments.resume:
-        flags, sets = _as_before(flags, sets)
+    sets, space, resume = list(arguments.set), arguments.space, arguments.resume
+    if resume:
+        flags, sets = as_before(flags, sets)
     study = load_space(space)
-    flags.setdefault("name", f"{Path(space).stem}-{flags.get('scale', 'embedded')}-{time.strftime('%Y%m%d-%H%M%S')}")
-    settings = resolve(study, {**flags, "space": str(space)}, sets)
+    settings = resolve(study, {"name": UNNAMED, **flags, "space": str(space)}, sets)
+    if settings.name == UNNAMED:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(space).stem).strip("-.") or "study"
+        flags["name"] = f"{stem}-{settings.scale}-{time.strftime('%Y%m%d-%H%M%S')}"
+        settings = settings.model_copy(update={"name": flags["name"]})
     storage = _storage(settings)
     folder = storage / settings.name
-    if arguments.dry_run:
-        return _dry_run(study, settings, named={*flags, *(item.split("=")[0] for item in sets)})
-    _surroundings(settings, folder, arguments.resume)
-    settings = settings.model_copy(
-        update={
-            "concurrency": settings.concurrency or _lanes_that_fit(settings),
-            "first_guesses": _warm_start(settings, storage) + settings.first_guesses,
-        }
-    )
+    _surroundings(settings, folder, resume)
+    earlier = _warm_start(settings, storage)
+    settings = settings.model_copy(update={"concurrency": settings.concurrency or _lanes(settings, arguments.dry_run)})
     console = person_console()
+    if arguments.dry_run:
+        named = {*flags, *(item.split("=")[0].split(".")[0] for item in sets)}
+        with noise_to(Path(os.devnull)):
+            plan, splits = preflight(study, settings, earlier=earlier, dry_run=True, named=named)
+            rehearse(plan, splits)
+            cost = estimate(plan, splits)
+        print_plan(console, plan, cost)
+        return 0
     console.print(f"checking the space, the data and both models of study [bold]{settings.name}[/]")
     with noise_to(Path(os.devnull)):
-        plan = preflight(study, settings)
+        plan, splits = preflight(study, settings, earlier=earlier)
+        rehearse(plan, splits)
+    if resume:
+        check_same(folder, plan.settings, plan.data_fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / COMMAND).write_text(json.dumps({"flags": flags, "set": sets}, indent=1))
-    if arguments.detach:
-        return _detach(argv, settings.name, folder, console)
-    from search.session import run_session
+    with sole_session(folder):
+        remember(folder, plan.settings, plan.data_fingerprint, flags, sets)
+        if not arguments.detach:
+            from search.session import run_session
 
-    return run_session(plan, folder, Path(space), console, resume=arguments.resume)
+            return run_session(plan, folder, Path(space), console, resume=resume)
+    return _detach(argv, settings.name, folder, console)
 
 
 def tracking_uri(settings: Settings) -> str:
@@ -79,40 +94,29 @@ def _storage(settings: Settings) -> Path:
     raise InputError(f"storage: '{settings.storage}' is no folder; give a local or shared (NFS) folder")
 
 
-def _as_before(flags: dict[str, Any], sets: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """A resumed study's flags: those it was started with, and above them those given now."""
-    if "name" not in flags:
-        raise InputError("--resume: give the study's --name")
-    path = Path(flags.get("storage", "runs").removeprefix("file://")) / flags["name"] / COMMAND
-    if not path.exists():
-        raise InputError(
-            f"--resume: there is no study '{flags['name']}' in {path.parents[1]}{_studies(path.parents[1])}"
-        )
-    before = json.loads(path.read_text())
-    return {**before["flags"], **flags}, before["set"] + sets
-
-
 def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
     """What can be wrong around a study: its name, its folder, its port, its tracking store."""
-    from search.tracking import check_tracking, experiment_exists
+    from search.tracking_store import check_tracking, experiment_exists, shown
 
     problems = []
     if folder.exists() and not resume:
         problems.append(f"--name: study '{settings.name}' exists in {folder.parent}; add --resume or take another name")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder.parent, os.W_OK):
-            raise PermissionError(13, "not writable")
-    except OSError as error:
-        problems.append(f"storage: {folder.parent}: {error.strerror}; give a folder that can be written")
+    if not _writable(folder.parent):
+        problems.append(f"storage: {folder.parent} cannot be written; give a folder that can")
     if settings.dashboard_port and _in_use(settings.dashboard_port):
         problems.append(f"dashboard_port: {settings.dashboard_port} is in use; give a free port or leave it out")
     if problems:
         raise InputError(problems)
     uri = tracking_uri(settings)
     check_tracking(uri)
-    if not resume and experiment_exists(uri, settings.name):
-        raise InputError(f"--name: MLflow at {uri} has an experiment '{settings.name}'; take another name")
+    if experiment_exists(uri, settings.name) and not resume:
+        raise InputError(f"--name: MLflow at {shown(uri)} has an experiment '{settings.name}'; take another name")
+
+
+def _writable(folder: Path) -> bool:
+    """Whether the folder, or the nearest one above it that there is, can be written; makes nothing."""
+    nearest = next(path for path in [folder, *folder.resolve().parents] if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def _in_use(port: int) -> bool:
@@ -125,44 +129,42 @@ def _in_use(port: int) -> bool:
     return False
 
 
-def _lanes_that_fit(settings: Settings) -> int:
-    """How many trials run side by side on this machine, by its CPUs and GPUs; a cluster's own count with --address."""
+def _lanes(settings: Settings, dry_run: bool) -> int:
+    """How many trials run side by side on this machine, by its CPUs and GPUs; a cluster's own count with --address.
+
+    A dry run may be made where the GPUs are not.
+    """
     if settings.address:
         from search.cluster import cluster_resources
 
         with noise_to(Path(os.devnull)):
             cpus, gpus = cluster_resources(settings)
     else:
-        cpus, gpus = os.cpu_count() or 1, 0
+        cpus, gpus = cpu_count(), 0  # those that this process may use, containers' limits regarded
         if settings.gpus_per_trial:
             import torch
 
             gpus = torch.cuda.device_count()
     by_cpu = int(cpus // (settings.workers_per_trial * settings.cpus_per_worker))
     by_gpu = int(gpus / settings.gpus_per_trial) if settings.gpus_per_trial else by_cpu
-    if settings.gpus_per_trial and by_gpu < 1:
+    if settings.gpus_per_trial and by_gpu < 1 and not dry_run:
         raise InputError(f"gpus_per_trial: {settings.gpus_per_trial} asked for, but there are {int(gpus)} GPUs here")
     return max(1, min(by_cpu, by_gpu, settings.trials))
 
 
 def _warm_start(settings: Settings, storage: Path) -> list[dict[str, Any]]:
-    """The best parameters of earlier studies in the same storage, as first guesses."""
+    """The parameters of earlier studies' best trials, from the same storage."""
     from search.ledger import Ledger
 
     guesses = []
     for name in settings.warm_start:
         if not (storage / name / "trials").is_dir():
-            raise InputError(f"--warm-start: there is no study '{name}' in {storage}{_studies(storage)}")
+            raise InputError(f"--warm-start: there is no study '{name}' in {storage}{known_studies(storage)}")
         best = Ledger(storage / name / "trials").best()
         if best is None:
             raise InputError(f"--warm-start: study '{name}' has no complete trial")
         guesses.append(best.params)
     return guesses
-
-
-def _studies(storage: Path) -> str:
-    names = sorted(path.parent.name for path in storage.glob(f"*/{COMMAND}"))
-    return f"; there are {', '.join(names[-5:])}" if names else ""
 
 
 def _detach(argv: list[str], name: str, folder: Path, console) -> int:
@@ -180,23 +182,3 @@ def _detach(argv: list[str], name: str, folder: Path, console) -> int:
     console.print(f"follow it:   tail -f {folder / 'console.log'}")
     console.print(f"stop it:     kill -INT {child.pid}")
     return 0
-
-
-def _dry_run(study, settings: Settings, named: set[str]) -> int:
-    """Checks everything, prints sampled configurations and the cost; writes and trains nothing."""
-    console = person_console()
-    settings = settings.model_copy(update={"concurrency": settings.concurrency or _lanes_that_fit_or_one(settings)})
-    with noise_to(Path(os.devnull)):
-        plan = preflight(study, settings, dry_run=True, named=named)
-        cost = estimate(plan)
-    from search.session import print_plan
-
-    print_plan(console, plan, cost)
-    return 0
-
-
-def _lanes_that_fit_or_one(settings: Settings) -> int:
-    try:
-        return _lanes_that_fit(settings)
-    except InputError:
-        return 1  # a dry run may be made where the GPUs are not

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,10 @@ from search.cluster import start_ray
 from search.ledger import RUNNING, Ledger
 from search.preflight import Plan
 from search.tracking import Tracker
-from trainables.errors import InputError
+from trainables.errors import InputError, StudyError
 
+OUT_OF_TIME = "stopped by the time budget"
 TEACHER = "teacher"  # the teacher's trial id at the broker
-
-
-class StudyError(RuntimeError):
-    """The study itself could not go on; the message is one line."""
 
 
 @dataclass
@@ -37,14 +35,17 @@ class Experiment:
     Args:
         plan: what preflight resolved.
         folder: the study's folder.
-        tracker: MLflow's side, opened.
-        view: the terminal's side.
+        tracker: MLflow's side, not yet open.
+        open_tracking: opens it; called once the teacher is fit to teach, so that a refused study leaves nothing there.
+
+    Attributes:
+        view: the terminal's side; set before `run`.
     """
 
-    def __init__(self, plan: Plan, folder: Path, tracker: Tracker, view=None):
+    def __init__(self, plan: Plan, folder: Path, tracker: Tracker, open_tracking: Callable[[], None]):
         self.plan, self.settings, self.folder = plan, plan.settings, Path(folder).resolve()
         self.ledger = Ledger(self.folder / "trials")
-        self._tracker, self.view = tracker, view
+        self._tracker, self._open_tracking, self.view = tracker, open_tracking, None
         self._interrupted = threading.Event()
         self._deadline: float | None = None
         self._teacher_folder = self.folder.parent / "teachers" / self._teacher_fingerprint()
@@ -74,7 +75,7 @@ class Experiment:
                 self.view.phase("stopping the lanes")
                 ray.get(broker.close.remote())
                 lanes.close()
-            if lost := lanes.all_lost():
+            if (lost := lanes.all_lost()) and not self._interrupted.is_set():
                 raise StudyError(lost)
             return Outcome(self._interrupted.is_set(), self.ledger, teacher, study)
         finally:
@@ -141,6 +142,8 @@ class Experiment:
                 )
             words += " (a smoke run does not judge it)"
         self.view.note(words)
+        self.view.phase("opening MLflow")
+        self._open_tracking()
         self._tracker.study_metric("teacher/top1", teacher["top1"], 0)
         self._tracker.study_tags({"teacher_sha256": teacher["sha256"]})
         return teacher
@@ -167,8 +170,7 @@ class Experiment:
             self._job,
             lambda trial_id: ray.get(broker.reason.remote(trial_id)),
         )
-        finished = [record for record in self.ledger.records.values() if record.state != RUNNING]
-        left = self.plan.trial_count() - len(finished)
+        left = searcher.left(settings.trials)
         if left <= 0:
             return study
         self._deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
@@ -190,25 +192,28 @@ class Experiment:
                 verbose=0,
             ),
         ).fit()
-        if not self._interrupted.is_set():
-            self._end_running(study, self._stop_reason(lanes))
+        if self._out_of_time() and not self._interrupted.is_set():
+            self._end_running(study)
         return study
 
     def _stop_reason(self, lanes) -> str | None:
         """Why no more should be trained."""
         if self._interrupted.is_set():
             return "interrupted"
-        if self._deadline and time.monotonic() > self._deadline:
-            return "stopped by the time budget"
+        if self._out_of_time():
+            return OUT_OF_TIME
         return lanes.all_lost()
 
-    def _end_running(self, study, reason: str | None) -> None:
-        """Closes the records of trials that were cut off for good; interrupted ones stay, to go on later."""
+    def _out_of_time(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _end_running(self, study) -> None:
+        """Closes the records of trials that the time budget cut off; others that are cut off go on with --resume."""
         from search.searcher import tell
 
         for record in list(self.ledger.records.values()):
             if record.state == RUNNING:
-                record.finish(stopped=reason or "cut off")
+                record.finish(stopped=OUT_OF_TIME)
                 self.ledger.save(record)
                 tell(study, record)
                 self._tracker.trial_ended(record)

@@ -50,6 +50,8 @@ class Lanes:
 
     def _keep(self, number: int) -> None:
         """One lane's thread: its Ray Train run, and another where that one ended unasked."""
+        import ray
+
         error = "it ended"
         while number > 0 and not self._first_stands():
             time.sleep(0.5)
@@ -62,6 +64,7 @@ class Lanes:
                 error = f"{type(caught).__name__}: {caught}"
                 log.exception("lane %d ended", number)
         if not self._closing.is_set():
+            ray.get(self._broker.lane_lost.remote(number))
             self._lost[number] = f"lane {number} was lost: {error.splitlines()[0]}"
 
     def _first_stands(self) -> bool:

@@ -43,6 +43,11 @@ class TrialRecord:
         return self.history[-1].get(OBJECTIVE) if self.history else None
 
     @property
+    def seconds(self) -> float:
+        """What its epochs took, pauses of the study left out."""
+        return sum(entry.get("time/epoch_s", 0.0) for entry in self.history)
+
+    @property
     def best(self) -> float | None:
         """The objective's best over the epochs."""
         return max((entry[OBJECTIVE] for entry in self.history if OBJECTIVE in entry), default=None)
@@ -54,20 +59,24 @@ class TrialRecord:
         self.history.append(metrics)
         return True
 
-    def finish(self, error: str | None = None, stopped: str = "stopped early by the scheduler") -> None:
+    def finish(self, error: str | None = None, stopped: str | None = None) -> None:
         """Decides the final state from what was reported: the one place where states are decided.
 
         Args:
             error: why the trial failed, None where it ended by itself or was stopped.
-            stopped: the reason recorded for a trial that ended before its last epoch.
+            stopped: what cut it off before its last epoch; None is the scheduler.
         """
         self.ended = time.time()
         if error is not None:
             self.state, self.reason = FAILED, error
-        elif self.value is None or not math.isfinite(self.value):
+        elif self.value is None and stopped:
+            self.state, self.reason = PRUNED, f"{stopped} before its first epoch's end"
+        elif self.value is None:
+            self.state, self.reason = FAILED, "it reported no epoch"
+        elif not math.isfinite(self.value):
             self.state, self.reason = FAILED, f"{OBJECTIVE} was not finite"
         elif self.epoch < self.config["epochs"]:
-            self.state, self.reason = PRUNED, f"{stopped} at epoch {self.epoch}"
+            self.state, self.reason = PRUNED, f"{stopped or 'stopped early by the scheduler'} at epoch {self.epoch}"
         else:
             self.state, self.reason = COMPLETE, ""
 

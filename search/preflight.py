@@ -1,18 +1,15 @@
-"""Everything that can be known to be wrong before any training: data, models, stages, space; and what it will cost."""
+"""Everything that can be known to be wrong before any training: data, models, stages, the whole space."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.recipes import RECIPES, TEACHER_RECIPES
-from search.settings import Settings, baseline_params, compose, trial_config
+from search.recipes import TEACHER_RECIPES, family_recipe
+from search.settings import Settings, baseline_params, compose, pinned_fields, trial_config
 from search.space import SearchSpace
-from search.study import Study
+from search.study import SCALES, Study
 from trainables.config import DataFields, TrialConfig
 from trainables.errors import InputError
-
-TIMED_STEPS = 3
 
 
 @dataclass
@@ -24,6 +21,7 @@ class Plan:
     family: str
     recipe: dict[str, Any]  # the student's, resolved
     teacher_recipe: dict[str, Any]  # with teacher_source=fit
+    full_length: dict[str, int]  # epochs, warm-up and decay of the recipe where it is not shortened
     available: list[int]  # the student's stages
     base: TrialConfig  # the settings without anything searched
     baselines: dict[str, TrialConfig]
@@ -43,12 +41,23 @@ class Plan:
         return self.settings.trials + len(self.baselines)
 
 
-def preflight(study: Study, settings: Settings, *, dry_run: bool = False, named: set[str] = frozenset()) -> Plan:
+def preflight(
+    study: Study,
+    settings: Settings,
+    *,
+    earlier: list[dict[str, Any]] = (),
+    dry_run: bool = False,
+    named: set[str] = frozenset(),
+) -> tuple[Plan, Any]:
     """Loads the data, builds both models, checks stages, shapes, baselines and the whole space.
 
     Args:
+        earlier: parameters of other studies' best trials, tried first where this space has them.
         dry_run: take synthetic images and random weights where the scale's defaults are not at hand.
         named: the fields the user gave; those must exist, in a dry run too.
+
+    Returns:
+        The plan, and the data's splits.
 
     Raises:
         InputError: what is wrong, each problem in one line.
@@ -57,33 +66,48 @@ def preflight(study: Study, settings: Settings, *, dry_run: bool = False, named:
     splits = _splits(settings, dry_run and not named & {"data", "data_dir"}, notes)
     num_classes = len(splits.classes)
     student = _build(settings, "student", num_classes, dry_run, named, notes)
-    settings = _resolve_fit_source(settings, notes)
-    teacher = _build(settings, "teacher", num_classes, dry_run, named, notes)
+    settings, teacher = _teacher(settings, num_classes, dry_run, named, notes)
 
     from trainables.build import family
     from trainables.student import available_stages
 
     available = available_stages(student, settings.taps)
     kind = family(student) if settings.family == "auto" else settings.family
-    recipe = {**RECIPES[settings.recipes][kind], **settings.recipe}
+    recipe, full_length = family_recipe(settings.recipes, kind, settings.epochs, settings.full_epochs)
+    recipe |= settings.recipe
+    teacher_recipe = {
+        "epochs": settings.epochs,
+        **family_recipe(settings.recipes, family(teacher), settings.epochs, settings.full_epochs)[0],
+        **TEACHER_RECIPES[settings.recipes],
+        **settings.teacher_recipe,
+    }
     _explicit_stages(settings, available)
     if set(settings.stages) - set(available):
         notes.append(f"{settings.student} has stages {_comma(available)} only; the searched set is cut to them")
         settings = settings.model_copy(update={"stages": available})
-    base = trial_config(settings, recipe, {})
+    if settings.scale == SCALES[0] and settings.data != "digits":
+        labels = f"{settings.labels_per_class} labels a class" if settings.labels_per_class else "all labels"
+        notes.append(
+            f"scale {settings.scale}: {settings.img_size} pixels, {labels}, small models; the real ones: --scale "
+            + " or ".join(name for name in study.scales if name != settings.scale)
+        )
+    space = SearchSpace(study.space, settings.search, pinned_fields(settings, recipe))
+
+    def composed(fields: dict[str, Any]) -> TrialConfig:
+        return compose(settings, recipe, available, fields)
+
+    space.check(settings.seed, composed)
+    guesses = [space.matching(params) for params in earlier]
+    guesses += [space.guess(guess, composed) for guess in settings.first_guesses]
     plan = Plan(
-        settings=settings,
-        space=SearchSpace(study.space, settings.search),
+        settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
+        space=space,
         family=kind,
         recipe=recipe,
-        teacher_recipe={
-            "epochs": settings.epochs,
-            **RECIPES[settings.recipes][family(teacher)],
-            **TEACHER_RECIPES[settings.recipes],
-            **settings.teacher_recipe,
-        },
+        teacher_recipe=teacher_recipe,
+        full_length=full_length,
         available=available,
-        base=base,
+        base=trial_config(settings, recipe, {}),
         baselines=_baselines(settings, recipe, available),
         data=splits.description,
         data_fingerprint=splits.fingerprint,
@@ -92,53 +116,7 @@ def preflight(study: Study, settings: Settings, *, dry_run: bool = False, named:
         num_classes=num_classes,
         notes=notes,
     )
-    plan.space.check(settings, lambda fields: compose(settings, recipe, available, fields))
-    _one_batch(plan)
-    return plan
-
-
-def estimate(plan: Plan, progress: Callable[[str], None] = lambda text: None) -> dict[str, float]:
-    """What the study will cost, from timed steps of a trial with all stages on this machine's own device.
-
-    Returns:
-        `step_s`, `steps_per_epoch`, `trial_s` (full length), `study_s` (all trials full length) and `study_min_s` (only
-        the share that ASHA trains at its reduction factor), both over `lanes`; the teacher's fitting is not counted.
-    """
-    progress("timing a step")
-    config = plan.base.model_copy(update={"stages": plan.available, "eps": 1.0})
-    step = _stepper(plan, config, min(config.batch_size, plan.train_images))
-    step()
-    begun = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        step()
-    step_s = (time.perf_counter() - begun) / TIMED_STEPS
-    steps = max(1, plan.train_images // config.batch_size)
-    trial_s = step_s * steps * config.epochs
-    lanes = plan.settings.concurrency or 1
-    baselines, trials = len(plan.baselines), plan.settings.trials
-    kept = 1.0 if plan.settings.scheduler == "none" else _asha_share(plan.settings)
-    return {
-        "step_s": step_s,
-        "steps_per_epoch": steps,
-        "trial_s": trial_s,
-        "study_s": trial_s * (trials + baselines) / lanes,
-        "study_min_s": trial_s * (trials * kept + baselines) / lanes,
-        "lanes": lanes,
-    }
-
-
-def _asha_share(settings: Settings) -> float:
-    """The share of all epochs that ASHA trains where each rung keeps one in `reduction_factor`."""
-    trained, alive, at = 0.0, 1.0, 0
-    rung = min(settings.grace_epochs, settings.epochs)
-    while at < settings.epochs:
-        trained += alive * (min(rung, settings.epochs) - at)
-        at, rung, alive = (
-            min(rung, settings.epochs),
-            rung * settings.reduction_factor,
-            alive / settings.reduction_factor,
-        )
-    return trained / settings.epochs
+    return plan, splits
 
 
 def _splits(settings: Settings, may_be_synthetic: bool, notes: list[str]):
@@ -158,49 +136,58 @@ def _build(settings: Settings, role: str, num_classes: int, dry_run: bool, named
     from trainables.build import build_model
 
     source = getattr(settings, f"{role}_source")
+    if source == "fit":
+        source = "pretrained" if settings.teacher_fit_from == "pretrained" else "scratch"
     build = dict(
         num_classes=num_classes,
         img_size=settings.img_size,
-        source="scratch" if source == "fit" else source,
+        source=source,
         weights=getattr(settings, f"{role}_weights"),
         kwargs=getattr(settings, f"{role}_kwargs"),
         field=role,
     )
     try:
+        if role == "teacher" and settings.teacher_source == "pretrained":
+            _knows_the_classes(settings.teacher, num_classes)
         return build_model(getattr(settings, role), **build)
     except InputError as error:
         # A dry run goes without the weights that only the scale asks for, but never without a model that builds.
-        if not dry_run or source != "pretrained" or named & {f"{role}_source", f"{role}_weights"}:
+        if not dry_run or source != "pretrained" or named & {role, f"{role}_source", f"{role}_weights"}:
             raise
         model = build_model(getattr(settings, role), **{**build, "source": "scratch"})
         notes.append(f"{error}; random weights stand in")
         return model
 
 
-def _resolve_fit_source(settings: Settings, notes: list[str]) -> Settings:
-    """Where the teacher's fitting starts: pretrained weights where timm has them for this very model and they load."""
+def _teacher(settings: Settings, num_classes: int, dry_run: bool, named: set[str], notes: list[str]):
+    """The settings with where the teacher's fitting starts, and the teacher.
+
+    Fitting starts from pretrained weights where timm has them for this very model and they can be had.
+    """
     if settings.teacher_source != "fit" or settings.teacher_fit_from != "auto":
-        return settings
+        return settings, _build(settings, "teacher", num_classes, dry_run, named, notes)
     import timm
 
-    start = "scratch"
     if timm.is_model(settings.teacher) and timm.models.is_model_pretrained(settings.teacher):
-        from trainables.build import build_model
-
+        pretrained = settings.model_copy(update={"teacher_fit_from": "pretrained"})
         try:
-            kwargs = settings.teacher_kwargs
-            build_model(
-                settings.teacher,
-                num_classes=2,
-                img_size=settings.img_size,
-                source="pretrained",
-                kwargs=kwargs,
-                field="teacher",
-            )
-            start = "pretrained"
+            return pretrained, _build(pretrained, "teacher", num_classes, False, named, notes)
         except InputError:
             notes.append(f"no pretrained weights of {settings.teacher} at hand: it is fitted from scratch")
-    return settings.model_copy(update={"teacher_fit_from": start})
+    scratch = settings.model_copy(update={"teacher_fit_from": "scratch"})
+    return scratch, _build(scratch, "teacher", num_classes, dry_run, named, notes)
+
+
+def _knows_the_classes(teacher: str, num_classes: int) -> None:
+    import timm
+
+    known = timm.get_pretrained_cfg(teacher).num_classes if timm.is_model(teacher) else num_classes
+    if known not in (None, num_classes):
+        raise InputError(
+            f"teacher: timm's weights of {teacher} know {known} classes, the data have {num_classes}; give weights for "
+            "these data (--set teacher_source=checkpoint teacher_weights=PATH) or have it fitted to them "
+            "(--set teacher_source=fit)"
+        )
 
 
 def _explicit_stages(settings: Settings, available: list[int]) -> None:
@@ -221,40 +208,13 @@ def _baselines(settings: Settings, recipe: dict[str, Any], available: list[int])
     return configs
 
 
-def _one_batch(plan: Plan) -> None:
-    """One training step of a trial with all stages, so that shapes, optimizer and schedule are known to fit."""
-    _stepper(plan, plan.base.model_copy(update={"stages": plan.available, "eps": 1.0}), 4)()
-
-
-def _stepper(plan: Plan, config: TrialConfig, batch_size: int) -> Callable[[], None]:
-    """A function that makes one distillation step on random images."""
-    import torch
-
-    from trainables.build import normalization
-    from trainables.distillers import distillation_terms
-    from trainables.loop import build_student
-    from trainables.optim import make_optimizer, make_scheduler
-    from trainables.teacher import Teacher, build_teacher
-
-    device = torch.device("cuda" if plan.settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
-    student = build_student(config.model_copy(update={"student_source": "scratch"}), plan.num_classes).to(device)
-    bare = build_teacher(config.model_copy(update={"teacher_source": "fit"}), plan.num_classes)
-    teacher = Teacher(bare, *normalization(student.model)).to(device)
-    optimizer = make_optimizer(student, config)
-    make_scheduler(optimizer, config, steps_per_epoch=1)
-    images = torch.randn(batch_size, 3, config.img_size, config.img_size, device=device)
-    target = torch.randint(plan.num_classes, (batch_size,), device=device)
-
-    def step() -> None:
-        logits, stage_logits = student(images)
-        terms = distillation_terms(config, logits, stage_logits, teacher(images), target)
-        optimizer.zero_grad()
-        terms["loss"].backward()
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return step
+def _distinct(guesses: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Without repetitions: overrides make guesses alike."""
+    seen = []
+    for guess in guesses:
+        if guess not in seen:
+            seen.append(guess)
+            yield guess
 
 
 def _comma(values) -> str:

@@ -1,6 +1,7 @@
 """Tune's side of a trial: a light proxy that hands the configuration to the broker and passes the lane's reports on."""
 
 import math
+from types import SimpleNamespace
 
 import ray
 from ray import tune
@@ -43,6 +44,7 @@ def make_scheduler(settings, ledger: Ledger):
     if settings.scheduler == "none":
         return FIFOScheduler()
     scheduler = _TrialsOnly(
+        ledger,
         time_attr="epoch",
         metric=OBJECTIVE,
         mode="max",
@@ -53,29 +55,8 @@ def make_scheduler(settings, ledger: Ledger):
     )
     for record in ledger.of_role("trial"):
         if record.state != RUNNING:
-            scheduler.replay(record)
+            scheduler.replay(record, f"earlier-{record.trial_id}")
     return scheduler
-
-
-class _TrialsOnly(AsyncHyperBandScheduler):
-    def on_trial_result(self, tune_controller, trial, result):
-        if trial.config["role"] == "baseline" or not math.isfinite(result[OBJECTIVE]):
-            return TrialScheduler.CONTINUE
-        return super().on_trial_result(tune_controller, trial, result)
-
-    def on_trial_complete(self, tune_controller, trial, result):
-        if trial.config["role"] != "baseline":
-            super().on_trial_complete(tune_controller, trial, result)
-
-    def replay(self, record) -> None:
-        """Enters an earlier trial's results into the rungs."""
-
-        class Earlier:
-            trial_id = f"earlier-{record.trial_id}"
-
-        for entry in record.history:
-            if math.isfinite(entry[OBJECTIVE]):
-                self._brackets[0].on_result(Earlier, entry["epoch"], self._metric_op * entry[OBJECTIVE])
 
 
 class Live:
@@ -87,6 +68,35 @@ class Live:
 
     def __deepcopy__(self, memo):
         return self
+
+
+class _TrialsOnly(Live, AsyncHyperBandScheduler):
+    """ASHA that judges no baseline, and knows the rungs that trials of an earlier session have passed."""
+
+    def __init__(self, ledger: Ledger, **options):
+        super().__init__(**options)
+        self._ledger = ledger
+
+    def on_trial_add(self, tune_controller, trial):
+        super().on_trial_add(tune_controller, trial)
+        if trial.config["role"] == "trial":  # one that goes on must not be judged again at a rung it has passed
+            self.replay(self._ledger.records[trial.config["trial_id"]], trial.trial_id)
+
+    def on_trial_result(self, tune_controller, trial, result):
+        if trial.config["role"] == "baseline" or not math.isfinite(result[OBJECTIVE]):
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller, trial, result):
+        if trial.config["role"] != "baseline":
+            super().on_trial_complete(tune_controller, trial, result)
+
+    def replay(self, record, trial_id: str) -> None:
+        """Enters a trial's results of an earlier session into the rungs, under an id of Tune's."""
+        trial = SimpleNamespace(trial_id=trial_id)
+        for entry in record.history:
+            if math.isfinite(entry[OBJECTIVE]):
+                self._brackets[0].on_result(trial, entry["epoch"], self._metric_op * entry[OBJECTIVE])
 
 
 class StudyCallback(Live, Callback):

@@ -25,12 +25,12 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     return {
         OBJECTIVE: record.value,
         "epochs": record.epoch,
-        "seconds": None if record.ended is None else record.ended - record.started,
+        "seconds": record.seconds,
     }
 
 
 def trials_frame(ledger: Ledger) -> "pandas.DataFrame":
-    """One row a trial, in the order they started; `seconds` is wall time from its start to its end."""
+    """One row a trial, in the order they started; `seconds` is what its epochs took."""
     import pandas
 
     rows = []

@@ -19,6 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="search/run.py",
         description="Search the hyperparameters of OFA-KD for one teacher and one student.",
+        allow_abbrev=False,
         epilog="Any field of the study is set by --set, e.g. --set student=resnet18 sampler=gp search.eps=1.0..2.0",
     )
     add = parser.add_argument
@@ -59,6 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        import tempfile
+        import traceback
+
+        with tempfile.NamedTemporaryFile("w", prefix="ofakd-search-", suffix=".log", delete=False) as file:
+            traceback.print_exc(file=file)
+        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}; see {file.name}", file=sys.stderr)
+        return 1
 
 
 def console() -> None:

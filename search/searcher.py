@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from search.ledger import COMPLETE, FAILED, OBJECTIVE, PRUNED, RUNNING, Ledger, TrialRecord
-from trainables.errors import InputError
+from trainables.errors import InputError, StudyError
 
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 MAX_REFUSED = 20  # configurations in a row that the space itself makes invalid
@@ -38,13 +38,15 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 def open_study(folder: Path, name: str, sampler: str, seed: int) -> optuna.Study:
     """The Optuna study of a folder (`optuna.log`, a journal that optuna-dashboard opens), new or as it was left."""
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=name,
         storage=JournalStorage(JournalFileBackend(str(folder / "optuna.log"))),
-        sampler=make_sampler(sampler, seed),
         direction="maximize",
         load_if_exists=True,
     )
+    # A sampler that goes on must not draw again what it drew first.
+    study.sampler = make_sampler(sampler, (seed + 7919 * len(study.get_trials(deepcopy=False))) % 2**32)
+    return study
 
 
 class StudySearcher(Searcher):
@@ -74,10 +76,22 @@ class StudySearcher(Searcher):
         self._study, self._space, self._compose, self._baselines = study, space, compose, baselines
         self._ledger, self._make_job, self._reason = ledger, make_job, reason
         self._again = [record for record in ledger.records.values() if record.state == RUNNING]
+        known = {record.trial_id for record in ledger.of_role("baseline") if record.state in (RUNNING, COMPLETE)}
+        self._fresh = [name for name in baselines if name not in known]  # those that failed or were cut off as well
         self._asked: dict[str, TrialRecord] = {}
         reconcile(study, ledger)
 
+    def left(self, trials: int) -> int:
+        """How many trials and baselines a study of so many trials in all still has to run."""
+        begun = len(self._ledger.of_role("trial")) - sum(record.role == "trial" for record in self._again)
+        return max(0, trials - begun) + sum(record.role == "baseline" for record in self._again) + len(self._fresh)
+
     def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next trial's configuration for Tune.
+
+        Raises:
+            StudyError: the space gives nothing that can be trained.
+        """
         record = self._next()
         self._asked[trial_id] = record
         self._ledger.save(record)
@@ -107,19 +121,19 @@ class StudySearcher(Searcher):
     def _next(self) -> TrialRecord:
         if self._again:
             return self._again.pop(0)
-        for name, config in self._baselines.items():
-            if name not in self._ledger.records:
-                return TrialRecord(trial_id=name, role="baseline", config=config, params={})
+        if self._fresh:
+            name = self._fresh.pop(0)
+            return TrialRecord(trial_id=name, role="baseline", config=self._baselines[name], params={})
         for _ in range(MAX_REFUSED):
             trial = self._study.ask()
             try:
                 config = self._compose(self._space(trial))
-            except InputError as error:
+            except (InputError, ValueError) as error:  # ValueError: Optuna's, where a resumed space has other choices
                 self._study.tell(trial, state=TrialState.FAIL)
                 refused = error
                 continue
             return TrialRecord(trial_id=str(trial.number), role="trial", config=config, params=trial.params)
-        raise refused
+        raise StudyError(f"the space gave {MAX_REFUSED} bad configurations in a row: {refused}")
 
 
 def tell(study: optuna.Study, record: TrialRecord) -> None:

@@ -2,20 +2,22 @@
 
 import shutil
 import sys
+import traceback
 from pathlib import Path
 
 import yaml
 
 from search import results
-from search.experiment import Experiment, Outcome, StudyError
+from search.experiment import Experiment, Outcome
 from search.ledger import RUNNING
 from search.live import make_view
 from search.preflight import Plan
 from search.terminal import noise_to
-from search.tracking import Tracker, provenance
-from trainables.errors import InputError
+from search.tracking import Tracker
+from search.tracking_store import provenance, shown
+from trainables.errors import InputError, StudyError
 
-SAMPLES_SHOWN = 5
+RESULTS, BEST_RESULTS = ("trials.csv", "history.png", "importance.png"), ("best.yaml", "best_student.safetensors")
 
 
 def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) -> int:
@@ -39,7 +41,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
             on_run_id=lambda record: experiment.ledger.save(record),
             on_warning=lambda text: view.note(text),
         )
-        experiment = Experiment(plan, folder, tracker, view=None)
+        experiment = Experiment(plan, folder, tracker, lambda: _open_tracking(tracker, plan, folder, space, resume))
         finished = [record for record in experiment.ledger.records.values() if record.state != RUNNING]
         with make_view(
             console,
@@ -53,29 +55,30 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
             view.note(f"log of Ray and other libraries: {folder / LOG}")
             for note in plan.notes:
                 view.note(note)
-            view.phase("opening MLflow")
             try:
                 with experiment.interruptible():
-                    _open_tracking(tracker, plan, folder, space, resume)
                     outcome = experiment.run()
-            except StudyError as error:
-                problem = str(error)
+                if not outcome.interrupted:
+                    view.phase("writing the results")
+                    _write_results(outcome, plan, folder, tracker)
             except InputError:
                 tracker.close("FAILED")
-                if not resume:
+                if not resume and not experiment.ledger.records:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
-            if outcome and not outcome.interrupted:
-                view.phase("writing the results")
-                _write_results(outcome, plan, folder, tracker)
-        failed = problem or (outcome and not outcome.interrupted and outcome.ledger.best() is None)
+            except Exception as error:
+                if not isinstance(error, StudyError):
+                    traceback.print_exc()  # into the log
+                problem = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
         interrupted = outcome is not None and outcome.interrupted
+        failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)
         tracker.close("FAILED" if failed else "KILLED" if interrupted else "FINISHED")
+    again = f"{_command('run', plan, space)} --name {settings.name} --resume"
     if problem:
-        print(f"error: {problem}; see {folder / LOG}", file=sys.stderr)
+        print(f"error: {' '.join(problem.split())}; see {folder / LOG}; go on with: {again}", file=sys.stderr)
         return 1
     if interrupted:
-        console.print(f"interrupted; go on with\n  {_command('run', plan, space)} --name {settings.name} --resume")
+        console.print(f"interrupted; go on with\n  {again}", soft_wrap=True, markup=False)
         return 130
     _print_end(console, outcome, plan, folder, uri)
     return 1 if failed else 0
@@ -84,7 +87,13 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
 def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resume: bool) -> None:
     settings = plan.settings
     facts = provenance()
-    dumped = yaml.safe_dump(settings.model_dump(), sort_keys=False)
+    resolved = settings.model_dump() | {
+        "tracking_uri": settings.tracking_uri and shown(settings.tracking_uri),
+        "recipe": plan.recipe,
+        "teacher_recipe": plan.teacher_recipe,
+        "family": plan.family,
+    }
+    dumped = yaml.safe_dump(resolved, sort_keys=False)
     (folder / "settings.yaml").write_text(dumped)
     shutil.copyfile(space, folder / "space.py")
     tags = {
@@ -110,7 +119,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
     results.write_trials_csv(ledger, folder / "trials.csv")
     results.plot_history(ledger, folder / "history.png")
     results.plot_importance(outcome.study, folder / "importance.png")
-    written = ["trials.csv", "history.png", "importance.png"]
+    written = list(RESULTS)
     if best := ledger.best():
         shutil.copyfile(ledger.trial_folder(best.trial_id) / "student.safetensors", folder / "best_student.safetensors")
         canonical = {
@@ -121,12 +130,12 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
             "data_fingerprint": plan.data_fingerprint,
             "teacher_top1": outcome.teacher["top1"],
             "teacher_sha256": outcome.teacher["sha256"],
-            "full_epochs": plan.settings.full_epochs or plan.settings.epochs,
+            "full_length": plan.full_length,
             "searched": best.params,
             "config": best.config,
         }
         results.write_best_yaml(best, canonical, folder / "best.yaml", study=plan.settings.name)
-        written += ["best.yaml", "best_student.safetensors"]
+        written += BEST_RESULTS
         tracker.study_metric("best/val_top1", best.value, 0)
         tracker.study_tags({"best_trial": best.trial_id})
     for name in written:
@@ -145,17 +154,18 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     console.print(f"teacher: {plan.settings.teacher} reaches {outcome.teacher['top1']:.2f} on the holdout")
     console.print(results.verdict(ledger, plan.holdout_images))
     console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}")
-    console.print(f"files:  {folder}/ (trials.csv, best.yaml, best_student.safetensors, history.png, importance.png)")
-    console.print("\ncompare the trials in MLflow's UI:")
-    console.print(f"  {_ui_command(uri)}")
+    written = [name for name in (*RESULTS, *BEST_RESULTS) if (folder / name).exists()]
+    console.print(f"files:  {folder}/ ({', '.join(written)})")
+    lines = ["", "compare the trials in MLflow's UI:", f"  {_ui_command(uri)}"]
     if best:
-        console.print("export the best configuration:")
-        console.print(f"  {_command('export', plan, None)} --study {plan.settings.name} --to json --out exported")
+        export = f"{_command('export', plan, None)} --study {plan.settings.name} --to json --out exported"
+        lines += ["export the best configuration:", f"  {export}"]
+    console.print("\n".join(lines), soft_wrap=True, markup=False)  # commands are pasted: no line may be broken
 
 
 def _ui_command(uri: str) -> str:
     if uri.startswith("http"):
-        return f"open {uri}"
+        return f"open {shown(uri)}"
     mlflow = Path(sys.executable).with_name("mlflow")
     return f"{_relative(mlflow)} ui --backend-store-uri {uri.replace(str(Path.cwd()) + '/', '')} --port 5000"
 
@@ -175,44 +185,3 @@ def _relative(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
-    """What a dry run shows: both models, the stages, sampled configurations and the estimate."""
-    from trainables.loop import build_student
-    from trainables.student import parameter_counts
-
-    settings = plan.settings
-    student = build_student(plan.base.model_copy(update={"student_source": "scratch"}), plan.num_classes)
-    millions = {part: f"{count / 1e6:.2f} M" for part, count in parameter_counts(student).items()}
-    stages = ", ".join(map(str, plan.available))
-    lines = [
-        ("study", f"{settings.name}: {settings.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "
-                  f"{settings.scheduler} scheduler; baselines {', '.join(plan.baselines)}"),
-        ("data", plan.data),
-        ("teacher", f"{settings.teacher} ({settings.teacher_source})"),
-        ("student", f"{settings.student}, {millions['student']} parameters, recipe of family '{plan.family}'"),
-        ("stages", f"{stages}; projectors at all of them have {millions['projectors']} parameters"),
-        *(("note", note) for note in plan.notes),
-    ]  # fmt: skip
-    for word, text in lines:
-        console.print(f"{word:<9} {text}")
-    console.print(f"\n{SAMPLES_SHOWN} configurations from the space:")
-    for params, _ in plan.space.samples(SAMPLES_SHOWN, settings.seed):
-        console.print(f"  {results.in_words(params)}")
-    console.print(
-        f"\na step takes {cost['step_s']:.3f} s here (all stages, batch {plan.base.batch_size}), "
-        f"{cost['steps_per_epoch']} steps an epoch: a full trial {_span(cost['trial_s'])}"
-    )
-    console.print(
-        f"the study on {cost['lanes']} lane(s): {_span(cost['study_min_s'])} where the scheduler stops as it may, "
-        f"at most {_span(cost['study_s'])}, and the teacher's own time"
-    )
-    console.print("nothing was trained or written")
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

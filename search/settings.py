@@ -2,17 +2,20 @@
 
 import difflib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
-from search.study import SCALES, Study
+from search.study import SCALES, Scale, Study
+from search.values import Part, parse_sets
 from trainables.config import DataFields, Distillation, Recipe, StudentFields, TeacherFields, TrialConfig
 from trainables.errors import InputError
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of studies and baselines: names of folders
+RESERVED = ("artifacts", "teachers", "mlflow.db")  # what else lies in the storage
 SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2}
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
 
@@ -20,7 +23,7 @@ SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
 class Settings(DataFields, TeacherFields, StudentFields, Distillation):
     """All that decides a study; what a flag does not set is reached by `--set FIELD=VALUE`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     space: str  # the space file's path
     scale: Literal["embedded", "cifar100", "imagenet"] = "embedded"
     smoke: bool = False
@@ -29,7 +32,7 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation):
     recipe: dict[str, Any] = {}  # the student's recipe where it differs from its family's
     teacher_recipe: dict[str, Any] = {}  # the same, with teacher_source=fit
     epochs: int = Field(20, ge=1)  # each trial's length
-    full_epochs: int | None = Field(None, ge=1)  # the recipe's full length, where the search runs shorter
+    full_epochs: int | None = Field(None, ge=1)  # the recipe's length at full budget; None: its own
     trials: int = Field(16, ge=1)  # in all, baselines not counted
     time_budget: float | None = Field(None, gt=0)  # seconds for the trials
     seed: int = Field(0, ge=0)
@@ -76,11 +79,14 @@ def load_space(path: str) -> Study:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise InputError(f"--space: syntax error in {path}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"--space: {path} fails: {type(error).__name__}: {error}") from error
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
         raise InputError(f"--space: {path} defines no STUDY = Study(...)")
+    for name, scale in study.scales.items():
+        if not isinstance(scale, Scale):
+            raise InputError(f"scales: '{name}' in {path} is a {type(scale).__name__}; write Scale(field=value, ...)")
     return study
 
 
@@ -96,7 +102,7 @@ def resolve(study: Study, flags: dict[str, Any], sets: list[str]) -> Settings:
     """
     flags = {key: value for key, value in flags.items() if value is not None}
     problems: list[str] = []
-    given = _parse_sets(sets, problems)
+    given = parse_sets(sets, problems)
     scale = flags.get("scale") or given.get("scale") or _scale_of_data(flags.get("data") or given.get("data"))
     if scale not in study.scales:
         raise InputError(problems + [f"scale: '{scale}' is not among this space's: {', '.join(study.scales)}"])
@@ -116,8 +122,8 @@ def resolve(study: Study, flags: dict[str, Any], sets: list[str]) -> Settings:
         for key, value in layer.items():
             if key in FLAT_RECIPE:
                 merged["recipe"] = {**merged["recipe"], key: value}
-            elif key in ("recipe", "teacher_recipe", "search") and isinstance(value, dict):
-                merged[key] = {**merged[key], **value}
+            elif isinstance(value, Part) or (key in ("recipe", "teacher_recipe", "search") and isinstance(value, dict)):
+                merged[key] = {**merged.get(key, {}), **value}
             else:
                 merged[key] = value
     merged["pinned"] = sorted(set(given) & SEARCHABLE)
@@ -153,16 +159,27 @@ def compose(settings: Settings, recipe: dict[str, Any], available: list[int], fi
     """A trial's configuration from what the space returned: searched stages cut to the student's, pinned fields above.
 
     Raises:
-        InputError: as `trial_config`.
+        InputError: as `trial_config`, and a batch that does not divide over the workers.
     """
-    pinned = {name: recipe.get(name, getattr(settings, name, None)) for name in settings.pinned}
-    return trial_config(settings, recipe, {**cut_stages(fields, available), **pinned})
+    config = trial_config(settings, recipe, {**cut_stages(fields, available), **pinned_fields(settings, recipe)})
+    if config.batch_size % (2 * settings.workers_per_trial):
+        raise InputError(
+            f"batch_size: {config.batch_size} does not divide into equal, even parts over "
+            f"{settings.workers_per_trial} workers a trial; give multiples of {2 * settings.workers_per_trial} "
+            "(searched: --set 'search.batch_size=16|32|64')"
+        )
+    return config
+
+
+def pinned_fields(settings: Settings, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The searchable fields that --set gave."""
+    return {name: recipe.get(name, getattr(settings, name, None)) for name in settings.pinned}
 
 
 def cut_stages(fields: dict[str, Any], available: list[int]) -> dict[str, Any]:
     """A searched set of stages without those the student lacks, their `eps` left out with them."""
     stages = fields.get("stages")
-    if stages is None or set(stages) <= set(available):
+    if not isinstance(stages, list) or set(stages) <= set(available):
         return fields
     kept = [stage in available for stage in stages]
     cut = {**fields, "stages": [stage for stage in stages if stage in available]}
@@ -204,11 +221,18 @@ def _check_recipe(recipe: dict[str, Any], name: str, problems: list[str]) -> Non
 
 
 def _check_together(settings: Settings, problems: list[str]) -> None:
-    for baseline in settings.baselines:
+    for name in sorted(set(settings.pinned) & set(settings.search)):
+        problems.append(f"search.{name}: {name} is set to one value as well; give one of the two")
+    if settings.name in RESERVED:
+        problems.append(f"name: '{settings.name}' is taken by the storage itself; give another --name")
+    names = [baseline if isinstance(baseline, str) else baseline.get("name") for baseline in settings.baselines]
+    for baseline, name in zip(settings.baselines, names, strict=True):
         if isinstance(baseline, str) and baseline not in BASELINES:
             problems.append(f"baselines: '{baseline}' is none of {', '.join(BASELINES)}; or give its fields as a dict")
-        elif isinstance(baseline, dict) and "name" not in baseline:
-            problems.append(f"baselines: {baseline!r} has no 'name'")
+        elif not isinstance(name, str) or not re.match(NAME, name) or name.isdigit():
+            problems.append(f"baselines: {baseline!r} needs a 'name' of letters, digits, '-', '_' and no mere number")
+        elif names.count(name) > 1:
+            problems.append(f"baselines: there are several named '{name}'; give each a name of its own")
     if settings.gpus_per_trial and settings.gpus_per_trial > 1 and settings.gpus_per_trial % settings.workers_per_trial:
         problems.append(
             f"gpus_per_trial: {settings.gpus_per_trial} cannot be shared evenly by {settings.workers_per_trial} "
@@ -240,49 +264,8 @@ def baseline_params(baseline: str | dict[str, Any]) -> tuple[str, dict[str, Any]
     return baseline["name"], {key: value for key, value in baseline.items() if key != "name"}
 
 
-def _parse_sets(sets: list[str], problems: list[str]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    for item in sets:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            problems.append(f"--set: '{item}' is not FIELD=VALUE")
-            continue
-        outer, dot, inner = key.partition(".")
-        if dot and outer in ("search", "recipe", "teacher_recipe", "student_kwargs", "teacher_kwargs"):
-            given.setdefault(outer, {})[inner] = parse_value(text)
-        else:
-            given[key] = _listed(key, parse_value(text))
-    return given
-
-
-def parse_value(text: str) -> Any:
-    """A value from the command line: YAML, but `5e-4` is a number too, and `no` is a word."""
-    if text.lower() in ("yes", "no", "on", "off", "y", "n"):
-        return text
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _listed(key: str, value: Any) -> Any:
-    if key not in ("stages", "eps", "taps", "baselines", "warm_start", "crop_scale", "crop_ratio"):
-        return value
-    if isinstance(value, str) and "," in value:
-        return [parse_value(part) for part in value.split(",")]
-    return [value] if key in ("stages", "baselines", "warm_start") and not isinstance(value, list) else value
-
-
 def _scale_of_data(data: str | None) -> str:
-    if data is None:
-        return SCALES[0]
-    name = data.lower()
+    name = Path(data or "").name.lower()
     return "imagenet" if "imagenet" in name else "cifar100" if "cifar" in name else SCALES[0]
 
 

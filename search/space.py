@@ -1,10 +1,12 @@
 """The search function of a space as the study uses it: ranges overridden, and all that comes out checked."""
 
 import difflib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from search.settings import SEARCHABLE, Settings, parse_value
+from search.settings import SEARCHABLE
+from search.values import parse_value
 from trainables.config import TrialConfig
 from trainables.errors import InputError
 
@@ -12,95 +14,137 @@ SAMPLES = 40  # how often a space is tried at load: enough to meet each branch o
 
 
 class SearchSpace:
-    """Wraps a space's function with the study's overrides (`--set search.PARAM=…`).
+    """Wraps a space's function with the study's overrides (`--set search.PARAM=…`) and its pinned fields.
 
     An override is a range `lo..hi`, choices `a|b|c`, or a single value; for a parameter that the space does not suggest
-    but a trial has (`lr`, `weight_decay`, …) it adds that parameter to the search.
+    but a trial has (`lr`, `weight_decay`, …) it adds that parameter to the search. A pinned field that the space would
+    suggest is not searched (pinned `stages` by the names `stage1` to `stage4`).
 
     Args:
         function: the space's `space(trial)`.
         overrides: by parameter, as the command line gave them.
+        pinned: fields of a trial that hold for every trial.
     """
 
-    def __init__(self, function: Callable[[Any], dict[str, Any]], overrides: dict[str, Any]):
+    def __init__(self, function: Callable[[Any], dict[str, Any]], overrides: dict[str, Any], pinned: dict[str, Any]):
         self._function = function
         self._overrides = {name: _Override(name, value) for name, value in overrides.items()}
+        fixed = {name: value for name, value in pinned.items() if not isinstance(value, list)}
+        if "stages" in pinned:
+            fixed |= {f"stage{stage}": stage in pinned["stages"] for stage in (1, 2, 3, 4)}
+        self._all = {name: _Override(name, value, fixed=True) for name, value in fixed.items()} | self._overrides
         self._asked: set[str] = set()  # all that the function has suggested so far
 
     def __call__(self, trial) -> dict[str, Any]:
-        """The trial's fields, in the names of `TrialConfig`."""
-        fields = dict(self._function(_Trial(trial, self._overrides, self._asked)))
+        """The trial's fields, in the names of `TrialConfig`.
+
+        Raises:
+            InputError: the space's function fails, or returns no dict.
+        """
+        try:
+            fields = dict(self._function(_Trial(trial, self._all, self._asked)))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"space: space(trial) fails: {type(error).__name__}: {error}") from error
         for name, override in self._overrides.items():
             if name not in self._asked and name in SEARCHABLE:
-                fields[name] = override.suggest(trial)
+                fields[name] = override.suggest(trial, _kind(name))
         return fields
 
     def samples(self, count: int, seed: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Random draws, as (parameters by the space's names, fields of a trial).
 
         Raises:
-            InputError: the space's function fails, or returns no dict.
+            InputError: as calling it.
         """
         study = _random_study(seed)
-        drawn = []
-        for _ in range(count):
-            trial = study.ask()
-            try:
-                fields = self(trial)
-            except InputError:
-                raise
-            except Exception as error:
-                raise InputError(f"space: space(trial) fails: {type(error).__name__}: {error}") from error
-            drawn.append((trial.params, fields))
-        return drawn
+        return [(trial.params, fields) for trial in (study.ask() for _ in range(count)) for fields in [self(trial)]]
 
-    def check(self, settings: Settings, compose: Callable[[dict[str, Any]], TrialConfig]) -> None:
-        """Draws from the space and checks all that comes out, and the first guesses against what it suggests.
+    def check(self, seed: int, compose: Callable[[dict[str, Any]], TrialConfig]) -> None:
+        """Draws from the space and checks all that comes out, and the overrides against what it suggests.
 
         Args:
+            seed: of the draws.
             compose: makes a whole configuration of a trial's fields, raising InputError.
 
         Raises:
             InputError: every problem at once.
         """
         problems: list[str] = []
-        names: dict[str, Any] = {}
-        study = _random_study(settings.seed)
-        for params, fields in self.samples(SAMPLES, settings.seed):
-            names |= dict.fromkeys([*params, *self._asked, *(SEARCHABLE & set(self._overrides))])
-            _collect(lambda fields=fields: compose(fields), problems)
-        for name in self._overrides:
-            if name not in names:
-                problems.append(f"search.{name}: the space suggests no '{name}'{_near(name, set(names))}")
-        for guess in settings.first_guesses:
-            for name in set(guess) - set(names):
-                problems.append(f"first_guesses: the space suggests no '{name}'{_near(name, set(names))}")
-            study.enqueue_trial(guess)
-            trial = study.ask()
-            _collect(lambda trial=trial: compose(self(trial)), problems)
-            for name, value in guess.items():
-                if name in trial.distributions and not trial.distributions[name]._contains(
-                    trial.distributions[name].to_internal_repr(value)
-                ):
-                    problems.append(f"first_guesses: {name}={value!r} is outside {trial.distributions[name]}")
+        for _, fields in self.samples(SAMPLES, seed):
+            try:
+                compose(fields)
+            except InputError as error:
+                problems += error.problems
+        for name in set(self._overrides) - self._asked - SEARCHABLE:
+            problems.append(f"search.{name}: the space suggests no '{name}'{_near(name, self._asked)}")
         if problems:
             raise InputError(list(dict.fromkeys(problems)))
 
+    def guess(self, guess: dict[str, Any], compose: Callable[[dict[str, Any]], TrialConfig]) -> dict[str, Any]:
+        """A first guess without what the overrides and pinned fields leave no room for; `check` comes first.
+
+        Raises:
+            InputError: it names what the space does not suggest, or a value outside its range.
+        """
+        names = self._asked | set(self._overrides)
+        problems = [
+            f"first_guesses: the space suggests no '{name}'{_near(name, names)}" for name in guess if name not in names
+        ]
+        kept = self._allowed(guess)
+        try:
+            trial, fields = self._with(kept)
+            compose(fields)
+            for name, value in kept.items():
+                if not _contains(trial, name, value):
+                    problems.append(f"first_guesses: {name}={value!r} is outside {trial.distributions[name]}")
+        except InputError as error:
+            problems += [f"first_guesses: {kept}: {problem}" for problem in error.problems]
+        if problems:
+            raise InputError(list(dict.fromkeys(problems)))
+        return kept
+
+    def matching(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Another study's parameters as a first guess: those that this space suggests too, where it allows them."""
+        names = self._asked | set(self._overrides)
+        kept = self._allowed({name: value for name, value in params.items() if name in names})
+        try:
+            trial, _ = self._with(kept)
+        except InputError:  # a value of another type
+            return {}
+        return {name: value for name, value in kept.items() if _contains(trial, name, value)}
+
+    def _allowed(self, guess: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in guess.items() if name not in self._all or self._all[name].allows(value)}
+
+    def _with(self, guess: dict[str, Any]):
+        study = _random_study(0)
+        study.enqueue_trial(guess)
+        trial = study.ask()
+        return trial, self(trial)
+
 
 class _Override:
-    """`lo..hi`, `a|b|c` or a value."""
+    """`lo..hi`, `a|b|c` or a value; a fixed one is a value whatever it looks like."""
 
-    def __init__(self, name: str, value: Any):
-        self.name, self.low, self.high, self.choices = name, None, None, None
-        if isinstance(value, str) and ".." in value:
+    def __init__(self, name: str, value: Any, fixed: bool = False):
+        self.name, self.low, self.high, self.choices = name, None, None, [value]
+        if fixed or not isinstance(value, str):
+            return
+        if ".." in value:
             low, high = (parse_value(part) for part in value.split("..", 1))
             if not all(isinstance(bound, int | float) for bound in (low, high)) or low >= high:
                 raise InputError(f"search.{name}: '{value}' is no range; write LOW..HIGH with LOW below HIGH")
-            self.low, self.high = low, high
-        elif isinstance(value, str) and "|" in value:
+            self.low, self.high, self.choices = low, high, None
+        elif "|" in value:
             self.choices = [parse_value(part) for part in value.split("|")]
-        else:
-            self.choices = [value]
+
+    def allows(self, value: Any) -> bool:
+        """Whether a first guess may have this value: a single value is not searched at all."""
+        if self.choices is not None:
+            return len(self.choices) > 1 and value in self.choices
+        return isinstance(value, int | float) and self.low <= value <= self.high
 
     def suggest(self, trial, kind: type = float, log: bool | None = None):
         if self.choices is not None:
@@ -140,7 +184,7 @@ class _Trial:
     def suggest_categorical(self, name: str, choices):
         self.asked.add(name)
         if name in self._overrides:
-            return self._overrides[name].suggest(self._trial)
+            return self._overrides[name].suggest(self._trial, _kind(name))
         return self._trial.suggest_categorical(name, choices)
 
 
@@ -148,14 +192,19 @@ def _random_study(seed: int):
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", message="Fixed parameter .* is out of range")  # told by ourselves
     return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
 
 
-def _collect(make: Callable[[], Any], problems: list[str]) -> None:
-    try:
-        make()
-    except InputError as error:
-        problems += error.problems
+def _kind(name: str) -> type:
+    """Whether a field of a trial is a whole number."""
+    return int if name in TrialConfig.model_fields and TrialConfig.model_fields[name].annotation is int else float
+
+
+def _contains(trial, name: str, value: Any) -> bool:
+    """Whether the trial's range of that parameter has the value; where the branch was not taken, nobody knows."""
+    distribution = trial.distributions.get(name)
+    return distribution is None or distribution._contains(distribution.to_internal_repr(value))
 
 
 def _near(name: str, known: set[str]) -> str:

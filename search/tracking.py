@@ -18,17 +18,13 @@ from typing import Any
 from search.ledger import COMPLETE, FAILED, OBJECTIVE, PRUNED, RUNNING, TrialRecord
 from search.tracking_store import (
     as_text,
-    check_tracking,
     connect,
-    experiment_exists,
     first_line,
     flat_params,
-    provenance,
+    shown,
     unreachable,
 )
 from trainables.errors import InputError
-
-__all__ = ["Tracker", "as_text", "check_tracking", "experiment_exists", "flat_params", "provenance"]
 
 INTERRUPTED = "interrupted"
 RUN_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
@@ -89,6 +85,8 @@ class Tracker:
         self._down = False  # the last item was lost: the next ones get a single try
         self._deadline = math.inf
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._warming = threading.Thread(target=self._warm_up, name="tracking-warm-up", daemon=True)
+        self._warming.start()
 
     def open_study(self, tags: dict, params: dict, artifacts: dict[str, Path | str], resume: bool) -> None:
         """Creates the experiment and its parent run, or finds them again, and begins to write.
@@ -102,6 +100,7 @@ class Tracker:
         Raises:
             InputError: the name is taken, or the store refuses.
         """
+        self._warming.join()
         try:
             self._open(tags, {name: as_text(value) for name, value in params.items()}, artifacts, resume)
         except InputError:
@@ -109,6 +108,13 @@ class Tracker:
         except Exception as error:  # each store and driver has its own
             raise InputError(unreachable(self.uri, first_line(error))) from error
         self._thread.start()
+
+    def _warm_up(self) -> None:
+        """A new database's first use takes seconds, which pass while other things come up; writes nothing of ours."""
+        try:
+            connect(self.uri).search_experiments(max_results=1)
+        except Exception:
+            return  # opening the study meets it again, and tells
 
     def _open(self, tags: dict, params: dict[str, str], artifacts: dict[str, Path | str], resume: bool) -> None:
         client = self._mlflow = connect(self.uri)
@@ -217,7 +223,9 @@ class Tracker:
                     line |= {"state": item.record.state, "reason": item.record.reason}
                 file.write(json.dumps(_finite(line), default=str) + "\n")
         if not self.lost:
-            self._on_warning(f"tracking: {self.uri} fails ({error}); training goes on, what is lost is in {self.spool}")
+            self._on_warning(
+                f"tracking: {shown(self.uri)} fails ({error}); training goes on, what is lost is in {self.spool}"
+            )
         self.lost += len(items)
 
     def _write_trial(self, items: list[_Item], again: bool) -> None:
@@ -237,8 +245,6 @@ class Tracker:
         ended = any(item.kind == "ended" for item in items)
         tags = {"state": record.state, "reason": record.reason[:LONGEST_REASON]} if ended else {}
         end_time = int((record.ended or time.time()) * 1000)
-        if ended and record.best is not None and math.isfinite(record.best):
-            metrics.append(("best/val_top1", record.best, end_time, record.epoch))
         self._log(run.run_id, metrics, params, tags)
         run.has_params = True
         run.steps.update(steps)

@@ -18,20 +18,6 @@ from trainables.errors import InputError
 LOGGED = ("student", "teacher", *Distillation.model_fields, *Recipe.model_fields)  # the params of every trial's run
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 REACH_S = 3.0  # how long a server may take to answer before a study starts
-PACKAGES = [
-    "ray",
-    "torch",
-    "torchvision",
-    "timm",
-    "optuna",
-    "mlflow",
-    "pandas",
-    "pydantic",
-    "rich",
-    "scikit-learn",
-    "matplotlib",
-    "numpy",
-]
 
 # MLflow's own defaults hold a caller for minutes; the retries are ours. Set before its import, a user's values win.
 ENVIRONMENT = {
@@ -76,6 +62,8 @@ def check_tracking(uri: str) -> None:
             urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=REACH_S).close()
         elif dialect in DATABASE_PORTS:
             socket.create_connection((parts.hostname, parts.port or DATABASE_PORTS[dialect]), REACH_S).close()
+        elif dialect == "sqlite" and _sqlite_path(uri).is_dir():
+            raise InputError(unreachable(uri, "it is a folder"))
     except urllib.error.HTTPError as error:
         # A server that asks for a log-in is there; MLflow's client brings the user's credentials later.
         if error.code not in (401, 403):
@@ -86,7 +74,13 @@ def check_tracking(uri: str) -> None:
 
 def unreachable(uri: str, problem: str) -> str:
     """The one wording for a store that cannot be used."""
-    return f"tracking_uri: {uri} unreachable ({problem}); start the server or leave --tracking-uri out"
+    return f"tracking_uri: {shown(uri)} unreachable ({problem}); start the server or leave --tracking-uri out"
+
+
+def shown(uri: str) -> str:
+    """A URI as it may be shown and kept: without the user's password."""
+    parts = urlsplit(uri)
+    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
 
 def first_line(error: Exception | str) -> str:
@@ -95,10 +89,17 @@ def first_line(error: Exception | str) -> str:
 
 
 def experiment_exists(uri: str, study: str) -> bool:
-    """Whether MLflow has an experiment of this name, deleted ones included (their names stay taken)."""
+    """Whether MLflow has an experiment of this name, deleted ones included (their names stay taken).
+
+    Raises:
+        InputError: what is there is no MLflow store, or it refuses.
+    """
     if uri.startswith("sqlite:") and not _sqlite_path(uri).exists():
         return False
-    return connect(uri).get_experiment_by_name(study) is not None
+    try:
+        return connect(uri).get_experiment_by_name(study) is not None
+    except Exception as error:  # each store and driver has its own
+        raise InputError(unreachable(uri, first_line(error))) from error
 
 
 def _sqlite_path(uri: str) -> Path:
@@ -122,13 +123,9 @@ def connect(uri: str):
 
 
 def provenance() -> dict[str, str]:
-    """What a result depends on besides its settings: versions, commit, platform; flat, as tags or as an artifact."""
+    """What a result depends on besides its settings: versions of all packages, commit, platform."""
     facts = {"platform": platform.platform(), "version/python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            facts[f"version/{package}"] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            facts[f"version/{package}"] = "not installed"
+    facts |= {f"version/{found.name.lower()}": found.version for found in metadata.distributions() if found.name}
     here = Path(__file__)
 
     def git(*arguments: str) -> str:

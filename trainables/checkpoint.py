@@ -48,10 +48,10 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     os.replace(partial, folder / NAME)
 
 
-def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The last whole checkpoint of a trial, None where there is none."""
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The last whole checkpoint of a trial, on the CPU (random states must be there), None where there is none."""
     path = folder / NAME
-    return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
 def drop_checkpoint(folder: Path) -> None:

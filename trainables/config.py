@@ -116,8 +116,8 @@ class Recipe(Strict):
     weight_decay: float = Field(0.05, ge=0)
     projector_lr_scale: float = Field(1.0, gt=0)  # the projectors' learning rate over the student's
     projector_weight_decay_scale: float = Field(1.0, ge=0)
-    sched: str = "cosine"
-    min_lr: float = Field(1e-5, ge=0)
+    sched: Literal["cosine", "tanh", "poly", "step"] = "cosine"
+    min_lr: float = Field(1e-5, ge=0)  # at most `lr`, as `warmup_lr` is
     warmup_lr: float = Field(5e-7, ge=0)
     warmup_epochs: int = Field(0, ge=0)
     decay_epochs: int = Field(30, ge=1)  # step schedule
@@ -128,8 +128,8 @@ class Recipe(Strict):
     cutmix: float = Field(0.0, ge=0)
     mixup_prob: float = Field(1.0, ge=0, le=1)
     mixup_switch_prob: float = Field(0.5, ge=0, le=1)
-    crop_scale: list[float] = [0.08, 1.0]  # timm's `scale`: the random crop's share of the area
-    crop_ratio: list[float] = [0.75, 4 / 3]  # timm's `ratio`: of its sides
+    crop_scale: list[float] = Field([0.08, 1.0], min_length=2, max_length=2)  # timm's `scale`, shares of the area
+    crop_ratio: list[float] = Field([0.75, 4 / 3], min_length=2, max_length=2)  # timm's `ratio`, of its sides
     hflip: float = Field(0.5, ge=0, le=1)
     color_jitter: float | None = Field(None, ge=0)
     aa: str | None = None  # timm's auto-augment string
@@ -138,7 +138,7 @@ class Recipe(Strict):
     bce_loss: bool = False
     drop: float | None = Field(None, ge=0, lt=1)
     drop_path: float | None = Field(None, ge=0, lt=1)
-    model_ema: bool = False
+    model_ema: bool = False  # average the weights; the better of student and average counts and is delivered
     model_ema_decay: float = Field(0.9998, gt=0, lt=1)
     amp: bool = False
     amp_dtype: Literal["float16", "bfloat16"] = "bfloat16"

@@ -42,12 +42,20 @@ class RunContext:
         return self.from_rank_0(lambda: self._report(metrics))
 
     def from_rank_0(self, function: Callable[[], Any]) -> Any:
-        """Runs a function on rank 0 and gives its result to all ranks."""
+        """Runs a function on rank 0 and gives its result to all ranks; where it fails there, it fails on all."""
         if self.world_size == 1:
             return function()
-        box = [function() if self.rank == 0 else None]
+        box, failure = [None], None
+        if self.rank == 0:
+            try:
+                box = [(function(), None)]
+            except Exception as error:  # the other ranks wait for an answer
+                box, failure = [(None, f"{type(error).__name__}: {error}")], error
         dist.broadcast_object_list(box, src=0, group=self._control)
-        return box[0]
+        value, text = box[0]
+        if text is not None:
+            raise failure or RuntimeError(f"rank 0 failed: {text}")
+        return value
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in rank order, on every rank."""

@@ -23,7 +23,8 @@ def distillation_terms(
     - distiller "ofa" (the official OFA-KD): `kd` is the OFA loss of the final logits with the last eps, `ofa` is the
       sum, not the mean, of the stages' OFA losses, each with its own eps.
 
-    `temperature_squared` multiplies the OFA losses by T²; KD has its T² always.
+    `normalize_loss_weights` divides the weights by the sum of those whose terms there are. `temperature_squared`
+    multiplies the OFA losses by T²; KD has its T² always.
 
     Args:
         config: the distiller's fields and the recipe's `smoothing` and `bce_loss`, which shape the cross-entropy.
@@ -44,7 +45,8 @@ def distillation_terms(
     elif config.distiller == "ofa":
         terms |= _ofa_terms(config, student_logits, stage_logits, teacher_logits, target)
     weights = {"gt": config.gt_loss_weight, "kd": config.kd_loss_weight, "ofa": config.ofa_loss_weight}
-    scale = sum(weights.values()) if config.normalize_loss_weights else 1.0
+    active = {"none": ["gt"], "kd": ["gt", "kd"], "ofa": ["gt", "kd", "ofa"] if stage_logits else ["gt", "kd"]}
+    scale = sum(weights[name] for name in active[config.distiller]) if config.normalize_loss_weights else 1.0
     terms["loss"] = sum(weight / scale * terms[name] for name, weight in weights.items())
     return terms
 

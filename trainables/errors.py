@@ -1,4 +1,4 @@
-"""Errors that a user can mend; every command prints them as one line a problem and exits with 2."""
+"""The errors that commands print as plain lines: bad input, which exits with 2, and a failed study, with 1."""
 
 
 class InputError(ValueError):
@@ -14,3 +14,7 @@ class InputError(ValueError):
 
     def __reduce__(self):
         return type(self), (self.problems,)
+
+
+class StudyError(RuntimeError):
+    """The study itself could not go on; the message is one line."""

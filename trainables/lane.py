@@ -75,15 +75,19 @@ def _run(job: dict, assets: Assets, context: RunContext, broker) -> dict:
         assets.teacher_weights = Path(job["teacher_folder"]) / WEIGHTS
         run_trial(config, assets, context, job["known_epoch"])
         return {}
-    except (TrialFailure, InputError) as error:  # every rank meets these alike
-        return {"error": str(error), "bad_input": isinstance(error, InputError)}
+    except TrialFailure as error:  # every rank meets it alike
+        return {"error": str(error)}
     except Exception as error:
-        traceback.print_exc()
-        text = f"{type(error).__name__}: {error}"
+        bad_input = isinstance(error, InputError)
+        text = str(error) if bad_input else f"{type(error).__name__}: {error}"
+        if not bad_input:
+            traceback.print_exc()
         if context.world_size == 1 and not _poisons(error):
-            return {"error": text}
-        ray.get(broker.note.remote(job["trial_id"], job["attempt"], text))
-        raise  # Ray Train starts the workers anew, and the broker hands them this trial again
+            return {"error": text, "bad_input": bad_input}
+        # The other ranks may wait for this one. Ray Train starts them all anew, and the broker hands them this trial
+        # again, unless another try is in vain.
+        ray.get(broker.note.remote(job["trial_id"], job["attempt"], text, bad_input))
+        raise
 
 
 def _poisons(error: Exception) -> bool:

@@ -128,10 +128,8 @@ class _Run:
             "train/loss_kd": kd,
             "train/loss_ofa": ofa,
             "time/images_per_s": images * self.context.world_size / (trained - begun),
-            **{f"val/{name}": value for name, value in self._judge(self.student.model).items()},
+            **{f"val/{name}": value for name, value in self._judge().items()},
         }
-        if self.ema:
-            metrics["val/top1_ema"] = self._judge(self.ema.module)["top1"]
         if not math.isfinite(metrics["val/loss"]):
             raise TrialFailure(f"the holdout loss is {metrics['val/loss']} in epoch {self.epoch}")
         metrics["best/val_top1"] = max([metrics["val/top1"]] + [entry["val/top1"] for entry in self.history])
@@ -142,9 +140,9 @@ class _Run:
         return metrics
 
     def delivered(self) -> torch.nn.Module:
-        """The student that is handed over: the average of the weights where that is the better on the holdout."""
+        """The student that is handed over: the one that the last epoch's `val/*` are of."""
         last = self.history[-1]
-        return self.ema.module if self.ema and last["val/top1_ema"] > last["val/top1"] else self.student.model
+        return self.ema.module if self.ema and last["val/top1_ema"] > last["val/top1_raw"] else self.student.model
 
     def close(self) -> None:
         """Ends the loader's processes."""
@@ -170,28 +168,35 @@ class _Run:
             if self.first_step_s is None:
                 self.first_step_s = time.perf_counter() - self.begun
             step += 1
-            if self.scheduler:
-                self.scheduler.step_update(step)
+            self.scheduler.step_update(step)
             if self.ema:
                 self.ema.update(self.student.model, step=step)
             sums += torch.stack([terms[name].detach() for name in TERMS])  # stays on the device: no wait in the loop
             images += len(inputs)
         return sums, images
 
-    def _judge(self, model: torch.nn.Module) -> dict[str, float]:
-        if self.context.world_size > 1 and model is self.student.model:
+    def _judge(self) -> dict[str, float]:
+        """The holdout's figures of the student, or of the average of its weights where that is the better."""
+        raw = self._evaluate(self.student.model)
+        if not self.ema:
+            return raw
+        averaged = self._evaluate(self.ema.module)
+        better = averaged if averaged["top1"] > raw["top1"] else raw
+        return {**better, "top1_raw": raw["top1"], "top1_ema": averaged["top1"]}
+
+    def _evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        if self.context.world_size > 1:
             timm.utils.distribute_bn(model, self.context.world_size, reduce=True)
         return evaluate(model, self.assets, self.config, self.context)
 
     def _resume(self) -> None:
-        state = checkpoint.load_checkpoint(self.context.folder, self.context.device)
+        state = checkpoint.load_checkpoint(self.context.folder)
         if state is None:
             return
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
+        self.scheduler.load_state_dict(state["scheduler"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.epoch, self.history = state["epoch"], state["history"]
@@ -208,7 +213,7 @@ class _Run:
                 {
                     "student": self.student.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
-                    "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                    "scheduler": self.scheduler.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "ema": self.ema.module.state_dict() if self.ema else None,
                     "random": random,

@@ -23,7 +23,7 @@ def make_optimizer(student: torch.nn.Module, config: TrialConfig) -> torch.optim
     ):
         for group in param_groups_weight_decay(module, config.weight_decay * decay, no_weight_decay_list=exempt):
             if group["params"]:
-                groups.append({**group, "lr": config.lr * lr})
+                groups.append({**group, "lr_scale": lr})  # timm's schedulers apply it, to warm-up and floor too
     try:
         return create_optimizer_v2(groups, opt=config.opt, lr=config.lr, weight_decay=0.0, momentum=config.momentum)
     except (ValueError, AssertionError) as error:
@@ -37,11 +37,12 @@ def make_scheduler(optimizer: torch.optim.Optimizer, config: TrialConfig, steps_
         sched=config.sched,
         num_epochs=config.epochs,
         warmup_epochs=min(config.warmup_epochs, config.epochs - 1),  # a shortened trial keeps an epoch at full rate
-        warmup_lr=config.warmup_lr,
-        min_lr=config.min_lr,
+        warmup_lr=min(config.warmup_lr, config.lr),  # a searched low rate must not rise to them
+        min_lr=min(config.min_lr, config.lr),
         decay_epochs=config.decay_epochs,
         decay_rate=config.decay_rate,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
     )
+    scheduler.step_update(0)  # the first step's rates, each group's `lr_scale` applied
     return scheduler

@@ -26,7 +26,7 @@ def measure() -> dict[str, float]:
     torch.set_num_threads(1)
     space = Path(__file__).parents[2] / "spaces" / "vit_to_mlp.py"
     study = load_space(str(space))
-    plan = preflight(study, resolve(study, {"name": "testbed", "space": str(space)}, []))
+    plan, _ = preflight(study, resolve(study, {"name": "testbed", "space": str(space)}, []))
     assets = Assets()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -82,8 +82,8 @@ def wait_for(condition, what: str, limit: float = LIMIT_S):
     raise AssertionError(f"{what} did not happen within {limit} s")
 
 
-def left_behind(folder: Path) -> list[str]:
-    """Processes, but ours, that still know a study's folder or its Ray session; looked for until they are gone."""
+def left_behind(folder: Path, within: float = 60) -> list[str]:
+    """Processes, but ours, that still know a study's folder or its Ray session after so many seconds."""
 
     def remaining():
         found = []
@@ -96,7 +96,7 @@ def left_behind(folder: Path) -> list[str]:
                 continue
         return found
 
-    end = time.monotonic() + 60
+    end = time.monotonic() + within
     while (found := remaining()) and time.monotonic() < end:
         time.sleep(0.5)
     return found

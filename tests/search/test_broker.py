@@ -126,3 +126,56 @@ def test_unjudged_reports_do_not_wait():
         assert await broker.report("teacher", 1, {"epoch": 1})
 
     run(scenario)
+
+
+def test_a_lost_lanes_trial_goes_to_another_lane():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.submit("b", dict(JOB))
+        await broker.take(0, 1, 1)
+        await broker.lane_lost(0)
+        again = await broker.take(1, 2, 1)
+        assert (again["trial_id"], again["attempt"]) == ("a", 2)
+
+    run(scenario)
+
+
+def test_what_no_other_attempt_can_mend_is_not_tried_again():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, 1, 1)
+        await broker.note("a", 1, "image a.png is broken", True)
+        assert await broker.take(0, 1, 0.01) is None
+        assert await broker.next("a") == ("bad_input", "image a.png is broken")
+
+    run(scenario)
+
+
+def test_a_forgotten_trial_stops_at_its_report_and_nothing_of_it_is_kept():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, 1, 1)
+        report = asyncio.ensure_future(broker.report("a", 1, {"epoch": 1}))
+        await broker.next("a")
+        await broker.forget("a")  # its proxy died: no verdict will come
+        assert not await report
+        await broker.finish("a", 1)
+        assert broker._trials == {} and broker._by_lane == {}
+        assert "proxy died" in await broker.reason("a")
+
+    run(scenario)
+
+
+def test_a_late_verdict_answers_no_later_report():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, 1, 1)
+        await answered(broker, "a", 1, 1, True)
+        report = asyncio.ensure_future(broker.report("a", 1, {"epoch": 2}))
+        await broker.next("a")
+        await broker.verdict("a", 1, True)
+        assert not report.done()
+        await broker.verdict("a", 2, True)
+        assert await report
+
+    run(scenario)

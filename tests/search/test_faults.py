@@ -126,7 +126,7 @@ def test_a_killed_driver_leaves_no_process_and_nothing_is_lost(place):
     studies.wait_for(lambda: running_epoch(place, "1", 3), "trial 1's third epoch")
     process.kill()
     process.communicate(timeout=studies.LIMIT_S)
-    assert studies.left_behind(place) == []
+    assert studies.left_behind(place, within=180) == []  # Ray's own agents notice after a minute
     before = records(place)
     finished(studies.start(*arguments, "--resume", cwd=place))
     assert_whole(place)

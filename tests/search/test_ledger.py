@@ -1,3 +1,5 @@
+import pytest
+
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
 
 
@@ -27,12 +29,19 @@ def test_an_error_is_a_failure_whatever_was_reported():
     assert (made.state, made.reason) == (FAILED, "out of memory")
 
 
-def test_no_value_or_a_value_that_is_no_number_is_a_failure():
-    for values in ([], [1, float("nan")]):
-        made = record(values=values)
-        made.finish()
-        assert made.state == FAILED
-        assert made.reason == "val/top1 was not finite"
+@pytest.mark.parametrize(
+    ("values", "reason"), [([], "it reported no epoch"), ([1, float("nan")], "val/top1 was not finite")]
+)
+def test_no_value_or_a_value_that_is_no_number_is_a_failure(values, reason):
+    made = record(values=values)
+    made.finish()
+    assert (made.state, made.reason) == (FAILED, reason)
+
+
+def test_a_trial_cut_off_before_its_first_epoch_did_not_fail():
+    made = record(values=[])
+    made.finish(stopped="stopped by the time budget")
+    assert (made.state, made.reason) == (PRUNED, "stopped by the time budget before its first epoch's end")
 
 
 def test_an_epoch_counts_once():

@@ -99,7 +99,7 @@ def test_every_epoch_is_in_mlflow_once_and_equals_the_record(job, runs):
             continue
         record = json.loads((folder / "runs" / NAME / "trials" / run.data.tags["trial_id"] / "record.json").read_text())
         assert record["run_id"] == run.info.run_id
-        for name in set(record["history"][0]) - {"epoch", "best/val_top1"}:
+        for name in set(record["history"][0]) - {"epoch"}:
             logged = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
             assert sorted(logged) == [(entry["epoch"], entry[name]) for entry in record["history"]], name
 
@@ -122,7 +122,7 @@ def test_the_plots_show_something(job):
     folder, *_ = job
     for name in ("history.png", "importance.png"):
         image = Image.open(folder / "runs" / NAME / name).convert("L")
-        assert image.size[0] > 600 and len(set(image.resize((100, 100)).getdata())) > 10
+        assert image.size[0] > 600 and sum(count > 0 for count in image.histogram()) > 10
 
 
 def test_the_export_command_of_the_last_lines_works(job, tmp_path, capsys):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from search.settings import Settings, compose, cut_stages, load_space, parse_value, resolve, trial_config
+from search.settings import Settings, compose, cut_stages, load_space, resolve, trial_config
 from search.study import Scale, Study
+from search.values import parse_value
 from trainables.errors import InputError
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,7 @@
 import optuna
 import pytest
 
-from search.settings import compose, resolve
+from search.settings import compose, pinned_fields, resolve
 from search.space import SearchSpace
 from search.study import Scale, Study
 from trainables.errors import InputError
@@ -17,11 +17,17 @@ def space(trial):
     return {"stages": stages, "eps": eps, "temperature": trial.suggest_float("temperature", 0.5, 8.0, log=True)}
 
 
-def checked(function=space, overrides=None, guesses=()):
+def checked(function=space, overrides=None, guesses=(), sets=()):
     study = Study(space=function, scales={"embedded": Scale(**FIELDS)}, first_guesses=list(guesses))
-    settings = resolve(study, {"name": "n", "space": "s.py"}, [])
-    wrapped = SearchSpace(function, overrides or {})
-    wrapped.check(settings, lambda fields: compose(settings, {}, [1, 2, 3, 4], fields))
+    settings = resolve(study, {"name": "n", "space": "s.py"}, sets)
+    wrapped = SearchSpace(function, overrides or {}, pinned_fields(settings, {}))
+
+    def composed(fields):
+        return compose(settings, {}, [1, 2, 3, 4], fields)
+
+    wrapped.check(0, composed)
+    for guess in guesses:
+        wrapped.guess(guess, composed)
     return wrapped
 
 
@@ -49,8 +55,34 @@ def test_overrides_change_ranges_fix_values_and_add_recipe_fields():
 def test_an_added_range_over_decades_is_searched_on_a_log_scale():
     study = optuna.create_study()
     trial = study.ask()
-    SearchSpace(space, {"lr": "1e-4..1e-2", "momentum": "0.8..0.9"})(trial)
+    SearchSpace(space, {"lr": "1e-4..1e-2", "momentum": "0.8..0.9"}, {})(trial)
     assert trial.distributions["lr"].log and not trial.distributions["momentum"].log
+
+
+def test_a_whole_number_is_searched_as_one():
+    wrapped = checked(overrides={"warmup_epochs": "1..5", "batch_size": "16|32"})
+    for _, fields in wrapped.samples(20, seed=0):
+        assert isinstance(fields["warmup_epochs"], int) and fields["batch_size"] in (16, 32)
+
+
+def test_a_pinned_field_is_not_searched():
+    for params, fields in checked(sets=["stages=2", "temperature=3.0"]).samples(20, seed=0):
+        assert set(params) == {"eps", "eps_stage2"}
+        assert fields["stages"] == [2] and len(fields["eps"]) == 2 and fields["temperature"] == 3.0
+
+
+def test_a_first_guess_yields_to_overrides_and_pinned_fields():
+    wrapped = checked(overrides={"eps": "1.0|1.5"}, sets=["temperature=3.0"])
+    guess = {"stage1": True, "temperature": 1.0}
+    assert wrapped.guess({**guess, "eps": 1.5}, lambda fields: fields) == {"stage1": True, "eps": 1.5}
+    assert wrapped.guess({**guess, "eps": 1.2}, lambda fields: fields) == {"stage1": True}
+
+
+def test_another_studys_parameters_are_taken_where_they_fit():
+    wrapped = checked(overrides={"temperature": "2.0..8.0"})
+    others = {"eps": 1.5, "lr": 1e-3, "temperature": 1.0, "stage1": True}
+    assert wrapped.matching(others) == {"eps": 1.5, "stage1": True}
+    assert wrapped.matching({"eps": 9.0, "stage2": False}) == {"stage2": False}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +92,10 @@ def test_an_added_range_over_decades_is_searched_on_a_log_scale():
         ({"overrides": {"eps": "2.0..1.0"}}, "LOW..HIGH"),
         ({"overrides": {"temperature": "-1..1"}}, "temperature"),
         ({"guesses": [{"epsilon": 1.0}]}, "first_guesses: the space suggests no 'epsilon'"),
+        ({"guesses": [{"stage1": "yes"}]}, "first_guesses: {'stage1': 'yes'}"),
+        ({"overrides": {"stages": 1}}, "stages: 1 must be"),
+        ({"overrides": {"batch_size": "15|31"}}, "does not divide"),
+        ({"sets": ["eps=1.0", "search.eps=1.0..2.0"]}, "give one of the two"),
         ({"guesses": [{"eps": 9.0}]}, "first_guesses: eps=9.0 is outside"),
         ({"function": lambda trial: {"kd_loss_weight": -1.0}}, "kd_loss_weight: -1.0"),
         ({"function": lambda trial: {"stages": [1], "eps": [1.0, 1.0, 1.0]}}, "eps has 3 values"),

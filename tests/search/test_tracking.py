@@ -11,7 +11,8 @@ import pytest
 
 from search import tracking
 from search.ledger import FAILED, PRUNED, TrialRecord
-from search.tracking import Tracker, check_tracking, experiment_exists, flat_params, provenance
+from search.tracking import Tracker
+from search.tracking_store import check_tracking, experiment_exists, flat_params, provenance, shown
 from tests.search.studies import wait_for
 from trainables.config import TrialConfig
 from trainables.errors import InputError
@@ -23,7 +24,7 @@ def make_record(trial_id="7", role="trial", **changes):
 
 
 def metrics_of(epoch, top1=50.0):
-    return {"epoch": epoch, "train/loss": 2.0 / epoch, "val/top1": top1 + epoch}
+    return {"epoch": epoch, "train/loss": 2.0 / epoch, "val/top1": top1 + epoch, "best/val_top1": top1 + epoch}
 
 
 def play(tracker, record, epochs, end=True):
@@ -162,7 +163,7 @@ def test_resuming_writes_each_epoch_once(make_tracker):
     for trial_id, expected in {"1": [1, 2, 3], "2": [1, 2, 3], "3": [1]}.items():
         assert steps(second, runs[trial_id]) == expected
         assert steps(second, runs[trial_id], "train/loss") == expected
-    assert steps(second, runs["2"], "best/val_top1") == [3]
+    assert steps(second, runs["2"], "best/val_top1") == [1, 2, 3]
     parent = second._mlflow.get_run(second.parent_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.params == {"trials": "4", "seed": "1"}
@@ -304,6 +305,22 @@ def test_a_bad_place_is_refused_at_once(uri, text):
 
 def test_one_eps_in_a_list_is_one_eps():
     assert "eps_logits" not in flat_params(make_record(eps=[1.2]).config)
+
+
+def test_a_password_is_never_shown():
+    assert shown("postgresql://me:s3cret@host/db") == "postgresql://me:***@host/db"
+    assert shown("http://host:5000") == "http://host:5000"
+    with pytest.raises(InputError) as error:
+        check_tracking("postgresql://me:s3cret@127.0.0.1:9/db")
+    assert "s3cret" not in str(error.value)
+
+
+def test_what_is_no_mlflow_store_is_refused(tmp_path):
+    (tmp_path / "text.db").write_text("no database")
+    with pytest.raises(InputError, match="unreachable"):
+        experiment_exists(f"sqlite:///{tmp_path}/text.db", "study")
+    with pytest.raises(InputError, match="it is a folder"):
+        check_tracking(f"sqlite:///{tmp_path}")
 
 
 def test_provenance_is_flat_text():

@@ -41,20 +41,27 @@ def outcome(monkeypatch, tiny):
 
 
 def test_a_trial_that_raises_fails_alone(outcome):
-    assert outcome(ValueError("boom")) == {"error": "ValueError: boom"}
+    assert outcome(ValueError("boom")) == {"error": "ValueError: boom", "bad_input": False}
+    assert outcome(InputError("image: broken")) == {"error": "image: broken", "bad_input": True}
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_what_all_ranks_meet_alike_is_the_trials_failure(outcome, world_size):
-    assert outcome(TrialFailure("the loss is nan"), world_size)["error"] == "the loss is nan"
-    assert outcome(InputError("stages: no"), world_size)["bad_input"]
+    assert outcome(TrialFailure("the loss is nan"), world_size) == {"error": "the loss is nan"}
 
 
 def test_with_several_workers_an_error_may_be_anothers_death_and_restarts_the_workers(outcome):
     broker = Broker()
     with pytest.raises(RuntimeError, match="reset by peer"):
         outcome(RuntimeError("connection reset by peer"), 2, broker)
-    assert broker.notes == [("7", 1, "RuntimeError: connection reset by peer")]
+    assert broker.notes == [("7", 1, "RuntimeError: connection reset by peer", False)]
+
+
+def test_with_several_workers_one_ranks_bad_input_frees_the_others_and_is_not_tried_again(outcome):
+    broker = Broker()
+    with pytest.raises(InputError):
+        outcome(InputError("image a.png is broken"), 2, broker)
+    assert broker.notes == [("7", 1, "image a.png is broken", True)]
 
 
 def test_a_poisoned_cuda_context_ends_the_process(outcome):

@@ -120,17 +120,32 @@ def test_a_loss_that_is_no_number_fails_the_trial(tiny, assets, tmp_path):
 
 def test_the_projectors_learning_rate_is_their_own(tiny, assets, tmp_path):
     from trainables.loop import build_student
-    from trainables.optim import make_optimizer
+    from trainables.optim import make_optimizer, make_scheduler
 
     config = tiny(projector_lr_scale=0.1, weight_decay=0.1, projector_weight_decay_scale=0.5)
     student = build_student(config, 10)
-    groups = make_optimizer(student, config).param_groups
-    of = {id(parameter): group for group in groups for parameter in group["params"]}
-    assert all(of[id(parameter)]["lr"] == config.lr for parameter in student.model.parameters())
-    assert all(
-        of[id(parameter)]["lr"] == pytest.approx(0.1 * config.lr) for parameter in student.projectors.parameters()
-    )
-    assert {group["weight_decay"] for group in groups} == {0.0, 0.1, 0.05}
+    optimizer = make_optimizer(student, config)
+    scheduler = make_scheduler(optimizer, config, steps_per_epoch=5)
+    of = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    for step in (0, 7, 5 * config.epochs - 1):
+        scheduler.step_update(step)
+        rates = {of[id(parameter)]["lr"] for parameter in student.model.parameters()}
+        projectors = {of[id(parameter)]["lr"] for parameter in student.projectors.parameters()}
+        assert len(rates) == 1 and max(projectors) == pytest.approx(0.1 * rates.pop())
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.1, 0.05}
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 1])
+def test_a_rate_below_the_floor_never_rises(tiny, warmup_epochs):
+    from trainables.loop import build_student
+    from trainables.optim import make_optimizer, make_scheduler
+
+    config = tiny(lr=1e-6, min_lr=1e-5, warmup_lr=1e-4, warmup_epochs=warmup_epochs)
+    optimizer = make_optimizer(build_student(config, 10), config)
+    scheduler = make_scheduler(optimizer, config, steps_per_epoch=5)
+    for step in range(5 * config.epochs):
+        assert max(group["lr"] for group in optimizer.param_groups) == pytest.approx(1e-6)
+        scheduler.step_update(step)
 
 
 def _worker(rank, world_size, folder, fields, teacher_weights):

@@ -1,0 +1,47 @@
+"""What --dry-run prints."""
+
+from search import results
+from search.preflight import Plan
+
+SAMPLES_SHOWN = 5
+
+
+def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
+    """What a dry run shows: both models, the stages, sampled configurations and the estimate."""
+    from trainables.loop import build_student
+    from trainables.student import parameter_counts
+
+    settings = plan.settings
+    student = build_student(plan.base.model_copy(update={"student_source": "scratch"}), plan.num_classes)
+    millions = {part: f"{count / 1e6:.2f} M" for part, count in parameter_counts(student).items()}
+    stages = ", ".join(map(str, plan.available))
+    lines = [
+        ("study", f"{settings.name}: {settings.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "
+                  f"{settings.scheduler} scheduler; baselines {', '.join(plan.baselines)}"),
+        ("data", plan.data),
+        ("teacher", f"{settings.teacher} ({settings.teacher_source})"),
+        ("student", f"{settings.student}, {millions['student']} parameters, recipe of family '{plan.family}'"),
+        ("stages", f"{stages}; projectors at all of them have {millions['projectors']} parameters"),
+        *(("note", note) for note in plan.notes),
+    ]  # fmt: skip
+    for word, text in lines:
+        console.print(f"{word:<9} {text}")
+    console.print(f"\n{SAMPLES_SHOWN} configurations from the space:")
+    for params, _ in plan.space.samples(SAMPLES_SHOWN, settings.seed):
+        console.print(f"  {results.in_words(params)}")
+    console.print(
+        f"\na step takes {cost['step_s']:.3f} s here (all stages, batch {plan.base.batch_size}), "
+        f"{cost['steps_per_epoch']} steps an epoch: a full trial {_span(cost['trial_s'])}"
+    )
+    console.print(
+        f"the study on {cost['lanes']} lane(s): {_span(cost['study_min_s'])} where the scheduler stops as it may, "
+        f"at most {_span(cost['study_s'])}, and the teacher's own time"
+    )
+    console.print("nothing was trained or written")
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,161 @@
+"""One step of everything that a study trains, before it trains: what would fail there fails here, and what it costs."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from search.preflight import Plan
+from trainables.config import TrialConfig
+from trainables.errors import InputError
+
+TIMED_STEPS, TIMED_BATCH = 3, 32  # a larger batch is taken to cost in proportion
+
+
+def rehearse(plan: Plan, splits) -> None:
+    """Makes one step of a trial with all stages, and one of the teacher's fitting, on images of the real stream.
+
+    Raises:
+        InputError: models, optimizer, augmentation and batch do not go together.
+    """
+    from trainables.teacher import fit_config
+
+    workers = plan.settings.workers_per_trial
+    _one_step(_fullest(plan), splits, workers)
+    if plan.base.teacher_source == "fit":
+        try:
+            _one_step(fit_config(plan.base, plan.teacher_recipe), splits, workers)
+        except InputError as error:
+            raise InputError([f"teacher_recipe: {problem}" for problem in error.problems]) from error
+
+
+def estimate(plan: Plan, splits) -> dict[str, float]:
+    """What the study will cost, from timed steps of a trial with all stages on this machine's own device.
+
+    Returns:
+        `step_s`, `steps_per_epoch`, `trial_s` (full length, the holdout's judging included), `study_s` (all trials full
+        length) and `study_min_s` (only the share that ASHA trains at its reduction factor), both over `lanes`. The
+        teacher's fitting is not counted, nor is decoding by loader processes, which goes on beside the steps.
+    """
+    import torch
+
+    settings, config = plan.settings, _fullest(plan)
+    batch = min(config.batch_size // settings.workers_per_trial, plan.train_images, TIMED_BATCH)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.cpus_per_worker)
+    try:
+        device = torch.device("cuda" if settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
+        images, target = _batch(config, splits, 1, batch)
+        step, judge = _stepper(config, plan.num_classes, device)
+        step(images, target)
+        training_s = _timed(lambda: step(images, target)) / len(images)
+        judging_s = _timed(lambda: judge(images)) / len(images)
+        loading_s = 0.0 if config.loader_workers else _timed(lambda: _batch(config, splits, 1, batch)) / len(images)
+    finally:
+        torch.set_num_threads(threads)
+    step_s = (training_s + loading_s) * config.batch_size / settings.workers_per_trial
+    steps = max(1, plan.train_images // config.batch_size)
+    trial_s = (step_s * steps + judging_s * plan.holdout_images / settings.workers_per_trial) * config.epochs
+    lanes = settings.concurrency or 1
+    share = 1.0 if settings.scheduler == "none" else _asha_share(settings)
+    return {
+        "step_s": step_s,
+        "steps_per_epoch": steps,
+        "trial_s": trial_s,
+        "study_s": trial_s * (settings.trials + len(plan.baselines)) / lanes,
+        "study_min_s": trial_s * (settings.trials * share + len(plan.baselines)) / lanes,
+        "lanes": lanes,
+    }
+
+
+def _asha_share(settings) -> float:
+    """The share of all epochs that ASHA trains where each rung keeps one in `reduction_factor`."""
+    trained, alive, at = 0.0, 1.0, 0
+    rung = min(settings.grace_epochs, settings.epochs)
+    while at < settings.epochs:
+        until = min(rung, settings.epochs)
+        trained += alive * (until - at)
+        at, rung, alive = until, rung * settings.reduction_factor, alive / settings.reduction_factor
+    return trained / settings.epochs
+
+
+def _fullest(plan: Plan) -> TrialConfig:
+    return plan.base.model_copy(update={"stages": plan.available, "eps": 1.0})
+
+
+def _one_step(config: TrialConfig, splits, workers: int) -> None:
+    import torch
+
+    images, target = _batch(config, splits, workers, 2)
+    step, _ = _stepper(config, len(splits.classes), torch.device("cpu"))
+    step(images, target)
+
+
+def _batch(config: TrialConfig, splits, workers: int, size: int):
+    """A batch of the real stream, of so many images a worker; the whole stream is made too, for what it checks."""
+    from trainables.build import normalization
+    from trainables.loop import build_student
+    from trainables.stream import train_loader
+
+    mean, std = normalization(build_student(_plain(config), len(splits.classes)).model)
+    options = dict(mean=mean, std=std, rank=0, world_size=workers, seed=config.seed, num_classes=len(splits.classes))
+    train_loader(splits.train, config.model_copy(update={"loader_workers": 0}), **options)
+    even = max(2, size // 2 * 2) * workers
+    small = config.model_copy(update={"batch_size": even, "loader_workers": 0})
+    return next(iter(train_loader(splits.train, small, **options).epoch(0)))
+
+
+def _plain(config: TrialConfig) -> TrialConfig:
+    """With random weights: the real ones were tried where they are built."""
+    return config.model_copy(update={"student_source": "scratch", "student_weights": None})
+
+
+def _stepper(config: TrialConfig, num_classes: int, device):
+    """A function that makes one training step, and one that judges images, both on given images."""
+    import torch
+
+    from trainables.build import normalization
+    from trainables.distillers import distillation_terms
+    from trainables.loop import build_student
+    from trainables.optim import make_optimizer, make_scheduler
+    from trainables.teacher import Teacher, build_teacher
+
+    student = build_student(_plain(config), num_classes).to(device)
+    teacher = None
+    if config.distiller != "none":
+        bare = build_teacher(config.model_copy(update={"teacher_source": "fit"}), num_classes)
+        teacher = Teacher(bare, *normalization(student.model)).to(device)
+    optimizer = make_optimizer(student, config)
+    make_scheduler(optimizer, config, steps_per_epoch=1)
+
+    def precision():
+        return torch.autocast(device.type, dtype=getattr(torch, config.amp_dtype)) if config.amp else nullcontext()
+
+    def step(images, target) -> None:
+        images, target = images.to(device), target.to(device)
+        with precision():
+            logits, stage_logits = student(images)
+            teacher_logits = teacher(images) if teacher else None
+        optimizer.zero_grad()
+        distillation_terms(config, logits, stage_logits, teacher_logits, target)["loss"].backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    @torch.no_grad()
+    def judge(images) -> None:
+        student.model.eval()(images.to(device))
+        student.model.train()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step, judge
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds of one call, the best of a few: other processes only ever add."""
+    times = []
+    for _ in range(TIMED_STEPS):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return min(times)
