@@ -114,6 +114,9 @@ class Experiment:
         }
         self.view.phase(f"bringing up {self.settings.concurrency} lane(s); making {self.settings.teacher} ready")
         ray.get(broker.submit.remote(TEACHER, job, judged=False))
+        import search.proxy
+        import search.searcher  # noqa: F401 - their imports take seconds, which pass while a lane comes up
+
         epochs = self.plan.teacher_recipe["epochs"]
         while True:
             event = broker.next.remote(TEACHER)

@@ -19,6 +19,7 @@ from search.ledger import COMPLETE, FAILED, OBJECTIVE, PRUNED, RUNNING, TrialRec
 from search.tracking_store import (
     as_text,
     connect,
+    finite,
     first_line,
     flat_params,
     shown,
@@ -221,7 +222,7 @@ class Tracker:
                 line = {"time": item.time, "kind": item.kind, "trial_id": item.target, **item.content, "error": error}
                 if item.kind == "ended":
                     line |= {"state": item.record.state, "reason": item.record.reason}
-                file.write(json.dumps(_finite(line), default=str) + "\n")
+                file.write(json.dumps(finite(line), default=str) + "\n")
         if not self.lost:
             self._on_warning(
                 f"tracking: {shown(self.uri)} fails ({error}); training goes on, what is lost is in {self.spool}"
@@ -238,7 +239,7 @@ class Tracker:
         metrics = [
             (key, value, times.get(step, items[-1].time), step)
             for step in steps
-            for key, value in _finite(epochs[step]).items()
+            for key, value in finite(epochs[step]).items()
             if key != "epoch"
         ]
         params = {} if run.has_params else flat_params(record.config)
@@ -297,8 +298,3 @@ class Tracker:
             [Param(key, as_text(value)) for key, value in (params or {}).items()],
             [RunTag(key, as_text(value)) for key, value in (tags or {}).items()],
         )
-
-
-def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Without NaN and infinities, which MLflow's stores mangle."""
-    return {key: value for key, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}

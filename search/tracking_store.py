@@ -1,5 +1,6 @@
 """Where MLflow lives and what it is told of a configuration: reaching the store, flat params, provenance."""
 
+import math
 import os
 import platform
 import socket
@@ -41,6 +42,11 @@ def flat_params(config: dict[str, Any], names: Iterable[str] = LOGGED) -> dict[s
         places = [f"eps_stage{stage}" for stage in config["stages"]] + ["eps_logits"]
         params.update(zip(places, eps, strict=True))
     return params
+
+
+def finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Without NaN and infinities, which MLflow's stores mangle."""
+    return {key: value for key, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def check_tracking(uri: str) -> None:
