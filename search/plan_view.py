@@ -8,6 +8,8 @@ SAMPLES_SHOWN = 5
 
 def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     """What a dry run shows: both models, the stages, sampled configurations and the estimate."""
+    import torch
+
     from trainables.loop import build_student
     from trainables.student import parameter_counts
 
@@ -30,18 +32,20 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     for params, _ in plan.space.samples(SAMPLES_SHOWN, settings.seed):
         console.print(f"  {results.in_words(params)}")
     console.print(
-        f"\na step takes {cost['step_s']:.3f} s here (all stages, batch {plan.base.batch_size}), "
+        f"\na step takes {cost['step_s']:.3g} s here (all stages, batch {plan.base.batch_size}), "
         f"{cost['steps_per_epoch']} steps an epoch: a full trial {_span(cost['trial_s'])}"
     )
     console.print(
         f"the study on {cost['lanes']} lane(s): {_span(cost['study_min_s'])} where the scheduler stops as it may, "
         f"at most {_span(cost['study_s'])}, and the teacher's own time"
     )
+    if settings.gpus_per_trial and not torch.cuda.is_available():
+        console.print("there is no GPU here: these are the times of this machine's CPU")
     console.print("nothing was trained or written")
 
 
 def _span(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"

@@ -11,6 +11,8 @@ from search.study import SCALES, Study
 from trainables.config import DataFields, TrialConfig
 from trainables.errors import InputError
 
+SIZES = {"cifar100": (100, 500), "imagenet": (1000, 1281)}  # the real data's classes, and training images of each
+
 
 @dataclass
 class Plan:
@@ -129,7 +131,7 @@ def _splits(settings: Settings, may_be_synthetic: bool, notes: list[str]):
         if not may_be_synthetic:
             raise
         notes.append(f"the scale's data are not at hand ({error}); synthetic images stand in")
-        return synthetic_splits(fields, {"cifar100": 100, "imagenet": 1000}.get(settings.scale, 10))
+        return synthetic_splits(fields, *SIZES.get(settings.scale, (10, 200)))
 
 
 def _build(settings: Settings, role: str, num_classes: int, dry_run: bool, named: set[str], notes: list[str]):
@@ -152,7 +154,11 @@ def _build(settings: Settings, role: str, num_classes: int, dry_run: bool, named
         return build_model(getattr(settings, role), **build)
     except InputError as error:
         # A dry run goes without the weights that only the scale asks for, but never without a model that builds.
-        if not dry_run or source != "pretrained" or named & {role, f"{role}_source", f"{role}_weights"}:
+        if (
+            not dry_run
+            or source != "pretrained"
+            or named & {role, f"{role}_source", f"{role}_weights", "teacher_fit_from"}
+        ):
             raise
         model = build_model(getattr(settings, role), **{**build, "source": "scratch"})
         notes.append(f"{error}; random weights stand in")

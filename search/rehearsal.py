@@ -8,7 +8,8 @@ from search.preflight import Plan
 from trainables.config import TrialConfig
 from trainables.errors import InputError
 
-TIMED_STEPS, TIMED_BATCH = 3, 32  # a larger batch is taken to cost in proportion
+TIMED_STEPS, TIMED_S = 3, 5.0  # calls, or fewer where they take longer
+TIMED_BATCH = 32  # a larger batch is taken to cost in proportion
 
 
 def rehearse(plan: Plan, splits) -> None:
@@ -152,9 +153,9 @@ def _stepper(config: TrialConfig, num_classes: int, device):
 
 
 def _timed(work: Callable[[], object]) -> float:
-    """Seconds of one call, the best of a few: other processes only ever add."""
+    """Seconds of one call, the best of a few where they are short: other processes only ever add."""
     times = []
-    for _ in range(TIMED_STEPS):
+    while len(times) < TIMED_STEPS and sum(times) < TIMED_S:
         begun = time.perf_counter()
         work()
         times.append(time.perf_counter() - begun)

@@ -57,11 +57,12 @@ def load_splits(fields: DataFields) -> Splits:
     return _draw_splits(fields, *read(fields))
 
 
-def synthetic_splits(fields: DataFields, num_classes: int) -> Splits:
+def synthetic_splits(fields: DataFields, num_classes: int, images_per_class: int = 20) -> Splits:
     """Random images of side `img_size` in place of data that are not at hand; for dry runs.
 
     Args:
-        num_classes: classes, each with 20 training and 5 test images before `max_images`.
+        num_classes: classes.
+        images_per_class: training images of each before `max_images`; a fourth as many for testing.
     """
     noise = np.random.default_rng(0).integers(0, 256, (16, fields.img_size, fields.img_size, 3), dtype=np.uint8)
 
@@ -69,8 +70,8 @@ def synthetic_splits(fields: DataFields, num_classes: int) -> Splits:
         numbers = np.arange(num_classes * each)
         return ImageList(PixelsSource(noise), numbers % len(noise), numbers % num_classes)
 
-    train, test = images(20), images(5)
-    fields = fields.model_copy(update={"holdout": max(fields.holdout, 0.05)})  # 20 images of a class spare one
+    train, test = images(images_per_class), images(images_per_class // 4)
+    fields = fields.model_copy(update={"holdout": max(fields.holdout, 1 / images_per_class)})  # one of each class
     return _draw_splits(fields, "synthetic images (random pixels)", train, test, [str(i) for i in range(num_classes)])
 
 
