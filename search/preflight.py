@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.recipes import TEACHER_RECIPES, family_recipe
-from search.settings import Settings, baseline_params, compose, pinned_fields, trial_config
+from search.settings import Settings, baseline_params, check_batch, compose, pinned_fields, trial_config
 from search.space import SearchSpace
 from search.study import SCALES, Study
 from trainables.config import DataFields, TrialConfig
@@ -99,7 +99,7 @@ def preflight(
         return compose(settings, recipe, available, fields)
 
     space.check(settings.seed, composed)
-    guesses = [space.matching(params) for params in earlier]
+    guesses = list(filter(None, (space.matching(params) for params in earlier)))
     guesses += [space.guess(guess, composed) for guess in settings.first_guesses]
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
@@ -154,11 +154,8 @@ def _build(settings: Settings, role: str, num_classes: int, dry_run: bool, named
         return build_model(getattr(settings, role), **build)
     except InputError as error:
         # A dry run goes without the weights that only the scale asks for, but never without a model that builds.
-        if (
-            not dry_run
-            or source != "pretrained"
-            or named & {role, f"{role}_source", f"{role}_weights", "teacher_fit_from"}
-        ):
+        asked = {role, f"{role}_source", f"{role}_weights", "teacher_fit_from"}
+        if not dry_run or source != "pretrained" or named & asked:
             raise
         model = build_model(getattr(settings, role), **{**build, "source": "scratch"})
         notes.append(f"{error}; random weights stand in")
@@ -211,6 +208,7 @@ def _baselines(settings: Settings, recipe: dict[str, Any], available: list[int])
         name, params = baseline_params(baseline)
         _explicit_stages(settings.model_copy(update={"stages": params.get("stages", [])}), available)
         configs[name] = trial_config(settings, recipe, params)
+        check_batch(configs[name], settings)
     return configs
 
 

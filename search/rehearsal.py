@@ -5,15 +5,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from search.preflight import Plan
+from search.space import SAMPLES
 from trainables.config import TrialConfig
 from trainables.errors import InputError
 
+TRIED = ("opt", "sched", "aa", "train_interpolation", "bce_loss", "enhance", "projector", "amp")
 TIMED_STEPS, TIMED_S = 3, 5.0  # calls, or fewer where they take longer
 TIMED_BATCH = 32  # a larger batch is taken to cost in proportion
 
 
 def rehearse(plan: Plan, splits) -> None:
-    """Makes one step of a trial with all stages, and one of the teacher's fitting, on images of the real stream.
+    """Makes one step of every kind of trial, and one of the teacher's fitting, on images of the real stream.
 
     Raises:
         InputError: models, optimizer, augmentation and batch do not go together.
@@ -21,7 +23,8 @@ def rehearse(plan: Plan, splits) -> None:
     from trainables.teacher import fit_config
 
     workers = plan.settings.workers_per_trial
-    _one_step(_fullest(plan), splits, workers)
+    for config in _kinds(plan):
+        _one_step(config, splits, workers)
     if plan.base.teacher_source == "fit":
         try:
             _one_step(fit_config(plan.base, plan.teacher_recipe), splits, workers)
@@ -83,12 +86,23 @@ def _fullest(plan: Plan) -> TrialConfig:
     return plan.base.model_copy(update={"stages": plan.available, "eps": 1.0})
 
 
+def _kinds(plan: Plan) -> list[TrialConfig]:
+    """A trial with all stages, and what baselines and search have besides it of the fields that may not go together."""
+    kinds = [_fullest(plan), *plan.baselines.values()]
+    kinds += [TrialConfig(**plan.compose(fields)) for _, fields in plan.space.samples(SAMPLES, plan.settings.seed)]
+    return list({tuple(str(getattr(config, name)) for name in TRIED): config for config in reversed(kinds)}.values())
+
+
 def _one_step(config: TrialConfig, splits, workers: int) -> None:
     import torch
 
     images, target = _batch(config, splits, workers, 2)
     step, _ = _stepper(config, len(splits.classes), torch.device("cpu"))
-    step(images, target)
+    try:
+        step(images, target)
+    except RuntimeError as error:  # e.g. an optimizer that asks for more than gradients
+        reason = " ".join(str(error).split())
+        raise InputError(f"a training step fails with opt={config.opt!r}, amp={config.amp}: {reason}") from error
 
 
 def _batch(config: TrialConfig, splits, workers: int, size: int):

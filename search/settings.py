@@ -162,13 +162,22 @@ def compose(settings: Settings, recipe: dict[str, Any], available: list[int], fi
         InputError: as `trial_config`, and a batch that does not divide over the workers.
     """
     config = trial_config(settings, recipe, {**cut_stages(fields, available), **pinned_fields(settings, recipe)})
+    check_batch(config, settings)
+    return config
+
+
+def check_batch(config: TrialConfig, settings: Settings) -> None:
+    """Whether the stream can share out the batch.
+
+    Raises:
+        InputError: it does not divide over the workers.
+    """
     if config.batch_size % (2 * settings.workers_per_trial):
         raise InputError(
             f"batch_size: {config.batch_size} does not divide into equal, even parts over "
             f"{settings.workers_per_trial} workers a trial; give multiples of {2 * settings.workers_per_trial} "
             "(searched: --set 'search.batch_size=16|32|64')"
         )
-    return config
 
 
 def pinned_fields(settings: Settings, recipe: dict[str, Any]) -> dict[str, Any]:

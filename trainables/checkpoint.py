@@ -63,5 +63,7 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
     """Writes a model's state dict as safetensors, whole or not at all; plain timm loads it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
+    plain = torch.contiguous_format  # cloned, since safetensors refuses tensors that models share between two names
+    tensors = {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in model.state_dict().items()}
+    save_file(tensors, partial)
     os.replace(partial, path)

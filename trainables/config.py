@@ -143,6 +143,14 @@ class Recipe(Strict):
     amp: bool = False
     amp_dtype: Literal["float16", "bfloat16"] = "bfloat16"
 
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _is_a_range(cls, bounds, info):
+        most = 1.0 if info.field_name == "crop_scale" else float("inf")
+        if not 0 < bounds[0] <= bounds[1] <= most:
+            raise ValueError("must be LOW,HIGH with 0 < LOW <= HIGH" + (" <= 1" if most == 1.0 else ""))
+        return bounds
+
 
 class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe):
     """Everything that decides one trial's result."""

@@ -46,6 +46,7 @@ def fit_config(config: TrialConfig, recipe: dict) -> TrialConfig:
         student_source="pretrained" if config.teacher_fit_from == "pretrained" else "scratch",
         student_weights=None,
         student_kwargs=config.teacher_kwargs,
+        taps="ofakd",
         labels_per_class=None,
         distiller="none",
         stages=[],

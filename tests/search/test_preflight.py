@@ -1,0 +1,167 @@
+import pytest
+import safetensors.torch
+import timm
+
+from search import settings as search_settings
+from search.preflight import preflight
+from search.recipes import RECIPES, family_recipe
+from search.study import Scale, Study
+from tests.conftest import TINY
+from trainables import build
+from trainables.errors import InputError
+
+FIELDS = {key: value for key, value in TINY.items() if key not in ("stages", "eps", "lr", "batch_size", "hflip")}
+
+
+def space(trial):
+    stages = [stage for stage in (1, 2, 3, 4) if trial.suggest_categorical(f"stage{stage}", [True, False])]
+    return {"stages": stages, "eps": trial.suggest_float("eps", 1.0, 2.0)}
+
+
+def planned(*sets, function=space, guesses=(), baselines=("scratch", "kd"), earlier=(), **fields):
+    scales = {"embedded": Scale(**{**FIELDS, **fields})}
+    study = Study(space=function, scales=scales, first_guesses=list(guesses), baselines=list(baselines))
+    settings = search_settings.resolve(study, {"name": "n", "space": "s.py"}, list(sets))
+    return preflight(study, settings, earlier=list(earlier))[0]
+
+
+def refused(*sets, **fields) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        planned(*sets, **fields)
+    return caught.value.problems
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """A hub that does not answer and an empty cache."""
+    monkeypatch.setattr(build.hub, "ENDPOINT", "http://localhost:9")
+    monkeypatch.setattr(build.hub, "HF_HUB_CACHE", str(tmp_path))
+
+
+def test_the_plan_knows_the_data_and_the_models():
+    plan = planned()
+    assert (plan.num_classes, plan.train_images, plan.holdout_images) == (10, 80, 287)
+    assert plan.available == [1, 2, 3, 4] and plan.notes == []
+    assert plan.base.model_dump(include=set(FIELDS)) == {key: FIELDS[key] for key in FIELDS}
+    assert plan.trial_count() == plan.settings.trials + 2
+    assert plan.data_fingerprint != planned(holdout=0.3).data_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("student", "family", "opt"),
+    [("test_resnet", "cnn", "sgd"), ("mixer_nano", "token", "adamw"), ("vit_small_patch16_224", "token", "adamw")],
+)
+def test_the_students_recipe_is_its_familys(student, family, opt):
+    kwargs = FIELDS["student_kwargs"] if "vit" in student else {}
+    plan = planned(student=student, student_kwargs=kwargs, full_epochs=40)
+    assert plan.family == family
+    own = {key: value for key, value in RECIPES["embedded"][family].items() if key not in ("epochs", "warmup_epochs")}
+    assert own["opt"] == opt
+    assert plan.recipe == {**own, "warmup_epochs": 1}, "the warm-up of 40 epochs, shortened to 4 epochs"
+    assert plan.base.model_dump(include=set(own)) == own and plan.base.epochs == FIELDS["epochs"]
+    assert plan.full_length == {"epochs": 40, "warmup_epochs": RECIPES["embedded"][family]["warmup_epochs"]}
+
+
+def test_a_named_family_and_named_recipe_fields_are_above_the_familys():
+    plan = planned("family=cnn", "lr=0.123")
+    assert plan.family == "cnn"
+    assert (plan.recipe["opt"], plan.recipe["lr"], plan.base.lr) == ("sgd", 0.123, 0.123)
+
+
+def test_the_teachers_recipe_is_its_own_familys_with_its_own_changes():
+    plan = planned("lr=0.123", student="test_resnet", student_kwargs={}, teacher_recipe={"epochs": 12, "hflip": 0.25})
+    token = RECIPES["embedded"]["token"]
+    assert plan.recipe["opt"] == "sgd" and plan.teacher_recipe["opt"] == "adamw"
+    assert (plan.teacher_recipe["lr"], plan.teacher_recipe["epochs"]) == (token["lr"], 12)
+    assert plan.teacher_recipe["hflip"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("recipes", "family", "epochs", "full_epochs", "warmup", "decay"),
+    [
+        ("imagenet", "cnn", 10, None, 1, 3),  # a tenth of 100
+        ("imagenet", "cnn", 50, None, 2, 15),
+        ("imagenet", "cnn", 10, 50, 1, 6),  # a fifth of what the user calls full
+        ("imagenet", "cnn", 1, None, 1, 1),  # never nothing
+        ("imagenet", "cnn", 100, None, 3, 30),
+        ("imagenet", "cnn", 900, None, 3, 30),  # longer is no reason for more
+        ("cifar100", "token", 60, None, 4, None),
+    ],
+)
+def test_warm_up_and_decay_are_shortened_with_the_trial(recipes, family, epochs, full_epochs, warmup, decay):
+    recipe, full_length = family_recipe(recipes, family, epochs, full_epochs)
+    whole = RECIPES[recipes][family]
+    assert recipe["warmup_epochs"] == warmup and recipe.get("decay_epochs") == decay
+    expected = {part: whole[part] for part in ("warmup_epochs", "decay_epochs") if part in whole}
+    assert full_length == {**expected, "epochs": full_epochs or whole["epochs"]}
+    untouched = set(whole) - {"epochs", "warmup_epochs", "decay_epochs"}
+    assert "epochs" not in recipe and all(recipe[key] == whole[key] for key in untouched)
+
+
+def test_a_teacher_without_pretrained_weights_is_fitted_from_scratch():
+    plan = planned(teacher="mixer_nano", teacher_kwargs={}, teacher_fit_from="auto")
+    assert plan.settings.teacher_fit_from == plan.base.teacher_fit_from == "scratch"
+    assert plan.notes == []
+
+
+def test_a_teacher_whose_pretrained_weights_are_out_of_reach_is_fitted_from_scratch_and_said_so(no_network):
+    plan = planned(teacher="test_resnet", teacher_kwargs={}, teacher_fit_from="auto")
+    assert plan.base.teacher_fit_from == "scratch"
+    assert plan.notes == ["no pretrained weights of test_resnet at hand: it is fitted from scratch"]
+
+
+def test_a_teacher_whose_pretrained_weights_are_at_hand_starts_from_them(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), path)
+    monkeypatch.setattr(timm.models._registry._model_pretrained_cfgs["test_resnet.r160_in1k"], "file", str(path))
+    plan = planned(teacher="test_resnet", teacher_kwargs={}, teacher_fit_from="auto")
+    assert plan.base.teacher_fit_from == "pretrained" and plan.notes == []
+
+
+def test_a_teacher_that_must_start_from_weights_out_of_reach_is_refused(no_network):
+    (problem,) = refused(teacher="test_resnet", teacher_kwargs={}, teacher_fit_from="pretrained")
+    assert problem.startswith("teacher=test_resnet: its pretrained weights cannot be had")
+
+
+def test_a_pretrained_teacher_of_other_classes_is_refused_with_the_fix():
+    (problem,) = refused(teacher="resnet18", teacher_kwargs={}, teacher_source="pretrained")
+    assert "timm's weights of resnet18 know 1000 classes, the data have 10" in problem
+    assert "--set teacher_source=fit" in problem
+    assert "--set teacher_source=checkpoint teacher_weights=PATH" in problem
+
+
+def test_stages_that_the_student_lacks_are_cut_and_noted():
+    plan = planned(student="levit_128s", student_kwargs={}, img_size=64)
+    assert plan.available == plan.settings.stages == plan.base.stages == [1, 2, 3]
+    assert plan.notes == ["levit_128s has stages 1, 2, 3 only; the searched set is cut to them"]
+    assert plan.compose({"stages": [1, 4], "eps": [1.1, 1.4, 1.0]})["stages"] == [1]
+    assert plan.compose({"stages": [1, 4], "eps": [1.1, 1.4, 1.0]})["eps"] == [1.1, 1.0]
+
+
+def test_stages_that_somebody_asked_for_are_not_cut_but_refused():
+    (problem,) = refused("stages=1,4", student="levit_128s", student_kwargs={}, img_size=64)
+    assert problem == "stages: 1, 4 names stage 4, but levit_128s has 1, 2, 3"
+    deep = {"name": "deep", "distiller": "ofa", "stages": [4]}
+    (problem,) = refused(baselines=["scratch", deep], student="levit_128s", student_kwargs={}, img_size=64)
+    assert "names stage 4" in problem
+
+
+def test_every_baseline_has_its_whole_configuration():
+    soft = {"name": "soft", "distiller": "kd", "stages": [], "temperature": 4.0, "lr": 0.5}
+    baselines = planned("lr=0.01", baselines=["scratch", "kd", soft]).baselines
+    assert list(baselines) == ["scratch", "kd", "soft"]
+    assert [config.distiller for config in baselines.values()] == ["none", "kd", "kd"]
+    assert [config.temperature for config in baselines.values()] == [1.0, 1.0, 4.0]
+    assert [config.lr for config in baselines.values()] == [0.01, 0.01, 0.5]
+
+
+def test_earlier_studies_best_comes_before_the_spaces_guesses_and_each_once():
+    guess = {"stage1": True, "eps": 1.5}
+    plan = planned(guesses=[guess, {"eps": 1.2}], earlier=[{"eps": 1.1, "lr": 1e-3}, {"eps": 9.0}, guess])
+    assert plan.settings.first_guesses == [{"eps": 1.1}, guess, {"eps": 1.2}]
+
+
+def test_what_the_space_may_return_is_tried_before_anything_trains():
+    problems = refused(function=lambda trial: {"temperature": trial.suggest_float("t", -1.0, -0.5)})
+    assert problems and all(line.startswith("temperature: ") for line in problems)
+    assert any("3 workers a trial" in line for line in refused("workers_per_trial=3", "batch_size=32"))

@@ -1,0 +1,135 @@
+import json
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.multiprocessing as multiprocessing
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.conftest import TINY
+from tests.trainables.pictures import normalised, raw, with_fitted_head
+from trainables.assets import Assets
+from trainables.build import build_model
+from trainables.checkpoint import save_weights
+from trainables.config import TrialConfig
+from trainables.context import RunContext
+from trainables.evaluate import evaluate
+from trainables.teacher import build_teacher
+
+FIELDS = {**TINY, "holdout": 0.201, "student": "mixer_nano", "teacher": "mixer_nano"}
+FIELDS |= {"student_kwargs": {}, "teacher_kwargs": {}, "labels_per_class": 4}
+OWN = {"mean": (0.6, 0.5, 0.4), "std": (0.3, 0.4, 0.5)}  # the student's normalisation, not the teacher's
+ALONE = RunContext(".", lambda metrics: True)
+
+
+def make_student():
+    config = TrialConfig(**FIELDS)
+    torch.manual_seed(3)
+    model = build_model(config.student, num_classes=10, img_size=16)
+    model.pretrained_cfg = {
+        **model.pretrained_cfg,
+        "mean": (0.6, 0.5, 0.4),
+        "std": (0.3, 0.4, 0.5),
+    }  # not the teacher's
+    return with_fitted_head(model, Assets().splits(config).train)
+
+
+@pytest.fixture(scope="module")
+def teacher_weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    config = TrialConfig(**FIELDS)
+    torch.manual_seed(2)
+    save_weights(with_fitted_head(build_teacher(config, 10), Assets().splits(config).teacher_train), path)
+    return path
+
+
+def test_the_figures_are_those_of_an_independent_computation(teacher_weights):
+    config, assets, student = TrialConfig(**FIELDS), Assets(teacher_weights=teacher_weights), make_student()
+    metrics = evaluate(student, assets, config, ALONE)
+
+    images, target = raw(assets.splits(config).holdout)
+    teacher = timm.create_model(config.teacher, num_classes=10)
+    teacher.load_state_dict(load_file(teacher_weights))
+    with torch.no_grad():
+        logits, taught = (model.eval()(normalised(images, model)).double().numpy() for model in (student, teacher))
+    target = target.numpy()
+    ranked = np.argsort(-logits, axis=1)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(target)), target]
+    assert metrics == {
+        "top1": pytest.approx(100 * np.mean(ranked[:, 0] == target)),
+        "top5": pytest.approx(100 * np.mean([label in row[:5] for label, row in zip(target, ranked, strict=True)])),
+        "loss": pytest.approx(losses.mean(), rel=1e-5),
+        "agreement": pytest.approx(100 * np.mean(ranked[:, 0] == taught.argmax(1))),
+    }
+    assert 0 < metrics["top1"] < metrics["top5"] < 100 and 0 < metrics["agreement"] < 100, "the test would see little"
+    assert metrics["agreement"] != pytest.approx(metrics["top1"])
+
+
+def test_agreement_is_left_out_where_no_teacher_stands(teacher_weights):
+    config, student = TrialConfig(**FIELDS), make_student()
+    without = evaluate(student, Assets(), config, ALONE)
+    assert set(without) == {"top1", "top5", "loss"}
+    assert evaluate(student, Assets(teacher_weights=teacher_weights), config, ALONE, agreement=False) == without
+
+
+def test_a_teacher_agrees_with_itself(teacher_weights):
+    config = TrialConfig(**FIELDS)
+    model = build_teacher(config, 10, teacher_weights)
+    assert evaluate(model, Assets(teacher_weights=teacher_weights), config, ALONE)["agreement"] == 100.0
+
+
+def test_five_of_three_classes_are_all(tmp_path):
+    for name in ("ant", "bee", "cat"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            pixels = np.random.default_rng([len(name), number]).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    config = TrialConfig(**{**FIELDS, "data": str(tmp_path), "labels_per_class": None, "holdout": 0.5})
+    model = build_model(config.student, num_classes=3, img_size=16)
+    assert evaluate(model, Assets(), config, ALONE)["top5"] == 100.0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_judging_leaves_the_model_as_it_was(training):
+    config = TrialConfig(**{**FIELDS, "student": "test_resnet"})
+    model = build_model("test_resnet", num_classes=10, img_size=16, drop=0.5).train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = evaluate(model, Assets(), config, ALONE)
+    assert all(module.training is training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "batch norm moved"
+    assert evaluate(model, Assets(), config, ALONE) == first, "dropout was on"
+
+
+def judge_on(rank, world_size, folder, teacher_weights):
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=120)
+    rendezvous = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=world_size, timeout=limit)
+    try:
+        context = RunContext(folder, lambda metrics: True, rank=rank, world_size=world_size)
+        metrics = evaluate(make_student(), Assets(teacher_weights=teacher_weights), TrialConfig(**FIELDS), context)
+        (folder / f"{rank}.json").write_text(json.dumps(metrics))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _worker(index, *arguments):
+    judge_on(1, *arguments)
+
+
+def test_two_ranks_that_share_the_holdout_find_what_one_finds(tmp_path, teacher_weights):
+    config, assets = TrialConfig(**FIELDS), Assets(teacher_weights=teacher_weights)
+    assert len(assets.splits(config).holdout) % 2 == 1, "shares of different size are the harder case"
+    alone = evaluate(make_student(), assets, config, ALONE)
+    arguments = (2, tmp_path, teacher_weights)
+    other = multiprocessing.spawn(_worker, arguments, nprocs=1, join=False, daemon=True)  # this process is rank 0
+    judge_on(0, *arguments)
+    while not other.join():
+        pass
+    for rank in (0, 1):
+        shared = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert shared.pop("loss") == pytest.approx(alone["loss"], rel=1e-6)
+        assert shared == {name: value for name, value in alone.items() if name != "loss"}
