@@ -13,6 +13,8 @@ def start_ray(settings) -> None:
     Raises:
         InputError: nobody answers at the address.
     """
+    if settings.address:
+        _bring_the_token()
     import ray
 
     if ray.is_initialized():
@@ -31,7 +33,10 @@ def start_ray(settings) -> None:
         try:
             ray.init(address=settings.address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(f"--address: no Ray cluster answers at '{settings.address}' ({error})") from error
+            raise InputError(
+                f"--address: no Ray cluster answers at '{settings.address}' ({error}); where it asks for a token, it must "
+                "be in RAY_AUTH_TOKEN or ~/.ray/auth_token here too"
+            ) from error
         return
     wanted = (settings.concurrency or 1) * settings.workers_per_trial * settings.cpus_per_worker
     dashboard = {"include_dashboard": settings.dashboard_port is not None}
@@ -52,11 +57,18 @@ def cluster_resources(settings) -> tuple[float, float]:
     Raises:
         InputError: as `start_ray`.
     """
-    import ray
-
     start_ray(settings)
+    import ray  # not before: see _bring_the_token
+
     resources = ray.cluster_resources()
     return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+
+
+def _bring_the_token() -> None:
+    """Ray brings the user's token to `auto` only, not to a named address, unless it is told so before its import."""
+    token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if token or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _somebody_listens(address: str) -> None:

@@ -57,11 +57,11 @@ class Experiment:
             StudyError: no lane could be had, or the teacher could not be made ready.
             InputError: the teacher does not clearly beat chance, or does not fit.
         """
+        self.view.phase("starting Ray")
+        start_ray(self.settings)
         import ray
 
         try:
-            self.view.phase("starting Ray")
-            start_ray(self.settings)
             from search.broker import Broker
             from search.lanes import Lanes
 

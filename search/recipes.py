@@ -21,13 +21,13 @@ _SGD = {"opt": "sgd", "momentum": 0.9, "warmup_epochs": 3, "warmup_lr": 1e-4, "s
 
 RECIPES = {
     "embedded": {
-        "cnn": {**_SGD, "epochs": 12, "lr": 0.05, "weight_decay": 1e-3, "batch_size": 32, "hflip": 0.0},
+        "cnn": {**_SGD, "epochs": 36, "lr": 0.05, "weight_decay": 1e-3, "batch_size": 32, "hflip": 0.0},
         "token": {
             **_ADAMW,
-            "epochs": 12,
+            "epochs": 36,
             "lr": 2e-3,
             "batch_size": 32,
-            "warmup_epochs": 2,
+            "warmup_epochs": 4,
             "warmup_lr": 1e-5,
             "clip_grad": None,
             "smoothing": 0.1,

@@ -1,0 +1,114 @@
+"""Studies on a Ray cluster that runs already, in the background, within a time budget, and from another's best."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+
+from search.cluster import start_ray
+from search.settings import Settings
+from tests.search import studies
+from trainables.errors import InputError
+
+SMOKE = ("--space", studies.MAIN_SPACE, "--smoke")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder of its own whose study's processes can be told from others'."""
+    os.environ["OFAKD_TEST"] = str(tmp_path)
+    return tmp_path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def head(tmp_path):
+    """A running cluster's address; Ray's token is the user's own, as on a machine where Ray has run before."""
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    port = free_port()
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--block"]
+    command += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={tmp_path / 'r'}"]
+    with (tmp_path / "head.log").open("w") as log:
+        process = subprocess.Popen(
+            list(map(str, command)), stdout=log, stderr=log, env={**os.environ, "RAY_AUTH_MODE": "token"}
+        )
+
+    def answers():
+        assert process.poll() is None, (tmp_path / "head.log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        studies.wait_for(answers, "the cluster's start")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+        del os.environ["RAY_AUTH_TOKEN_PATH"]
+
+
+def states(folder, name="s"):
+    table = pandas.read_csv(folder / "runs" / name / "trials.csv")
+    return dict(zip(table.trial_id.astype(str), table.state, strict=True))
+
+
+@pytest.mark.long
+def test_a_study_joins_a_running_cluster_and_leaves_it_running(head, place):
+    for name in ("s", "again"):
+        ran = studies.run(*SMOKE, "--name", name, "--address", head, cwd=place)
+        assert ran.code == 0, ran.err + ran.out
+        assert set(states(place, name).values()) == {"complete"}
+
+
+@pytest.mark.long
+def test_a_detached_study_goes_on_without_its_terminal(place):
+    ran = studies.run(*SMOKE, "--name", "s", "--detach", cwd=place)
+    assert ran.code == 0, ran.err
+    assert "tail -f runs/s/console.log" in ran.out and "kill -INT" in ran.out
+    log = place / "runs" / "s" / "console.log"
+    studies.wait_for(lambda: "export the best" in log.read_text(), "the study's end")
+    assert set(states(place).values()) == {"complete"}
+    assert studies.left_behind(place) == []
+
+
+@pytest.mark.long
+def test_a_time_budget_ends_the_search_and_the_best_starts_the_next_one_warm(place):
+    endless = ("--space", studies.MAIN_SPACE, "--name", "s", "--epochs", "300", "--set", "max_images=200")
+    ran = studies.run(*endless, "teacher_recipe.epochs=8", "baselines=scratch", "--time-budget", "30", cwd=place)
+    assert ran.code == 1, "no trial came to its end"
+    assert "No trial completed" in ran.out
+    ended = states(place)
+    assert set(ended.values()) == {"pruned"} and len(ended) >= 2
+    table = pandas.read_csv(place / "runs" / "s" / "trials.csv")
+    assert table.reason.str.startswith("stopped by the time budget").all()
+    ran = studies.run(*SMOKE, "--name", "t", "--warm-start", "s", cwd=place)
+    assert ran.code == 2 and "study 's' has no complete trial" in ran.err
+
+    ran = studies.run(*SMOKE, "--name", "u", "--set", "search.eps=1.7..1.8", "sampler=random", cwd=place)
+    assert ran.code == 0, ran.err + ran.out
+    best = yaml.safe_load((place / "runs" / "u" / "best.yaml").read_text())["searched"]
+    ran = studies.run(*SMOKE, "--name", "w", "--trials", "1", "--warm-start", "u", cwd=place)
+    assert ran.code == 0, ran.err + ran.out
+    first = json.loads((place / "runs" / "w" / "trials" / "0" / "record.json").read_text())
+    assert first["params"] == best
+    assert studies.left_behind(place) == []
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:1", "localhost:x", "http://127.0.0.1:1"])
+def test_an_address_where_no_cluster_is_is_told_at_once(address):
+    settings = Settings(name="n", space="s", teacher="a", student="b", address=address)
+    with pytest.raises(InputError, match=r"^--address: "):
+        start_ray(settings)
