@@ -34,8 +34,8 @@ def start_ray(settings) -> None:
             ray.init(address=settings.address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"--address: no Ray cluster answers at '{settings.address}' ({error}); where it asks for a token, it must "
-                "be in RAY_AUTH_TOKEN or ~/.ray/auth_token here too"
+                f"--address: no Ray cluster answers at '{settings.address}' ({error}); where it asks for a token, "
+                "that must be in RAY_AUTH_TOKEN or ~/.ray/auth_token here too"
             ) from error
         return
     wanted = (settings.concurrency or 1) * settings.workers_per_trial * settings.cpus_per_worker

@@ -68,6 +68,7 @@ def measure() -> dict[str, float]:
         "scratch_unmixed_mean": statistics.mean(unmixed),
         "scratch_unmixed_std": statistics.stdev(unmixed),
         "kd_mean": statistics.mean(kd),
+        "kd_std": statistics.stdev(kd),
         "teacher_minus_scratch": teacher["top1"] - statistics.mean(scratch),
         "configurations_std": statistics.stdev(scores),
         "configurations_range": max(scores) - min(scores),
