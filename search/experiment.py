@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -51,7 +52,7 @@ class Experiment:
         self._teacher_folder = self.folder.parent / "teachers" / self._teacher_fingerprint()
 
     def run(self) -> Outcome:
-        """Trains the study's remaining trials; leaves no process behind.
+        """Trains the study's remaining trials; no lane is left after it, but Ray is, until `close`.
 
         Raises:
             StudyError: no lane could be had, or the teacher could not be made ready.
@@ -61,26 +62,34 @@ class Experiment:
         start_ray(self.settings)
         import ray
 
-        try:
-            from search.broker import Broker
-            from search.lanes import Lanes
+        # All before there are threads: Ray's modules import one another in circles.
+        import search.proxy
+        import search.searcher  # noqa: F401
+        from search.broker import Broker
+        from search.lanes import Lanes
 
-            broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=1000).remote()
-            lanes = Lanes(broker, self.settings, self.folder / "ray")
-            lanes.start()
-            try:
-                teacher = self._ready_teacher(broker, lanes)
-                study = None if self._interrupted.is_set() else self._search(broker, lanes)
-            finally:
+        broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=1000).remote()
+        lanes = Lanes(broker, self.settings, self.folder / "ray")
+        lanes.start()
+        try:
+            teacher = self._ready_teacher(broker, lanes)
+            study = None if self._interrupted.is_set() else self._search(broker, lanes)
+        finally:
+            if not isinstance(sys.exception(), KeyboardInterrupt):  # at once: Ray's processes end with this one
                 self.view.phase("stopping the lanes")
                 ray.get(broker.close.remote())
-                lanes.close()
-            if (lost := lanes.all_lost()) and not self._interrupted.is_set():
-                raise StudyError(lost)
-            return Outcome(self._interrupted.is_set(), self.ledger, teacher, study)
-        finally:
+                if not lanes.close():
+                    self.view.note("a lane does not quit; it ends with Ray")
+        if (lost := lanes.all_lost()) and not self._interrupted.is_set():
+            raise StudyError(lost)
+        return Outcome(self._interrupted.is_set(), self.ledger, teacher, study)
+
+    def close(self) -> None:
+        """Leaves Ray: its processes end where this study started them."""
+        ray = sys.modules.get("ray")
+        if ray:
             ray.shutdown()
-            shutil.rmtree(self.folder / "ray", ignore_errors=True)
+        shutil.rmtree(self.folder / "ray", ignore_errors=True)
 
     @contextlib.contextmanager
     def interruptible(self):
@@ -114,9 +123,6 @@ class Experiment:
         }
         self.view.phase(f"bringing up {self.settings.concurrency} lane(s); making {self.settings.teacher} ready")
         ray.get(broker.submit.remote(TEACHER, job, judged=False))
-        import search.proxy
-        import search.searcher  # noqa: F401 - their imports take seconds, which pass while a lane comes up
-
         epochs = self.plan.teacher_recipe["epochs"]
         while True:
             event = broker.next.remote(TEACHER)

@@ -5,10 +5,15 @@ import threading
 import time
 from pathlib import Path
 
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
 from search.settings import Settings
+from trainables.lane import serve
 
 RESTARTS = 3  # of a lane whose Ray Train run itself ended; a worker's death is Ray Train's own business
-JOIN_S = 30.0
+QUIT_S = 120.0  # a lane that is just coming up quits once it stands; Ray must not go before its thread has ended
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +49,13 @@ class Lanes:
     def close(self) -> bool:
         """Waits for the lanes to quit (the broker was closed before); False where some did not in time."""
         self._closing.set()
+        deadline = time.monotonic() + QUIT_S
         for thread in self._threads:
-            thread.join(JOIN_S / len(self._threads))
+            thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _keep(self, number: int) -> None:
         """One lane's thread: its Ray Train run, and another where that one ended unasked."""
-        import ray
-
         error = "it ended"
         while number > 0 and not self._first_stands():
             time.sleep(0.5)
@@ -68,16 +72,9 @@ class Lanes:
             self._lost[number] = f"lane {number} was lost: {error.splitlines()[0]}"
 
     def _first_stands(self) -> bool:
-        import ray
-
         return self._closing.is_set() or 0 in self._lost or bool(ray.get(self._broker.lanes.remote()))
 
     def _trainer(self, number: int):
-        import ray.train
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        from trainables.lane import serve
-
         settings = self._settings
         gpus = settings.gpus_per_trial / settings.workers_per_trial
         return TorchTrainer(

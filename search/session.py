@@ -63,6 +63,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
                     _write_results(outcome, plan, folder, tracker)
             except InputError:
                 tracker.close("FAILED")
+                experiment.close()
                 if not resume and not experiment.ledger.records:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -70,9 +71,10 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
                 if not isinstance(error, StudyError):
                     traceback.print_exc()  # into the log
                 problem = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
-        interrupted = outcome is not None and outcome.interrupted
-        failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)
-        tracker.close("FAILED" if failed else "KILLED" if interrupted else "FINISHED")
+            interrupted = outcome is not None and outcome.interrupted
+            failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)
+            tracker.close("FAILED" if failed else "KILLED" if interrupted else "FINISHED")
+            experiment.close()
     again = f"{_command('run', plan, space)} --name {settings.name} --resume"
     if problem:
         print(f"error: {' '.join(problem.split())}; see {folder / LOG}; go on with: {again}", file=sys.stderr)

@@ -40,7 +40,7 @@ def head(tmp_path):
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     port = free_port()
     command = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--block"]
-    command += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={tmp_path / 'r'}"]
+    command += ["--include-dashboard=false", "--disable-usage-stats"]
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(
             list(map(str, command)), stdout=log, stderr=log, env={**os.environ, "RAY_AUTH_MODE": "token"}
