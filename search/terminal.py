@@ -8,11 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+PLAIN_WIDTH = 120  # of tables in logs and pipes
+
 
 def person_console(stderr: bool = False) -> Console:
     """A console on the terminal's own stdout or stderr, which stays there when the descriptors are redirected."""
     stream = os.fdopen(os.dup(2 if stderr else 1), "w", buffering=1)
-    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
+    plain = not stream.isatty()
+    return Console(file=stream, highlight=False, soft_wrap=plain, width=PLAIN_WIDTH if plain else None)
 
 
 @contextlib.contextmanager
