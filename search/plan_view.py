@@ -37,7 +37,8 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     )
     console.print(
         f"the study on {cost['lanes']} lane(s): {_span(cost['study_min_s'])} where the scheduler stops as it may, "
-        f"at most {_span(cost['study_s'])}, and the teacher's own time"
+        f"at most {_span(cost['study_s'])}"
+        + (f"; before it the teacher's fitting, {_span(cost['teacher_s'])}" if cost["teacher_s"] else "")
     )
     if settings.gpus_per_trial and not torch.cuda.is_available():
         console.print("there is no GPU here: these are the times of this machine's CPU")

@@ -88,7 +88,8 @@ def preflight(
         notes.append(f"{settings.student} has stages {_comma(available)} only; the searched set is cut to them")
         settings = settings.model_copy(update={"stages": available})
     if settings.scale == SCALES[0] and settings.data != "digits":
-        labels = f"{settings.labels_per_class} labels a class" if settings.labels_per_class else "all labels"
+        budget = f"{settings.labels_per_class} labels a class (all: --set labels_per_class=null)"
+        labels = budget if settings.labels_per_class else "all labels"
         notes.append(
             f"scale {settings.scale}: {settings.img_size} pixels, {labels}, small models; the real ones: --scale "
             + " or ".join(name for name in study.scales if name != settings.scale)

@@ -37,28 +37,24 @@ def estimate(plan: Plan, splits) -> dict[str, float]:
 
     Returns:
         `step_s`, `steps_per_epoch`, `trial_s` (full length, the holdout's judging included), `study_s` (all trials full
-        length) and `study_min_s` (only the share that ASHA trains at its reduction factor), both over `lanes`. The
-        teacher's fitting is not counted, nor is decoding by loader processes, which goes on beside the steps.
+        length) and `study_min_s` (only the share that ASHA trains at its reduction factor), both over `lanes`; and
+        `teacher_s`, the teacher's fitting, 0 where it is not fitted. Decoding by loader processes is not counted, since
+        it goes on beside the steps.
     """
-    import torch
+    from trainables.teacher import fit_config
 
     settings, config = plan.settings, _fullest(plan)
-    batch = min(config.batch_size // settings.workers_per_trial, plan.train_images, TIMED_BATCH)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.cpus_per_worker)
-    try:
-        device = torch.device("cuda" if settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
-        images, target = _batch(config, splits, 1, batch)
-        step, judge = _stepper(config, plan.num_classes, device)
-        step(images, target)
-        training_s = _timed(lambda: step(images, target)) / len(images)
-        judging_s = _timed(lambda: judge(images)) / len(images)
-        loading_s = 0.0 if config.loader_workers else _timed(lambda: _batch(config, splits, 1, batch)) / len(images)
-    finally:
-        torch.set_num_threads(threads)
-    step_s = (training_s + loading_s) * config.batch_size / settings.workers_per_trial
+    training_s, judging_s = _per_image(config, splits, settings)
+    judging_s *= plan.holdout_images / settings.workers_per_trial
+    step_s = training_s * config.batch_size / settings.workers_per_trial
     steps = max(1, plan.train_images // config.batch_size)
-    trial_s = (step_s * steps + judging_s * plan.holdout_images / settings.workers_per_trial) * config.epochs
+    trial_s = (step_s * steps + judging_s) * config.epochs
+    teacher_s = 0.0
+    if config.teacher_source == "fit":
+        fitting = fit_config(plan.base, plan.teacher_recipe)
+        image_s, judged_s = _per_image(fitting, splits, settings)
+        seen = image_s * len(splits.teacher_train) + judged_s * plan.holdout_images
+        teacher_s = seen * fitting.epochs / settings.workers_per_trial
     lanes = settings.concurrency or 1
     share = 1.0 if settings.scheduler == "none" else _asha_share(settings)
     return {
@@ -67,8 +63,29 @@ def estimate(plan: Plan, splits) -> dict[str, float]:
         "trial_s": trial_s,
         "study_s": trial_s * (settings.trials + len(plan.baselines)) / lanes,
         "study_min_s": trial_s * (settings.trials * share + len(plan.baselines)) / lanes,
+        "teacher_s": teacher_s,
         "lanes": lanes,
     }
+
+
+def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float]:
+    """Seconds that one worker takes to train and to judge an image."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.cpus_per_worker)
+    try:
+        device = torch.device("cuda" if settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
+        size = min(config.batch_size // settings.workers_per_trial, len(splits.train), TIMED_BATCH)
+        stream = _stream(config, splits, 1, size)
+        images, target = _first(stream)
+        step, judge = _stepper(config, len(splits.classes), device)
+        step(images, target)
+        training = _timed(lambda: step(images, target))
+        loading = 0.0 if config.loader_workers else _timed(lambda: _first(stream))
+        return (training + loading) / len(images), _timed(lambda: judge(images)) / len(images)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _asha_share(settings) -> float:
@@ -96,7 +113,7 @@ def _kinds(plan: Plan) -> list[TrialConfig]:
 def _one_step(config: TrialConfig, splits, workers: int) -> None:
     import torch
 
-    images, target = _batch(config, splits, workers, 2)
+    images, target = _first(_stream(config, splits, workers, 2))
     step, _ = _stepper(config, len(splits.classes), torch.device("cpu"))
     try:
         step(images, target)
@@ -105,8 +122,8 @@ def _one_step(config: TrialConfig, splits, workers: int) -> None:
         raise InputError(f"a training step fails with opt={config.opt!r}, amp={config.amp}: {reason}") from error
 
 
-def _batch(config: TrialConfig, splits, workers: int, size: int):
-    """A batch of the real stream, of so many images a worker; the whole stream is made too, for what it checks."""
+def _stream(config: TrialConfig, splits, workers: int, size: int):
+    """The real stream in batches of so many images a worker; the whole one is made too, for what it checks."""
     from trainables.build import normalization
     from trainables.loop import build_student
     from trainables.stream import train_loader
@@ -115,8 +132,12 @@ def _batch(config: TrialConfig, splits, workers: int, size: int):
     options = dict(mean=mean, std=std, rank=0, world_size=workers, seed=config.seed, num_classes=len(splits.classes))
     train_loader(splits.train, config.model_copy(update={"loader_workers": 0}), **options)
     even = max(2, size // 2 * 2) * workers
-    small = config.model_copy(update={"batch_size": even, "loader_workers": 0})
-    return next(iter(train_loader(splits.train, small, **options).epoch(0)))
+    return train_loader(splits.train, config.model_copy(update={"batch_size": even, "loader_workers": 0}), **options)
+
+
+def _first(stream):
+    """The stream's first batch."""
+    return next(iter(stream.epoch(0)))
 
 
 def _plain(config: TrialConfig) -> TrialConfig:
