@@ -1,5 +1,5 @@
 """Models of ours, registered with timm on import: what timm builds by name here, it builds with these too."""
 
-from trainables.models import mlp_mixer
+from trainables.models import cyclemlp, hire_mlp, mlp_mixer, swin, vip
 
-__all__ = ["mlp_mixer"]
+__all__ = ["cyclemlp", "hire_mlp", "mlp_mixer", "swin", "vip"]
