@@ -77,7 +77,7 @@ class Distillation(Strict):
     enhance: Literal["all", "target"] = "all"  # the official code's form, or the paper's printed equation
     temperature_squared: bool = False  # multiply the distillation terms by T², so that T leaves gradients' scale alone
     normalize_loss_weights: bool = False  # divide the three weights by their sum
-    projector: Literal["auto", "conv", "token"] = "auto"
+    projector: Literal["auto", "conv", "token", "pooled"] = "auto"  # the official ones by the student, or a light one
 
     @field_validator("stages")
     @classmethod

@@ -115,6 +115,28 @@ class TokenProjector(nn.Module):
         return self.head(self.blocks(tokens).mean(dim=1))
 
 
+class PooledProjector(nn.Module):
+    """A light branch of ours for any feature: mean over the image, layer norm, linear head.
+
+    The official branches can be three times the student's size; this one has in_chs * num_classes weights and little
+    more. Whether they buy accuracy for their cost is for a search to tell.
+
+    Args:
+        in_chs: channels of the feature.
+        num_classes: logits.
+    """
+
+    def __init__(self, in_chs: int, num_classes: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(in_chs)
+        self.head = nn.Linear(in_chs, num_classes)
+        self.apply(_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_chs, H, W] to [B, num_classes]."""
+        return self.head(self.norm(x.mean(dim=(2, 3))))
+
+
 def _init(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainables.build import probe
 from trainables.errors import InputError
-from trainables.projectors import ConvProjector, TokenProjector
+from trainables.projectors import ConvProjector, PooledProjector, TokenProjector
 
 MAX_STAGES = 4
 Taps = Literal["ofakd", "even"] | list[int]
@@ -59,7 +59,7 @@ class Student(nn.Module):
         img_size: pixels, the side.
         stages: which stages get a projector, of `available_stages`; empty for none.
         taps: as for `stages_of`.
-        projector: "conv", "token", or "auto": token where all features have one resolution, conv elsewhere.
+        projector: "conv", "token", "pooled", or "auto": token where all features have one resolution, conv elsewhere.
 
     Attributes:
         model: the student proper, the part that is delivered.
@@ -76,7 +76,7 @@ class Student(nn.Module):
         img_size: int,
         stages: list[int],
         taps: Taps = "ofakd",
-        projector: Literal["auto", "conv", "token"] = "auto",
+        projector: Literal["auto", "conv", "token", "pooled"] = "auto",
     ):
         super().__init__()
         self.model = model
@@ -99,6 +99,8 @@ class Student(nn.Module):
             channels, *grid = features[index].shape[1:]
             if projector == "token":
                 branch = TokenProjector(channels, tuple(grid), stage, num_classes, model.num_features)
+            elif projector == "pooled":
+                branch = PooledProjector(channels, num_classes)
             else:
                 branch = ConvProjector(channels, stage, model.num_features, num_classes, len(available))
             self.projectors[str(stage)] = branch

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainables.projectors import ConvProjector, PatchMerging, TokenProjector
+from trainables.projectors import ConvProjector, PatchMerging, PooledProjector, TokenProjector
 
 
 def parameters(*modules):
@@ -19,6 +19,16 @@ def test_token_projectors_have_the_official_size(dim, classes, millions):
     """DeiT-T and ResMLP-S12 on 14x14 tokens."""
     branches = [TokenProjector(dim, (14, 14), stage, classes, dim) for stage in (1, 2, 3, 4)]
     assert parameters(*branches) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9)])
+def test_the_pooled_projector_is_a_linear_head_on_the_normed_mean(size):
+    branch = PooledProjector(6, 5)
+    assert parameters(branch) == 6 * 5 + 5 + 2 * 6
+    x = torch.randn(2, 6, *size)
+    mean = x.flatten(2).mean(2)
+    normed = (mean - mean.mean(1, keepdim=True)) / (mean.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(branch(x), normed @ branch.head.weight.T + branch.head.bias)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 9])

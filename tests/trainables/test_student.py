@@ -6,7 +6,7 @@ from trainables.build import build_model
 from trainables.config import TrialConfig
 from trainables.distillers import distillation_terms
 from trainables.errors import InputError
-from trainables.projectors import ConvProjector, TokenProjector
+from trainables.projectors import ConvProjector, PooledProjector, TokenProjector
 from trainables.student import Student, available_stages, parameter_counts, stages_of
 
 SMALL_SWIN = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
@@ -134,7 +134,8 @@ def test_explicit_taps_and_a_forced_projector():
     assert isinstance(student.projectors["1"], ConvProjector)
     for stage, index in ((1, 0), (2, 3)):
         assert torch.equal(student(x)[1][stage], student.projectors[str(stage)](features[index]))
-    assert isinstance(all_stages(built("test_resnet", 64, {}), 64, projector="token").projectors["1"], TokenProjector)
+    for kind, branch in (("token", TokenProjector), ("pooled", PooledProjector)):
+        assert isinstance(all_stages(built("test_resnet", 64, {}), 64, projector=kind).projectors["1"], branch)
 
 
 def test_a_stage_the_model_has_not():
