@@ -77,9 +77,10 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float]:
     try:
         device = torch.device("cuda" if settings.gpus_per_trial and torch.cuda.is_available() else "cpu")
         size = min(config.batch_size // settings.workers_per_trial, len(splits.train), TIMED_BATCH)
-        stream = _stream(config, splits, 1, size)
+        student = _student(config, splits)
+        stream = _stream(config, splits, student, 1, size)
         images, target = _first(stream)
-        step, judge = _stepper(config, len(splits.classes), device)
+        step, judge = _stepper(config, student, len(splits.classes), device)
         step(images, target)
         training = _timed(lambda: step(images, target))
         loading = 0.0 if config.loader_workers else _timed(lambda: _first(stream))
@@ -113,8 +114,9 @@ def _kinds(plan: Plan) -> list[TrialConfig]:
 def _one_step(config: TrialConfig, splits, workers: int) -> None:
     import torch
 
-    images, target = _first(_stream(config, splits, workers, 2))
-    step, _ = _stepper(config, len(splits.classes), torch.device("cpu"))
+    student = _student(config, splits)
+    images, target = _first(_stream(config, splits, student, workers, 2))
+    step, _ = _stepper(config, student, len(splits.classes), torch.device("cpu"))
     try:
         step(images, target)
     except RuntimeError as error:  # e.g. an optimizer that asks for more than gradients
@@ -122,13 +124,20 @@ def _one_step(config: TrialConfig, splits, workers: int) -> None:
         raise InputError(f"a training step fails with opt={config.opt!r}, amp={config.amp}: {reason}") from error
 
 
-def _stream(config: TrialConfig, splits, workers: int, size: int):
+def _student(config: TrialConfig, splits):
+    """The student with random weights: the real ones were tried where they are built."""
+    from trainables.loop import build_student
+
+    plain = config.model_copy(update={"student_source": "scratch", "student_weights": None})
+    return build_student(plain, len(splits.classes))
+
+
+def _stream(config: TrialConfig, splits, student, workers: int, size: int):
     """The real stream in batches of so many images a worker; the whole one is made too, for what it checks."""
     from trainables.build import normalization
-    from trainables.loop import build_student
     from trainables.stream import train_loader
 
-    mean, std = normalization(build_student(_plain(config), len(splits.classes)).model)
+    mean, std = normalization(student.model)
     options = dict(mean=mean, std=std, rank=0, world_size=workers, seed=config.seed, num_classes=len(splits.classes))
     train_loader(splits.train, config.model_copy(update={"loader_workers": 0}), **options)
     even = max(2, size // 2 * 2) * workers
@@ -140,22 +149,16 @@ def _first(stream):
     return next(iter(stream.epoch(0)))
 
 
-def _plain(config: TrialConfig) -> TrialConfig:
-    """With random weights: the real ones were tried where they are built."""
-    return config.model_copy(update={"student_source": "scratch", "student_weights": None})
-
-
-def _stepper(config: TrialConfig, num_classes: int, device):
+def _stepper(config: TrialConfig, student, num_classes: int, device):
     """A function that makes one training step, and one that judges images, both on given images."""
     import torch
 
     from trainables.build import normalization
     from trainables.distillers import distillation_terms
-    from trainables.loop import build_student
     from trainables.optim import make_optimizer, make_scheduler
     from trainables.teacher import Teacher, build_teacher
 
-    student = build_student(_plain(config), num_classes).to(device)
+    student.to(device)
     teacher = None
     if config.distiller != "none":
         bare = build_teacher(config.model_copy(update={"teacher_source": "fit"}), num_classes)

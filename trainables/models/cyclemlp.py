@@ -14,10 +14,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d, Mlp
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
-from trainables.models.pyramid import CFG, Pyramid, reweighted
+from trainables.models.pyramid import CFG, Pyramid, create, reweighted
 
 
 class CycleFC(nn.Module):
@@ -162,37 +162,32 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(name: str, pretrained: bool, own: dict, given: dict) -> CycleMLP:
-    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(CycleMLP, name, pretrained, feature_cfg=features, **{**own, **given})
-
-
 @register_model
 def cyclemlp_b1(pretrained: bool = False, **kwargs) -> CycleMLP:
     """CycleMLP-B1: 10 blocks, 15 M parameters. `pretrained` must be False; `kwargs` are arguments of `CycleMLP`."""
-    return _create("cyclemlp_b1", pretrained, {"depths": (2, 2, 4, 2)}, kwargs)
+    return create(CycleMLP, "cyclemlp_b1", pretrained, {"depths": (2, 2, 4, 2)}, kwargs)
 
 
 @register_model
 def cyclemlp_b2(pretrained: bool = False, **kwargs) -> CycleMLP:
     """CycleMLP-B2: 18 blocks, 27 M parameters. `pretrained` must be False; `kwargs` are arguments of `CycleMLP`."""
-    return _create("cyclemlp_b2", pretrained, {"depths": (2, 3, 10, 3)}, kwargs)
+    return create(CycleMLP, "cyclemlp_b2", pretrained, {"depths": (2, 3, 10, 3)}, kwargs)
 
 
 @register_model
 def cyclemlp_b3(pretrained: bool = False, **kwargs) -> CycleMLP:
     """CycleMLP-B3: 28 blocks, 38 M parameters. `pretrained` must be False; `kwargs` are arguments of `CycleMLP`."""
-    return _create("cyclemlp_b3", pretrained, {"depths": (3, 4, 18, 3), "mlp_ratios": (8, 8, 4, 4)}, kwargs)
+    return create(CycleMLP, "cyclemlp_b3", pretrained, {"depths": (3, 4, 18, 3), "mlp_ratios": (8, 8, 4, 4)}, kwargs)
 
 
 @register_model
 def cyclemlp_b4(pretrained: bool = False, **kwargs) -> CycleMLP:
     """CycleMLP-B4: 41 blocks, 52 M parameters. `pretrained` must be False; `kwargs` are arguments of `CycleMLP`."""
-    return _create("cyclemlp_b4", pretrained, {"depths": (3, 8, 27, 3), "mlp_ratios": (8, 8, 4, 4)}, kwargs)
+    return create(CycleMLP, "cyclemlp_b4", pretrained, {"depths": (3, 8, 27, 3), "mlp_ratios": (8, 8, 4, 4)}, kwargs)
 
 
 @register_model
 def cyclemlp_b5(pretrained: bool = False, **kwargs) -> CycleMLP:
     """CycleMLP-B5: 34 blocks, 76 M parameters. `pretrained` must be False; `kwargs` are arguments of `CycleMLP`."""
     own = {"depths": (3, 4, 24, 3), "dims": (96, 192, 384, 768)}
-    return _create("cyclemlp_b5", pretrained, own, kwargs)
+    return create(CycleMLP, "cyclemlp_b5", pretrained, own, kwargs)

@@ -13,10 +13,10 @@ should load; none is downloaded here, and none was at hand to try.
 import torch
 import torch.nn as nn
 from timm.layers import DropPath, Mlp
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
-from trainables.models.pyramid import CFG, Pyramid, reweighted
+from trainables.models.pyramid import CFG, Pyramid, create, reweighted
 
 
 def rearrange(x: Tensor, dim: int, region: int) -> Tensor:
@@ -163,24 +163,19 @@ class HireMLP(Pyramid):
 default_cfgs = generate_default_cfgs({f"hire_mlp_{size}.untrained": CFG for size in ("tiny", "small", "base")})
 
 
-def _create(name: str, pretrained: bool, own: dict, given: dict) -> HireMLP:
-    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    return build_model_with_cfg(HireMLP, name, pretrained, feature_cfg=features, **{**own, **given})
-
-
 @register_model
 def hire_mlp_tiny(pretrained: bool = False, **kwargs) -> HireMLP:
     """Hire-MLP-Tiny: 10 blocks, 18 M parameters. `pretrained` must be False; `kwargs` are arguments of `HireMLP`."""
-    return _create("hire_mlp_tiny", pretrained, {"depths": (2, 2, 4, 2)}, kwargs)
+    return create(HireMLP, "hire_mlp_tiny", pretrained, {"depths": (2, 2, 4, 2)}, kwargs)
 
 
 @register_model
 def hire_mlp_small(pretrained: bool = False, **kwargs) -> HireMLP:
     """Hire-MLP-Small: 20 blocks, 33 M parameters. `pretrained` must be False; `kwargs` are arguments of `HireMLP`."""
-    return _create("hire_mlp_small", pretrained, {"depths": (3, 4, 10, 3)}, kwargs)
+    return create(HireMLP, "hire_mlp_small", pretrained, {"depths": (3, 4, 10, 3)}, kwargs)
 
 
 @register_model
 def hire_mlp_base(pretrained: bool = False, **kwargs) -> HireMLP:
     """Hire-MLP-Base: 37 blocks, 58 M parameters. `pretrained` must be False; `kwargs` are arguments of `HireMLP`."""
-    return _create("hire_mlp_base", pretrained, {"depths": (4, 6, 24, 3)}, kwargs)
+    return create(HireMLP, "hire_mlp_base", pretrained, {"depths": (4, 6, 24, 3)}, kwargs)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates
-from timm.models import checkpoint_seq
+from timm.models import build_model_with_cfg, checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor
 
@@ -165,6 +165,12 @@ class Pyramid(nn.Module):
             x = self.network[2 * stage - 1](x)
         blocks = self.network[2 * stage]
         return checkpoint_seq(blocks, x) if self.grad_checkpointing and self.training else blocks(x)
+
+
+def create(cls: type[Pyramid], name: str, pretrained: bool, own: dict, given: dict) -> Pyramid:
+    """A registered model by timm's own builder: a size's own arguments, and above them those given."""
+    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    return build_model_with_cfg(cls, name, pretrained, feature_cfg=features, **{**own, **given})
 
 
 def reweighted(h: Tensor, w: Tensor, c: Tensor, reweight: nn.Module, axes: tuple[int, int]) -> Tensor:
