@@ -82,6 +82,7 @@ class Tracker:
         self._on_run_id, self._on_warning = on_run_id, on_warning
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
+        self._doubtful: set[str] = set()  # trials of which a write failed: the server may have it or not
         self._resumed = False
         self._down = False  # the last item was lost: the next ones get a single try
         self._deadline = math.inf
@@ -199,16 +200,18 @@ class Tracker:
                 self._try(self._write_study if target is None else self._write_trial, items)
         self._try(self._write_close, [closing])
 
-    def _try(self, write: Callable[[list[_Item], bool], None], items: list[_Item]) -> None:
+    def _try(self, write: Callable[[list[_Item]], None], items: list[_Item]) -> None:
         error: Exception | str = "no time left"
         for pause in (0.0,) if self._down else (0.0, *PAUSES_S):
             if time.monotonic() + pause > self._deadline:
                 break
             time.sleep(pause)
             try:
-                write(items, pause > 0 or self._down)
+                write(items)
             except Exception as reason:  # whatever it is, training must go on without MLflow
                 error = reason
+                if items[0].target:
+                    self._doubtful.add(items[0].target)
             else:
                 self._down = False
                 return
@@ -229,9 +232,11 @@ class Tracker:
             )
         self.lost += len(items)
 
-    def _write_trial(self, items: list[_Item], again: bool) -> None:
+    def _write_trial(self, items: list[_Item]) -> None:
         record = items[-1].record
-        run = self._runs.get(record.trial_id) or self._open_run(record, again)
+        run = self._runs.get(record.trial_id)
+        if run is None or record.trial_id in self._doubtful:
+            run = self._open_run(record)
         times = {item.content["epoch"]: item.time for item in items if item.kind == "epoch"}
         entries = record.history + [item.content for item in items if item.kind == "epoch"]
         epochs = {int(entry["epoch"]): entry for entry in entries}
@@ -253,10 +258,10 @@ class Tracker:
             self._mlflow.set_terminated(run.run_id, RUN_STATUS[record.state], end_time)
             del self._runs[record.trial_id]
 
-    def _open_run(self, record: TrialRecord, again: bool) -> _Run:
+    def _open_run(self, record: TrialRecord) -> _Run:
         """The trial's run under this parent; looked up only where an earlier session or try may have created it."""
         client, known = self._mlflow, []
-        if record.run_id or self._resumed or again:
+        if record.run_id or self._resumed or record.trial_id in self._doubtful:
             query = f"tags.`mlflow.parentRunId` = '{self.parent_id}' and tags.trial_id = '{record.trial_id}'"
             known = client.search_runs([self.experiment_id], query, max_results=1)
         if known:
@@ -269,12 +274,13 @@ class Tracker:
             tags["state"], name = RUNNING, f"{record.role} {record.trial_id}"
             run = _Run(client.create_run(self.experiment_id, int(record.started * 1000), tags, name).info.run_id)
         self._runs[record.trial_id] = run
+        self._doubtful.discard(record.trial_id)
         if record.run_id != run.run_id:
             record.run_id = run.run_id
             self._on_run_id(record)
         return run
 
-    def _write_study(self, items: list[_Item], again: bool) -> None:
+    def _write_study(self, items: list[_Item]) -> None:
         numbers = [(item.content, item.time) for item in items if item.kind == "metric"]
         metrics = [(entry["key"], entry["value"], when, entry["step"]) for entry, when in numbers]
         tags = {key: value for item in items if item.kind == "tags" for key, value in item.content.items()}
@@ -283,7 +289,7 @@ class Tracker:
             if item.kind == "artifact":
                 self._mlflow.log_artifact(self.parent_id, item.content["path"])
 
-    def _write_close(self, items: list[_Item], again: bool) -> None:
+    def _write_close(self, items: list[_Item]) -> None:
         for run in self._runs.values():
             self._mlflow.set_tag(run.run_id, "state", INTERRUPTED)
             self._mlflow.set_terminated(run.run_id, "KILLED")

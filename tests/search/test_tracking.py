@@ -253,7 +253,7 @@ def test_a_server_that_dies_costs_no_trial(make_tracker, server, tmp_path):
     first, second, third = make_record("1"), make_record("2"), make_record("3")
     play(tracker, first, [1, 2, 3])
     play(tracker, second, [1], end=False)
-    wait_for(lambda: second.run_id and tracker._queue.empty(), "the first two trials' writing")
+    wait_for(lambda: second.run_id and steps(tracker, children(tracker)["2"]) == [1], "the first two trials' writing")
 
     stop(process)
     play(tracker, third, [1, 2, 3])
@@ -272,6 +272,24 @@ def test_a_server_that_dies_costs_no_trial(make_tracker, server, tmp_path):
     assert {line["trial_id"] for line in lost} <= {"2", "3"}
     assert all("error" in line for line in lost)
     assert len(warnings) == 1
+
+
+def test_a_write_whose_answer_was_lost_is_not_written_twice(make_tracker, monkeypatch):
+    tracker = make_tracker()
+    record, written = make_record("1"), tracker._log
+    monkeypatch.setattr(tracking, "PAUSES_S", ())
+
+    def lose_the_answer(*arguments, **keywords):
+        written(*arguments, **keywords)
+        raise ConnectionError("the server died before it answered")
+
+    monkeypatch.setattr(tracker, "_log", lose_the_answer)
+    play(tracker, record, [1], end=False)
+    wait_for(lambda: tracker.lost, "giving up on an item")
+    monkeypatch.setattr(tracker, "_log", written)
+    play(tracker, record, [2, 3])
+    tracker.close("FINISHED")
+    assert steps(tracker, children(tracker)["1"]) == [1, 2, 3]
 
 
 @pytest.mark.long
