@@ -10,12 +10,13 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     """What a dry run shows: both models, the stages, sampled configurations and the estimate."""
     import torch
 
+    from trainables.cost import parameters
     from trainables.loop import build_student
-    from trainables.student import parameter_counts
 
     settings = plan.settings
     student = build_student(plan.base.model_copy(update={"student_source": "scratch"}), plan.num_classes)
-    millions = {part: f"{count / 1e6:.2f} M" for part, count in parameter_counts(student).items()}
+    models = {"student": student.model, "projectors": student.projectors}
+    millions = {part: f"{parameters(module) / 1e6:.2f} M" for part, module in models.items()}
     stages = ", ".join(map(str, plan.available))
     lines = [
         ("study", f"{settings.name}: {settings.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "

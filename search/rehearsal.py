@@ -9,7 +9,7 @@ from search.space import SAMPLES
 from trainables.config import TrialConfig
 from trainables.errors import InputError
 
-TRIED = ("opt", "sched", "aa", "train_interpolation", "bce_loss", "enhance", "projector", "amp")
+TRIED = ("distiller", "opt", "sched", "aa", "train_interpolation", "bce_loss", "enhance", "projector", "amp")
 TIMED_STEPS, TIMED_S = 3, 5.0  # calls, or fewer where they take longer
 TIMED_BATCH = 32  # a larger batch is taken to cost in proportion
 
@@ -79,10 +79,11 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float]:
         size = min(config.batch_size // settings.workers_per_trial, len(splits.train), TIMED_BATCH)
         student = _student(config, splits)
         stream = _stream(config, splits, student, 1, size)
-        images, target = _first(stream)
-        step, judge = _stepper(config, student, len(splits.classes), device)
-        step(images, target)
-        training = _timed(lambda: step(images, target))
+        batch = _first(stream)
+        images = batch[0]
+        step, judge = _stepper(config, student, splits, device)
+        step(*batch)
+        training = _timed(lambda: step(*batch))
         loading = 0.0 if config.loader_workers else _timed(lambda: _first(stream))
         return (training + loading) / len(images), _timed(lambda: judge(images)) / len(images)
     finally:
@@ -115,10 +116,10 @@ def _one_step(config: TrialConfig, splits, workers: int) -> None:
     import torch
 
     student = _student(config, splits)
-    images, target = _first(_stream(config, splits, student, workers, 2))
-    step, _ = _stepper(config, student, len(splits.classes), torch.device("cpu"))
+    batch = _first(_stream(config, splits, student, workers, 2))
+    step, _ = _stepper(config, student, splits, torch.device("cpu"))
     try:
-        step(images, target)
+        step(*batch)
     except RuntimeError as error:  # e.g. an optimizer that asks for more than gradients
         reason = " ".join(str(error).split())
         raise InputError(f"a training step fails with opt={config.opt!r}, amp={config.amp}: {reason}") from error
@@ -149,33 +150,37 @@ def _first(stream):
     return next(iter(stream.epoch(0)))
 
 
-def _stepper(config: TrialConfig, student, num_classes: int, device):
-    """A function that makes one training step, and one that judges images, both on given images."""
+def _stepper(config: TrialConfig, student, splits, device):
+    """A function that makes one training step, and one that judges images, both on given batches.
+
+    Raises:
+        InputError: the distiller and the models do not go together.
+    """
     import torch
 
     from trainables.build import normalization
-    from trainables.distillers import distillation_terms
+    from trainables.distillation import make_taught, needs_of
     from trainables.optim import make_optimizer, make_scheduler
     from trainables.teacher import Teacher, build_teacher
 
     student.to(device)
     teacher = None
     if config.distiller != "none":
-        bare = build_teacher(config.model_copy(update={"teacher_source": "fit"}), num_classes)
-        teacher = Teacher(bare, *normalization(student.model)).to(device)
-    optimizer = make_optimizer(student, config)
+        bare = build_teacher(config.model_copy(update={"teacher_source": "fit"}), len(splits.classes))
+        teacher = Teacher(bare, *normalization(student.model), needs_of(config)).to(device)
+    taught = make_taught(student, config, teacher, torch.from_numpy(splits.train.targets)).to(device)
+    optimizer = make_optimizer(taught, config)
     make_scheduler(optimizer, config, steps_per_epoch=1)
 
     def precision():
         return torch.autocast(device.type, dtype=getattr(torch, config.amp_dtype)) if config.amp else nullcontext()
 
-    def step(images, target) -> None:
-        images, target = images.to(device), target.to(device)
+    def step(images, target, index) -> None:
+        images, target, index = images.to(device), target.to(device), index.to(device)
         with precision():
-            logits, stage_logits = student(images)
-            teacher_logits = teacher(images) if teacher else None
+            terms = taught(images, target, teacher(images) if teacher else None, index)
         optimizer.zero_grad()
-        distillation_terms(config, logits, stage_logits, teacher_logits, target)["loss"].backward()
+        terms["loss"].backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()

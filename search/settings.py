@@ -252,8 +252,9 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
 
 
 # The student without a teacher, and Hinton's distillation with the paper's settings (temperature 1, equal weights).
+PLAIN = {"logit_standardization": False, "curriculum_temperature": False}
 BASELINES = {
-    "scratch": {"distiller": "none", "stages": [], "eps": 1.0, "gt_loss_weight": 1.0},
+    "scratch": {"distiller": "none", "stages": [], "eps": 1.0, "gt_loss_weight": 1.0, **PLAIN},
     "kd": {
         "distiller": "kd",
         "stages": [],
@@ -262,6 +263,7 @@ BASELINES = {
         "gt_loss_weight": 1.0,
         "kd_loss_weight": 1.0,
         "ofa_loss_weight": 0.0,
+        **PLAIN,
     },
 }
 

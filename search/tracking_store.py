@@ -14,8 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainables.config import Distillation, Recipe
+from trainables.distillers import DISTILLERS, hyperparameters
 from trainables.errors import InputError
 
+OWN_FIELDS = {field for name, one in DISTILLERS.items() if name != "ofa" for field in one.Fields.model_fields}
 LOGGED = ("student", "teacher", *Distillation.model_fields, *Recipe.model_fields)  # the params of every trial's run
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 REACH_S = 3.0  # how long a server may take to answer before a study starts
@@ -35,8 +37,12 @@ def as_text(value: Any) -> str:
 
 
 def flat_params(config: dict[str, Any], names: Iterable[str] = LOGGED) -> dict[str, Any]:
-    """Some fields of a whole `TrialConfig`, `eps` also one by one where it is a list."""
-    params = {name: config[name] for name in names if name in config}
+    """Some fields of a whole `TrialConfig`, `eps` also one by one where it is a list.
+
+    Of the distillers' own fields those that this trial's reads, and OFA's, which all trials show.
+    """
+    unread = OWN_FIELDS - hyperparameters(config["distiller"])
+    params = {name: config[name] for name in names if name in config and name not in unread}
     eps = params.get("eps")
     if isinstance(eps, list) and len(eps) > 1:
         places = [f"eps_stage{stage}" for stage in config["stages"]] + ["eps_logits"]

@@ -6,7 +6,7 @@ import yaml
 
 DICTS = ("search", "recipe", "teacher_recipe", "student_kwargs", "teacher_kwargs")
 LISTS = ("stages", "baselines", "warm_start")  # where one value is a list of one
-LISTED = (*LISTS, "eps", "taps", "crop_scale", "crop_ratio")
+LISTED = (*LISTS, "eps", "taps", "crop_scale", "crop_ratio", "curriculum_range")
 
 
 class Part(dict):

@@ -1,5 +1,6 @@
 """What outlives a trial in its process: the decoded data, the holdout's batches and the frozen teacher."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -33,9 +34,11 @@ class Assets:
         fields = DataFields(**config.model_dump(include=set(DataFields.model_fields)))
         return self._once("splits", fields, lambda: load_splits(fields))
 
-    def teacher(self, config: TrialConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> Teacher:
-        """The teacher, taking images in the given normalisation."""
-        return Teacher(self._bare_teacher(config), mean, std).to(self.device)
+    def teacher(
+        self, config: TrialConfig, mean: tuple[float, ...], std: tuple[float, ...], needs: Collection[str] = ()
+    ) -> Teacher:
+        """The teacher, taking images in the given normalisation and giving what `needs` names besides logits."""
+        return Teacher(self._bare_teacher(config), mean, std, needs).to(self.device)
 
     def holdout(self, config: TrialConfig, context: RunContext, mean, std):
         """This rank's batches of the holdout, normalised by `mean` and `std`; kept as tensors where they are small."""

@@ -105,23 +105,36 @@ def build_model(
     return model
 
 
-def probe(model: nn.Module, img_size: int) -> tuple[Tensor, list[Tensor]]:
-    """Logits and all features, [B, C, H, W], of two black images in eval mode.
+@contextlib.contextmanager
+def judging(model: nn.Module) -> Iterator[torch.device]:
+    """Eval mode without gradients; batch statistics, train mode and the random state are as they were afterwards.
 
-    Leaves batch statistics, train mode and the random state as they were.
+    Yields:
+        The model's device.
     """
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            final, features = model.forward_intermediates(torch.zeros(2, 3, img_size, img_size, device=device))
-            return model.forward_head(final), features
+            yield device
     finally:
         # LeViT and its like cache attention biases in eval mode, and only a call of train() drops them
         model.train()
         for module, mode in modes:
             module.training = mode
+
+
+def probe(model: nn.Module, img_size: int) -> tuple[Tensor, list[Tensor]]:
+    """Logits and all features, [B, C, H, W], of two black images, as `judging`."""
+    with judging(model) as device:
+        final, features = model.forward_intermediates(torch.zeros(2, 3, img_size, img_size, device=device))
+        return model.forward_head(final), features
+
+
+def pooled_embedding(model: nn.Module, final: Tensor) -> Tensor:
+    """The pooled feature before the classifier, [B, D], from what `forward_intermediates` gave as final."""
+    return model.forward_head(final, pre_logits=True).flatten(1)
 
 
 def load_weights(model: nn.Module, path: str | Path, field: str) -> None:

@@ -6,15 +6,12 @@ names of timm's train.py (but `crop_scale` and `crop_ratio`, since `scale` is th
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from trainables.distillers import COMMON, DISTILLERS, distillers_of
+from trainables.fields import Strict
 
 Source = Literal["scratch", "pretrained", "checkpoint"]
-
-
-class Strict(BaseModel):
-    """No unknown field, no silent conversion, no NaN; immutable."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class DataFields(Strict):
@@ -64,20 +61,30 @@ class StudentFields(Strict):
         return self
 
 
-class Distillation(Strict):
-    """OFA-KD's own hyperparameters: the loss is gt * CE + kd * OFA(logits) + ofa * sum over stages of OFA(stage)."""
+class Distillation(*(distiller.Fields for distiller in DISTILLERS.values() if distiller.Fields is not Strict)):
+    """How the student learns: cross-entropy and a distiller's terms, each with its weight.
 
-    distiller: Literal["ofa", "kd", "none"] = "ofa"
+    Every distiller's own fields are declared in its file in `trainables/distillers`.
+    """
+
+    distiller: str = "ofa"  # one of DISTILLERS, or several joined by +, whose terms are added
     stages: list[int] = [1, 2, 3, 4]
-    eps: float | list[float] = 1.0  # one, or one per stage in the order of `stages` and one for the logits
     temperature: float = Field(1.0, gt=0)
     gt_loss_weight: float = Field(1.0, ge=0)
-    kd_loss_weight: float = Field(1.0, ge=0)
-    ofa_loss_weight: float = Field(1.0, ge=0)
-    enhance: Literal["all", "target"] = "all"  # the official code's form, or the paper's printed equation
-    temperature_squared: bool = False  # multiply the distillation terms by T², so that T leaves gradients' scale alone
-    normalize_loss_weights: bool = False  # divide the three weights by their sum
+    kd_loss_weight: float = Field(1.0, ge=0)  # of the distiller's loss on the final logits
+    normalize_loss_weights: bool = False  # divide the weights by their sum
     projector: Literal["auto", "conv", "token", "pooled"] = "auto"  # the official ones by the student, or a light one
+    logit_standardization: bool = False  # both sides' logits to mean 0 and deviation 1 first (CVPR 2024)
+    curriculum_temperature: bool = False  # learn the temperature instead (CTKD, AAAI 2023); `temperature` is not read
+    curriculum_range: list[float] = Field([1.0, 21.0], min_length=2, max_length=2)  # bounds of the learned temperature
+    curriculum_epochs: int = Field(10, ge=1)  # over which the temperature learns faster and faster
+    curriculum_strength: float = Field(1.0, ge=0)  # the factor of its reversed gradient then
+
+    @field_validator("distiller")
+    @classmethod
+    def _distiller_is_known(cls, distiller):
+        distillers_of(distiller)
+        return distiller
 
     @field_validator("stages")
     @classmethod
@@ -86,12 +93,12 @@ class Distillation(Strict):
             raise ValueError("stages must be distinct, ascending and among 1, 2, 3, 4")
         return stages
 
-    @field_validator("eps")
+    @field_validator("curriculum_range")
     @classmethod
-    def _eps_is_positive(cls, eps):
-        if any(value <= 0 for value in (eps if isinstance(eps, list) else [eps])):
-            raise ValueError("eps must be above 0")
-        return eps
+    def _is_a_range_of_temperatures(cls, bounds):
+        if not 0 < bounds[0] < bounds[1]:
+            raise ValueError("must be LOW,HIGH with 0 < LOW < HIGH")
+        return bounds
 
     @model_validator(mode="after")
     def _eps_fits_the_stages(self):
@@ -100,8 +107,25 @@ class Distillation(Strict):
                 f"eps has {len(self.eps)} values for stages {self.stages}: give one, or {len(self.stages) + 1} "
                 "(one per stage and one for the logits)"
             )
-        if self.gt_loss_weight + self.kd_loss_weight + self.ofa_loss_weight == 0:
-            raise ValueError("gt_loss_weight, kd_loss_weight and ofa_loss_weight must not all be 0")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_learned(self):
+        weights = {
+            "gt_loss_weight",
+            *(field for one in distillers_of(self.distiller) for field in one.weights.values()),
+        }
+        if not any(getattr(self, weight) for weight in weights):
+            raise ValueError(f"{', '.join(sorted(weights))} must not all be 0")
+        return self
+
+    @model_validator(mode="after")
+    def _options_are_obeyed(self):
+        obeyed = set().union(*(distiller.common for distiller in distillers_of(self.distiller)))
+        for option in sorted(COMMON - obeyed - {"temperature"}):
+            if getattr(self, option):
+                able = ", ".join(name for name, distiller in DISTILLERS.items() if option in distiller.common)
+                raise ValueError(f"{option}: distiller {self.distiller} has no such option; {able} have")
         return self
 
 

@@ -13,14 +13,15 @@ from trainables.assets import Assets
 from trainables.build import build_model, normalization
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
-from trainables.distillers import distillation_terms
+from trainables.cost import costs
+from trainables.distillation import make_taught, needs_of
 from trainables.evaluate import evaluate
 from trainables.optim import make_optimizer, make_scheduler
 from trainables.stream import train_loader
 from trainables.student import Student
 
 STUDENT = "student.safetensors"
-TERMS = ("loss", "gt", "kd", "ofa")
+TERM_NAMES = {"loss": "train/loss", "temperature": "train/temperature"}  # the others are train/loss_TERM
 
 
 def build_student(config: TrialConfig, num_classes: int) -> Student:
@@ -40,8 +41,7 @@ def build_student(config: TrialConfig, num_classes: int) -> Student:
         drop_path=config.drop_path,
         field="student",
     )
-    taught = config.distiller == "ofa" and config.ofa_loss_weight > 0
-    return Student(model, num_classes, config.img_size, config.stages if taught else [], config.taps, config.projector)
+    return Student(model, num_classes, config.img_size, config.stages, config.taps, config.projector, needs_of(config))
 
 
 def run_trial(config: TrialConfig, assets: Assets, context: RunContext, known_epoch: int = 0) -> bool:
@@ -88,10 +88,16 @@ class _Run:
         checkpoint.seed_everything(config.seed)
         splits = assets.splits(config)
         self.num_classes = len(splits.classes)
-        self.student = build_student(config, self.num_classes).to(context.device)
+        student = build_student(config, self.num_classes).to(context.device)
+        mean, std = normalization(student.model)
+        taught = config.distiller != "none"
+        self.teacher = assets.teacher(config, mean, std, needs_of(config)) if taught else None
+        classes = torch.from_numpy(splits.train.targets)
+        self.taught = make_taught(student, config, self.teacher, classes, context.rank, context.world_size)
+        self.taught.to(context.device)
+        self.student = student
         checkpoint.seed_everything(config.seed + context.rank)  # dropout differs by rank, weights do not
-        self.module = DistributedDataParallel(self.student) if context.world_size > 1 else self.student
-        mean, std = normalization(self.student.model)
+        self.module = DistributedDataParallel(self.taught) if context.world_size > 1 else self.taught
         self.stream = train_loader(
             splits.train,
             config,
@@ -102,8 +108,7 @@ class _Run:
             seed=config.seed,
             num_classes=self.num_classes,
         )
-        self.teacher = assets.teacher(config, mean, std) if config.distiller != "none" else None
-        self.optimizer = make_optimizer(self.student, config)
+        self.optimizer = make_optimizer(self.taught, config)
         self.scheduler = make_scheduler(self.optimizer, config, len(self.stream))
         self.ema = timm.utils.ModelEmaV3(self.student.model, config.model_ema_decay) if config.model_ema else None
         self.dtype = getattr(torch, config.amp_dtype) if config.amp else None
@@ -117,16 +122,14 @@ class _Run:
         begun = time.perf_counter()
         sums, images = self._train(self.epoch)
         trained = time.perf_counter()
-        loss, gt, kd, ofa = (self.context.sum(sums) / self.context.world_size / len(self.stream)).tolist()
-        if not math.isfinite(loss):
-            raise TrialFailure(f"the training loss is {loss} in epoch {self.epoch + 1}")
+        means = self.context.sum(torch.stack(list(sums.values()))) / self.context.world_size / len(self.stream)
+        terms = dict(zip(sums, means.tolist(), strict=True))
+        if not math.isfinite(terms["loss"]):
+            raise TrialFailure(f"the training loss is {terms['loss']} in epoch {self.epoch + 1}")
         self.epoch += 1
         metrics = {
             "epoch": self.epoch,
-            "train/loss": loss,
-            "train/loss_gt": gt,
-            "train/loss_kd": kd,
-            "train/loss_ofa": ofa,
+            **{TERM_NAMES.get(name, f"train/loss_{name}"): value for name, value in terms.items()},
             "time/images_per_s": images * self.context.world_size / (trained - begun),
             **{f"val/{name}": value for name, value in self._judge().items()},
         }
@@ -135,6 +138,8 @@ class _Run:
         metrics["best/val_top1"] = max([metrics["val/top1"]] + [entry["val/top1"] for entry in self.history])
         metrics["time/epoch_s"] = time.perf_counter() - begun
         metrics["time/start_s"] = self.first_step_s  # from the slot to the first step of this attempt
+        if not self.history:  # once a trial
+            metrics |= costs(self.taught, self.config.img_size)
         self.history.append(metrics)
         self._save()
         return metrics
@@ -148,21 +153,20 @@ class _Run:
         """Ends the loader's processes."""
         self.stream.close()
 
-    def _train(self, epoch: int) -> tuple[torch.Tensor, int]:
+    def _train(self, epoch: int) -> tuple[dict[str, torch.Tensor], int]:
         config, device = self.config, self.context.device
         self.module.train()
-        sums, images, step = torch.zeros(len(TERMS), device=device), 0, epoch * len(self.stream)
-        for inputs, target in self.stream.epoch(epoch):
-            inputs, target = inputs.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        sums, images, step = {}, 0, epoch * len(self.stream)
+        for inputs, target, index in self.stream.epoch(epoch):
+            inputs, target, index = (tensor.to(device, non_blocking=True) for tensor in (inputs, target, index))
             with torch.autocast(device.type, dtype=self.dtype) if self.dtype else nullcontext():
-                logits, stage_logits = self.module(inputs)
-                teacher_logits = self.teacher(inputs) if self.teacher else None
-            terms = distillation_terms(config, logits, stage_logits, teacher_logits, target)
+                teacher = self.teacher(inputs) if self.teacher else None
+                terms = self.module(inputs, target, teacher, index, step, epoch)
             self.optimizer.zero_grad()
             self.scaler.scale(terms["loss"]).backward()
             if config.clip_grad:
                 self.scaler.unscale_(self.optimizer)
-                torch.nn.utils.clip_grad_norm_(self.student.parameters(), config.clip_grad)
+                torch.nn.utils.clip_grad_norm_(self.taught.parameters(), config.clip_grad)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.first_step_s is None:
@@ -171,7 +175,8 @@ class _Run:
             self.scheduler.step_update(step)
             if self.ema:
                 self.ema.update(self.student.model, step=step)
-            sums += torch.stack([terms[name].detach() for name in TERMS])  # stays on the device: no wait in the loop
+            for name, value in terms.items():  # stays on the device: no wait in the loop
+                sums[name] = sums.get(name, 0.0) + value.detach()
             images += len(inputs)
         return sums, images
 
@@ -193,7 +198,8 @@ class _Run:
         state = checkpoint.load_checkpoint(self.context.folder)
         if state is None:
             return
-        self.student.load_state_dict(state["student"])
+        self.taught.load_state_dict(state["taught"])
+        self.taught.load_shards(state["shards"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -204,14 +210,15 @@ class _Run:
             checkpoint.set_random_state(state["random"][self.context.rank])
 
     def _save(self) -> None:
-        random = self.context.gather(checkpoint.random_state())
+        random, shards = (self.context.gather(value) for value in (checkpoint.random_state(), self.taught.shards()))
         if self.context.rank == 0:
             if self.epoch == self.config.epochs:  # before it is reported, so that a complete trial has its weights
                 checkpoint.save_weights(self.delivered(), self.context.folder / STUDENT)
             checkpoint.save_checkpoint(
                 self.context.folder,
                 {
-                    "student": self.student.state_dict(),
+                    "taught": self.taught.state_dict(),
+                    "shards": shards,
                     "optimizer": self.optimizer.state_dict(),
                     "scheduler": self.scheduler.state_dict(),
                     "scaler": self.scaler.state_dict(),

@@ -5,21 +5,26 @@ from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 
 from trainables.config import TrialConfig
+from trainables.distillation import Taught
 from trainables.errors import InputError
 
 
-def make_optimizer(student: torch.nn.Module, config: TrialConfig) -> torch.optim.Optimizer:
-    """timm's optimizer over the student and its projectors, which have a learning rate and weight decay of their own.
+def make_optimizer(taught: Taught, config: TrialConfig) -> torch.optim.Optimizer:
+    """timm's optimizer over the student and its branches (projectors and what else is for training only).
+
+    The branches have a learning rate and weight decay of their own.
 
     Parameters with one dimension, and those the model exempts by `no_weight_decay`, are not decayed.
 
     Raises:
         InputError: `opt` is not an optimizer of timm's.
     """
-    groups = []
+    model, groups = taught.student.model, []
+    scales = config.projector_lr_scale, config.projector_weight_decay_scale
     for module, exempt, lr, decay in (
-        (student.model, student.model.no_weight_decay() if hasattr(student.model, "no_weight_decay") else (), 1.0, 1.0),
-        (student.projectors, (), config.projector_lr_scale, config.projector_weight_decay_scale),
+        (model, model.no_weight_decay() if hasattr(model, "no_weight_decay") else (), 1.0, 1.0),
+        (taught.student.projectors, (), *scales),
+        (taught.extras, (), *scales),
     ):
         for group in param_groups_weight_decay(module, config.weight_decay * decay, no_weight_decay_list=exempt):
             if group["params"]:

@@ -54,7 +54,7 @@ class ConvProjector(nn.Module):
         chain = [SepConv(widths[i], widths[i + 1]) for i in range(halvings)] or [nn.Conv2d(in_chs, out_dim, 1)]
         self.chain = nn.Sequential(*chain)
         self.head = nn.Linear(out_dim, num_classes)
-        self.apply(_init)
+        self.apply(initialize)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chs, H, W] to [B, num_classes]."""
@@ -107,7 +107,7 @@ class TokenProjector(nn.Module):
         self.merging = nn.Sequential(*merging)
         self.blocks = nn.Sequential(*(Block(out_dim, heads, mlp_ratio=4) for _ in range(max(4 - stage, 1))))
         self.head = nn.Linear(out_dim, num_classes)
-        self.apply(_init)
+        self.apply(initialize)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, dim, H, W] to [B, num_classes]."""
@@ -130,14 +130,15 @@ class PooledProjector(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(in_chs)
         self.head = nn.Linear(in_chs, num_classes)
-        self.apply(_init)
+        self.apply(initialize)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_chs, H, W] to [B, num_classes]."""
         return self.head(self.norm(x.mean(dim=(2, 3))))
 
 
-def _init(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
+    """The official initial weights of a branch's layer, for `nn.Module.apply`."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

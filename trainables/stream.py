@@ -25,7 +25,7 @@ from trainables.errors import InputError
 FOR_ORDER, FOR_IMAGE, FOR_MIXUP = range(3)  # each kind of draw has random numbers of its own
 SMALL_SIDE = 64  # pixels; evaluation shows smaller images whole, larger ones as timm's central crop
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, ...]
 
 
 class TrainStream:
@@ -51,7 +51,8 @@ class TrainStream:
 
         Yields:
             images, float32 [b, 3, H, W], normalised, b = batch_size / world_size; and classes, int64 [b], or with
-            mixup or cutmix mixed and smoothed labels, float32 [b, num_classes].
+            mixup or cutmix mixed and smoothed labels, float32 [b, num_classes]; and the images' places in the split,
+            int64 [b].
 
         Raises:
             InputError: an image's file is broken.
@@ -226,7 +227,7 @@ class _TrainBatches(_Batches):
             if self.mixup:
                 reseed(_random_bits(self.seed, epoch, step, FOR_MIXUP))
                 images, target = self.mixup(images, target)
-        return images, target
+        return images, target, torch.from_numpy(indices)
 
 
 class _EvalBatches(_Batches):

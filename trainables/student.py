@@ -1,12 +1,14 @@
-"""A student with its projectors: logits and the stages' logits in one pass."""
+"""A student with its projectors: logits, the stages' logits and what else a distiller looks at, in one pass."""
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 import torch.nn as nn
 from torch import Tensor
 
-from trainables.build import probe
+from trainables.build import pooled_embedding, probe
+from trainables.distillers.base import STAGE_LOGITS, STUDENT_EMBEDDING, STUDENT_FEATURES, StudentOutput
 from trainables.errors import InputError
 from trainables.projectors import ConvProjector, PooledProjector, TokenProjector
 
@@ -50,20 +52,24 @@ def available_stages(model: nn.Module, taps: Taps = "ofakd") -> list[int]:
 class Student(nn.Module):
     """The trained model and one projector for each chosen stage.
 
-    Everything goes through `forward`, so that DistributedDataParallel and torch.compile see it whole. The model comes
-    ready built and projectors are drawn after it: its initial weights do not depend on which projectors there are.
+    The model comes ready built and projectors are drawn after it: its initial weights do not depend on which
+    projectors there are.
 
     Args:
         model: a timm model, as `build_model` gives it.
         num_classes: logits.
         img_size: pixels, the side.
-        stages: which stages get a projector, of `available_stages`; empty for none.
+        stages: which stages are tapped, of `available_stages`; empty for none.
         taps: as for `stages_of`.
         projector: "conv", "token", "pooled", or "auto": token where all features have one resolution, conv elsewhere.
+        needs: what `forward` gives besides logits: `STAGE_LOGITS` (projectors are built for these alone),
+            `STUDENT_FEATURES`, `STUDENT_EMBEDDING`.
 
     Attributes:
         model: the student proper, the part that is delivered.
         projectors: by stage number, as text.
+        stages: those tapped, none where neither their logits nor their features are needed.
+        feature_shapes: stage to (channels, height, width).
 
     Raises:
         InputError: a stage that the model has not, or bad taps.
@@ -77,10 +83,12 @@ class Student(nn.Module):
         stages: list[int],
         taps: Taps = "ofakd",
         projector: Literal["auto", "conv", "token", "pooled"] = "auto",
+        needs: Collection[str] = (STAGE_LOGITS,),
     ):
         super().__init__()
-        self.model = model
-        self.stages = sorted(set(stages))
+        self.model, self.needs = model, frozenset(needs)
+        self.stages = sorted(set(stages)) if self.needs & {STAGE_LOGITS, STUDENT_FEATURES} else []
+        self.projectors, self.feature_shapes = nn.ModuleDict(), {}
         indices, available = stages_of(model, taps), available_stages(model, taps)
         if unknown := [stage for stage in self.stages if stage not in available]:
             raise InputError(
@@ -88,15 +96,17 @@ class Student(nn.Module):
                 f"{', '.join(map(str, available))}; leave out {', '.join(map(str, unknown))}"
             )
         self.indices = [indices[stage - 1] for stage in self.stages]
-        self.projectors = nn.ModuleDict()
         if not self.stages:
             return
         # shapes are looked up, never tabled: stems pad in their own ways
         _, features = probe(model, img_size)
+        shapes = [tuple(features[index].shape[1:]) for index in self.indices]
+        self.feature_shapes = dict(zip(self.stages, shapes, strict=True))
+        if STAGE_LOGITS not in self.needs:
+            return
         if projector == "auto":
             projector = "token" if len({feature.shape[2:] for feature in features}) == 1 else "conv"
-        for stage, index in zip(self.stages, self.indices, strict=True):
-            channels, *grid = features[index].shape[1:]
+        for stage, (channels, *grid) in self.feature_shapes.items():
             if projector == "token":
                 branch = TokenProjector(channels, tuple(grid), stage, num_classes, model.num_features)
             elif projector == "pooled":
@@ -105,22 +115,21 @@ class Student(nn.Module):
                 branch = ConvProjector(channels, stage, model.num_features, num_classes, len(available))
             self.projectors[str(stage)] = branch
 
-    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """[B, 3, H, W] to the model's logits, [B, num_classes], and those of each chosen stage."""
-        if not self.stages:
-            return self.model(x), {}
-        final, features = self.model.forward_intermediates(x, indices=self.indices)
+    def forward(self, x: Tensor) -> StudentOutput:
+        """[B, 3, H, W] to the model's logits, [B, num_classes], and what `needs` names."""
+        if not self.stages and STUDENT_EMBEDDING not in self.needs:
+            return StudentOutput(self.model(x))
+        final, features = self.model.forward_intermediates(x, indices=self.indices or 1)
         logits = self.model.forward_head(final)
-        tapped = zip(self.stages, features, strict=True)
-        return logits, {stage: self.projectors[str(stage)](feature) for stage, feature in tapped}
+        tapped = dict(zip(self.stages, features, strict=True)) if self.stages else {}
+        return StudentOutput(
+            logits,
+            {int(stage): projector(tapped[int(stage)]) for stage, projector in self.projectors.items()},
+            pooled_embedding(self.model, final) if STUDENT_EMBEDDING in self.needs else None,
+            tapped if STUDENT_FEATURES in self.needs else {},
+        )
 
     def no_weight_decay(self) -> set[str]:
         """The model's own exemptions from weight decay, by their names in here; timm's optimizers ask for them."""
         own = self.model.no_weight_decay() if hasattr(self.model, "no_weight_decay") else ()
         return {f"model.{name}" for name in own}
-
-
-def parameter_counts(student: Student) -> dict[str, int]:
-    """How many parameters the `student` has that is delivered, and how many its `projectors`, for training only."""
-    parts = {"student": student.model, "projectors": student.projectors}
-    return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}

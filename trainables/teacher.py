@@ -1,13 +1,16 @@
-"""The frozen teacher: only its final logits are ever read."""
+"""The frozen teacher: its logits, and its embedding and features where a distiller asks for them."""
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
-from trainables.build import build_model, normalization
+from trainables.build import build_model, normalization, pooled_embedding
 from trainables.config import Recipe, TrialConfig
+from trainables.distillers.base import TEACHER_EMBEDDING, TEACHER_FEATURES, TeacherOutput
+from trainables.student import stages_of
 
 WEIGHTS, ABOUT = "teacher.safetensors", "teacher.json"
 
@@ -18,11 +21,16 @@ class Teacher(torch.nn.Module):
     Args:
         model: the teacher; maps [B, 3, S, S] in its own normalisation to logits [B, C].
         mean, std: the student's, by channel; images arrive in it and are brought into the teacher's own.
+        needs: what it gives besides logits: `TEACHER_EMBEDDING`, `TEACHER_FEATURES` (all its stages').
     """
 
-    def __init__(self, model: torch.nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(
+        self, model: torch.nn.Module, mean: tuple[float, ...], std: tuple[float, ...], needs: Collection[str] = ()
+    ):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.needs = frozenset(needs) & {TEACHER_EMBEDDING, TEACHER_FEATURES}
+        self.indices = stages_of(model) if TEACHER_FEATURES in self.needs else []
         own_mean, own_std = (torch.tensor(value).view(-1, 1, 1) for value in normalization(model))
         mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (mean, std))
         self.register_buffer("scale", std / own_std)
@@ -33,9 +41,17 @@ class Teacher(torch.nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, S, S] in the student's normalisation to logits [B, C], without gradients."""
-        return self.model(images * self.scale + self.shift)
+    def forward(self, images: torch.Tensor) -> TeacherOutput:
+        """Images [B, 3, S, S] in the student's normalisation to logits [B, C] and what `needs` names, no gradients."""
+        images = images * self.scale + self.shift
+        if not self.needs:
+            return TeacherOutput(self.model(images))
+        final, features = self.model.forward_intermediates(images, indices=self.indices or 1)
+        return TeacherOutput(
+            self.model.forward_head(final),
+            pooled_embedding(self.model, final) if TEACHER_EMBEDDING in self.needs else None,
+            dict(enumerate(features, start=1)) if TEACHER_FEATURES in self.needs else {},
+        )
 
 
 def fit_config(config: TrialConfig, recipe: dict) -> TrialConfig:
@@ -52,6 +68,8 @@ def fit_config(config: TrialConfig, recipe: dict) -> TrialConfig:
         stages=[],
         eps=1.0,
         gt_loss_weight=1.0,
+        logit_standardization=False,
+        curriculum_temperature=False,
         **Recipe(**recipe).model_dump(),  # all of it: nothing of the student's recipe remains
     )
     return TrialConfig(**fields)

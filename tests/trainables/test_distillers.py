@@ -1,116 +1,98 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
 import pytest
-import timm.loss
 import torch
+from pydantic import ValidationError
 
 from trainables.config import TrialConfig
-from trainables.distillers import distillation_terms
-from trainables.losses import kd_loss, ofa_loss
+from trainables.distillers import DISTILLERS, distillers_of, hyperparameters, suggest
+from trainables.distillers.base import Distiller, register
+from trainables.distillers.conformance import check
 
-STAGES = [1, 3, 4]
-
-
-@pytest.fixture
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    student, teacher, *heads = (torch.randn(5, 4, generator=generator) for _ in range(2 + len(STAGES)))
-    return student, dict(zip(STAGES, heads, strict=True)), teacher, torch.tensor([0, 1, 2, 3, 0])
+NAMES = ["none", "kd", "dkd", "dist", "fitnet", "cc", "rkd", "crd", "ofa", "rsd", "rsd_logits"]
 
 
-def config(**fields):
-    return TrialConfig(**({"teacher": "t", "student": "s", "epochs": 1, "stages": STAGES} | fields))
+def make(**fields):
+    return TrialConfig(**({"teacher": "t", "student": "s", "epochs": 1} | fields))
 
 
-def test_ofa_weighs_each_term_and_sums_the_stages(batch):
-    student, heads, teacher, target = batch
-    fields = {"gt_loss_weight": 0.3, "kd_loss_weight": 0.7, "ofa_loss_weight": 0.11, "temperature": 2.0}
-    terms = distillation_terms(config(eps=[1.1, 1.2, 1.3, 1.4], **fields), student, heads, teacher, target)
-    options = {"temperature": 2.0}
-    gt = torch.nn.functional.cross_entropy(student, target)
-    kd = ofa_loss(student, teacher, target, eps=1.4, **options)
-    stage_eps = {1: 1.1, 3: 1.2, 4: 1.3}
-    ofa = sum(ofa_loss(heads[stage], teacher, target, eps=eps, **options) for stage, eps in stage_eps.items())
-    torch.testing.assert_close(terms, {"gt": gt, "kd": kd, "ofa": ofa, "loss": 0.3 * gt + 0.7 * kd + 0.11 * ofa})
-    assert all(term.shape == () and term.dtype == torch.float32 for term in terms.values())
+def test_the_papers_baselines_and_more_are_there():
+    assert set(NAMES) == set(DISTILLERS)
 
 
-@pytest.mark.parametrize("eps", [1.5, [1.5]])
-def test_one_eps_serves_all(batch, eps):
-    student, heads, teacher, target = batch
-    torch.testing.assert_close(
-        distillation_terms(config(eps=eps), student, heads, teacher, target),
-        distillation_terms(config(eps=[1.5] * 4), student, heads, teacher, target),
-    )
+@pytest.mark.parametrize("name", NAMES)
+def test_it_conforms(name):
+    check(DISTILLERS[name])
 
 
-def test_the_papers_form_can_be_chosen(batch):
-    student, heads, teacher, target = batch
-    terms = distillation_terms(config(eps=1.5, enhance="target"), student, heads, teacher, target)
-    torch.testing.assert_close(terms["kd"], ofa_loss(student, teacher, target, eps=1.5, enhance="target"))
+class Broken(Distiller):
+    name, title = "broken", "a distiller that misses a check"
+    weights = {"kd": "kd_loss_weight"}
+    ranges = DISTILLERS["kd"].ranges
+    common = DISTILLERS["kd"].common
+
+    def terms(self, config, step, module):
+        gap = torch.softmax(step.student.logits, 1) - torch.softmax(step.teacher.logits, 1)
+        return {"kd": gap.log().square().mean()}  # no logarithm of a difference
 
 
-def test_stages_without_a_projector_add_nothing(batch):
-    student, _, teacher, target = batch
-    terms = distillation_terms(config(eps=[1.0, 1.0, 1.0, 2.0], ofa_loss_weight=0.0), student, {}, teacher, target)
-    assert terms["ofa"] == 0
-    torch.testing.assert_close(terms["kd"], ofa_loss(student, teacher, target, eps=2.0))
+def test_a_broken_distiller_does_not_conform(monkeypatch):
+    monkeypatch.setitem(DISTILLERS, "broken", Broken())
+    with pytest.raises(AssertionError, match="kd is nan"):
+        check(Broken())
+    with pytest.raises(ValueError, match="there is a distiller 'broken' already"):
+        register(Broken)
 
 
-def test_temperature_squared_scales_the_ofa_losses_only(batch):
-    fields = {"temperature": 3.0, "eps": 1.2}
-    plain = distillation_terms(config(**fields), *batch)
-    squared = distillation_terms(config(temperature_squared=True, **fields), *batch)
-    torch.testing.assert_close(squared["kd"], 9 * plain["kd"])
-    torch.testing.assert_close(squared["ofa"], 9 * plain["ofa"])
-    torch.testing.assert_close(squared["gt"], plain["gt"])
-    kd = {"distiller": "kd", "temperature": 3.0}
-    torch.testing.assert_close(
-        distillation_terms(config(temperature_squared=True, **kd), *batch), distillation_terms(config(**kd), *batch)
-    )
+@pytest.mark.parametrize("name", [*NAMES, "ofa+rsd", "ofa+fitnet", "kd+rkd"])
+def test_its_ranges_make_valid_trials(name):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        config = make(**suggest(trial, name))
+        assert config.distiller == name
+        assert set(trial.params) == {f"{field}@{name}" for one in distillers_of(name) for field in one.ranges}
 
 
-def test_normalized_weights_sum_to_one(batch):
-    fields = {"gt_loss_weight": 1.0, "kd_loss_weight": 2.0, "ofa_loss_weight": 5.0}
-    terms = distillation_terms(config(normalize_loss_weights=True, **fields), *batch)
-    torch.testing.assert_close(terms["loss"], terms["gt"] / 8 + terms["kd"] / 4 + terms["ofa"] * 5 / 8)
+def test_declarations_load_no_torch():
+    code = "import sys, trainables.distillers, trainables.config; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_kd_is_hintons(batch):
-    student, _, teacher, target = batch
-    fields = {"distiller": "kd", "temperature": 4.0, "gt_loss_weight": 0.1, "kd_loss_weight": 0.9}
-    terms = distillation_terms(config(**fields), student, {}, teacher, target)
-    torch.testing.assert_close(terms["kd"], kd_loss(student, teacher, 4.0))
-    torch.testing.assert_close(terms["loss"], 0.1 * terms["gt"] + 0.9 * terms["kd"])
-    assert terms["ofa"] == 0
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("offa", "there is no distiller 'offa'; did you mean ofa"),
+        ("zzz", "there are cc, crd"),
+        ("ofa+rsdd", "did you mean rsd"),
+        ("ofa+ofa", "names a distiller twice"),
+        ("none+kd", "goes with no other"),
+        ("ofa+kd", "ofa and kd all compare the final logits; give one of them"),
+    ],
+)
+def test_names_that_make_no_sense(name, text):
+    with pytest.raises(ValidationError, match=text):
+        make(distiller=name)
 
 
-def test_none_needs_no_teacher(batch):
-    student, _, _, target = batch
-    terms = distillation_terms(config(distiller="none", gt_loss_weight=0.5), student, {}, None, target)
-    assert terms["kd"] == terms["ofa"] == 0
-    torch.testing.assert_close(terms["loss"], 0.5 * torch.nn.functional.cross_entropy(student, target))
+@pytest.mark.parametrize("option", ["logit_standardization", "curriculum_temperature"])
+def test_options_that_a_distiller_lacks_are_refused(option):
+    assert getattr(make(distiller="ofa+rsd", **{option: True}), option)
+    with pytest.raises(ValidationError, match=f"{option}: distiller dist has no such option; .*kd.* have"):
+        make(distiller="dist", **{option: True})
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_cross_entropy_is_timms(batch, dtype):
-    student, _, _, target = batch
-    student, mixed = student.to(dtype), torch.randn(5, 4).softmax(1)
-
-    def gt(target, **fields):
-        with torch.autocast("cpu", torch.bfloat16):
-            return distillation_terms(config(distiller="none", **fields), student, {}, None, target)["gt"]
-
-    logits = student.float()
-    torch.testing.assert_close(gt(target, smoothing=0.1), timm.loss.LabelSmoothingCrossEntropy(0.1)(logits, target))
-    torch.testing.assert_close(gt(mixed, smoothing=0.1), timm.loss.SoftTargetCrossEntropy()(logits, mixed))
-    bce = timm.loss.BinaryCrossEntropy(smoothing=0.2)
-    for labels in (target, mixed):
-        torch.testing.assert_close(gt(labels, smoothing=0.2, bce_loss=True), bce(logits, labels))
+def test_what_a_trial_reads():
+    assert hyperparameters("none") == set()
+    assert hyperparameters("ofa+rsd") >= {"eps", "ofa_loss_weight", "rsd_kappa", "temperature"}
+    assert "dkd_alpha" not in hyperparameters("ofa+rsd")
 
 
-def test_gradients_reach_every_head(batch):
-    student, heads, teacher, target = batch
-    leaves = [student, *heads.values()]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    distillation_terms(config(), student, heads, teacher, target)["loss"].backward()
-    assert all(leaf.grad.abs().sum() > 0 for leaf in leaves)
+def test_a_trial_must_learn_from_something():
+    weights = {"gt_loss_weight": 0.0, "rsd_loss_weight": 0.0}
+    assert make(distiller="ofa+rsd", **weights)
+    with pytest.raises(ValidationError, match="gt_loss_weight, rsd_loss_weight must not all be 0"):
+        make(distiller="rsd", **weights)

@@ -61,7 +61,7 @@ def test_the_delivered_student_is_the_one_that_is_reported(tiny, assets, tmp_pat
     config = tiny(**ALONE, model_ema=True, model_ema_decay=0.99999, **changes)
     reports = train(config, assets, tmp_path)
     last, state = reports[-1], load_checkpoint(tmp_path)
-    student = {name.removeprefix("model."): value for name, value in state["student"].items()}
+    student = {name.removeprefix("student.model."): value for name, value in state["taught"].items()}
     assert last["val/top1_raw"] == pytest.approx(top1(student, config, assets))
     assert last["val/top1_ema"] == pytest.approx(top1(state["ema"], config, assets))
     assert abs(last["val/top1_raw"] - last["val/top1_ema"]) > 20, "the test would see little"
@@ -77,7 +77,7 @@ def test_the_average_follows_its_decay_and_leaves_training_alone(tiny, assets, t
     assert [metrics["val/top1_raw"] for metrics in averaged] == [metrics["val/top1"] for metrics in plain]
     assert not {"val/top1_raw", "val/top1_ema"} & set(plain[-1])
     weights = load_checkpoint(tmp_path / "averaged")
-    ahead, behind = weights["student"]["model.head.weight"], weights["ema"]["head.weight"]
+    ahead, behind = weights["taught"]["student.model.head.weight"], weights["ema"]["head.weight"]
     assert 0 < (ahead - behind).norm() < 0.05 * ahead.norm(), "half a step's memory keeps it near"
 
 

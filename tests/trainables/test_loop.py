@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import timm
@@ -11,7 +12,8 @@ from trainables.assets import Assets
 from trainables.checkpoint import NAME
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
-from trainables.loop import STUDENT, run_trial
+from trainables.distillers import distillers_of
+from trainables.loop import STUDENT, build_student, run_trial
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
 
@@ -46,7 +48,9 @@ def test_a_trial_reports_every_metric_of_the_schema(tiny, assets, tmp_path):
     reports = []
     run_trial(tiny(epochs=2), assets, RunContext(tmp_path, lambda metrics: reports.append(metrics) or True))
     assert [metrics["epoch"] for metrics in reports] == [1, 2]
-    assert set(reports[0]) == {
+    costs = {"cost/student_params", "cost/student_flops", "cost/branch_params", "cost/branch_flops"}
+    assert set(reports[0]) == set(reports[1]) | costs  # what does not change is told once
+    assert set(reports[1]) == {
         "epoch", "train/loss", "train/loss_gt", "train/loss_kd", "train/loss_ofa", "val/top1", "val/top5", "val/loss",
         "val/agreement", "best/val_top1", "time/epoch_s", "time/images_per_s", "time/start_s",
     }  # fmt: skip
@@ -58,8 +62,9 @@ def test_a_trial_reports_every_metric_of_the_schema(tiny, assets, tmp_path):
         {},
         {"student": "test_resnet", "student_kwargs": {}, "opt": "sgd", "lr": 0.05},
         {"mixup": 0.8, "cutmix": 1.0, "reprob": 0.5, "drop_path": 0.2, "aa": "rand-m5-mstd0.5", "model_ema": True},
+        {"distiller": "ofa+crd+rsd", "curriculum_temperature": True, "crd_negatives": 20},
     ],
-    ids=["mlp", "batch-norm", "random-everything"],
+    ids=["mlp", "batch-norm", "random-everything", "distillers-with-a-state"],
 )
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tiny, assets, tmp_path, changes):
     config = tiny(**changes)
@@ -118,13 +123,18 @@ def test_a_loss_that_is_no_number_fails_the_trial(tiny, assets, tmp_path):
         train(tiny(lr=1e30, opt="sgd", clip_grad=None), assets, tmp_path)
 
 
+def taught_of(config):
+    from trainables.distillation import make_taught
+
+    return make_taught(build_student(config, 10), config, None, torch.zeros(10, dtype=torch.int64))
+
+
 def test_the_projectors_learning_rate_is_their_own(tiny, assets, tmp_path):
-    from trainables.loop import build_student
     from trainables.optim import make_optimizer, make_scheduler
 
     config = tiny(projector_lr_scale=0.1, weight_decay=0.1, projector_weight_decay_scale=0.5)
-    student = build_student(config, 10)
-    optimizer = make_optimizer(student, config)
+    taught = taught_of(config)
+    optimizer, student = make_optimizer(taught, config), taught.student
     scheduler = make_scheduler(optimizer, config, steps_per_epoch=5)
     of = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     for step in (0, 7, 5 * config.epochs - 1):
@@ -137,11 +147,10 @@ def test_the_projectors_learning_rate_is_their_own(tiny, assets, tmp_path):
 
 @pytest.mark.parametrize("warmup_epochs", [0, 1])
 def test_a_rate_below_the_floor_never_rises(tiny, warmup_epochs):
-    from trainables.loop import build_student
     from trainables.optim import make_optimizer, make_scheduler
 
     config = tiny(lr=1e-6, min_lr=1e-5, warmup_lr=1e-4, warmup_epochs=warmup_epochs)
-    optimizer = make_optimizer(build_student(config, 10), config)
+    optimizer = make_optimizer(taught_of(config), config)
     scheduler = make_scheduler(optimizer, config, steps_per_epoch=5)
     for step in range(5 * config.epochs):
         assert max(group["lr"] for group in optimizer.param_groups) == pytest.approx(1e-6)
@@ -161,13 +170,39 @@ def _worker(rank, world_size, folder, fields, teacher_weights):
     torch.distributed.destroy_process_group()
 
 
-def test_two_workers_give_the_losses_of_one(tiny, assets, tmp_path):
-    config = tiny(epochs=2, mixup=0.8, cutmix=1.0)
+@pytest.mark.parametrize(
+    "distiller", ["kd", "dkd", "dist", "fitnet", "cc", "rkd", "rsd", "rsd_logits", "ofa+rsd_logits"]
+)
+def test_every_distiller_trains_a_student(tiny, assets, tmp_path, distiller):
+    reports = train(tiny(epochs=1, distiller=distiller), assets, tmp_path)
+    terms = {term for one in distillers_of(distiller) for term in one.weights}
+    assert {name.removeprefix("train/loss_") for name in reports[0] if name.startswith("train/loss_")} == {
+        "gt", "kd", "ofa", *terms
+    }  # fmt: skip
+    assert all(reports[0][f"train/loss_{term}"] > 0 for term in terms)
+    assert set(load_file(tmp_path / STUDENT)) == set(build_student(tiny(), 10).model.state_dict())  # no branch is in it
+    branches = reports[0]["cost/branch_params"]
+    assert (branches > 0) == (distiller in ("fitnet", "cc", "rsd", "ofa+rsd_logits"))
+    assert (reports[0]["cost/branch_flops"] > 0) == (branches > 0)
+
+
+def test_a_learned_temperature_is_reported_and_moves(tiny, assets, tmp_path):
+    reports = train(tiny(distiller="kd", curriculum_temperature=True, curriculum_epochs=2, lr=0.02), assets, tmp_path)
+    temperatures = [metrics["train/temperature"] for metrics in reports]
+    assert temperatures[0] == pytest.approx(1 + 20 / (1 + math.exp(-1)))  # nothing moves it in the first epoch
+    assert len(set(temperatures)) == len(temperatures)
+
+
+@pytest.mark.parametrize(
+    ("distiller", "terms"), [("ofa", ["kd", "ofa"]), ("crd", ["crd"])], ids=["ofa", "crd, its memory bank shared out"]
+)
+def test_two_workers_give_the_losses_of_one(tiny, assets, tmp_path, distiller, terms):
+    config = tiny(epochs=2, mixup=0.8, cutmix=1.0, distiller=distiller, crd_negatives=50)
     one = train(config, assets, tmp_path / "one")
     (tmp_path / "two").mkdir()
     arguments = (2, tmp_path / "two", config.model_dump(), assets.teacher_weights)
     multiprocessing.spawn(_worker, arguments, nprocs=2)
     two = json.loads((tmp_path / "two" / "reports.json").read_text())
     for alone, shared in zip(one, two, strict=True):
-        for name in ("train/loss", "train/loss_gt", "train/loss_kd", "train/loss_ofa", "val/loss"):
+        for name in ("train/loss", "train/loss_gt", *(f"train/loss_{term}" for term in terms), "val/loss"):
             assert shared[name] == pytest.approx(alone[name], rel=2e-4), name

@@ -28,15 +28,15 @@ def stream_of(split, rank=0, world_size=1, seed=0, **recipe):
 def batches_of(split, epoch=0, **options):
     stream = stream_of(split, **options)
     try:
-        return list(stream.epoch(epoch))
+        return [batch[:2] for batch in stream.epoch(epoch)]
     finally:
         stream.close()
 
 
 def assert_equal(one, other):
     assert len(one) == len(other) > 0
-    for (images, target), (other_images, other_target) in zip(one, other, strict=True):
-        assert torch.equal(images, other_images) and torch.equal(target, other_target)
+    for batch, other_batch in zip(one, other, strict=True):
+        assert all(torch.equal(part, other_part) for part, other_part in zip(batch, other_batch, strict=False))
 
 
 def test_a_batch_holds_normalised_images_and_class_indices(splits):
@@ -44,6 +44,12 @@ def test_a_batch_holds_normalised_images_and_class_indices(splits):
     assert images.shape == (16, 3, 16, 16) and images.dtype == torch.float32
     assert -1 <= images.min() < -0.5 and 0.5 < images.max() <= 1
     assert target.shape == (16,) and target.dtype == torch.int64
+
+
+def test_a_batch_tells_the_places_of_its_images(splits):
+    for _, target, index in stream_of(splits.train).epoch(0):
+        assert index.dtype == torch.int64 and len(set(index.tolist())) == 16
+        assert torch.equal(torch.from_numpy(splits.train.targets)[index], target)
 
 
 def test_an_epoch_drops_the_images_that_fill_no_batch(splits):
@@ -109,8 +115,7 @@ def test_workers_take_the_same_batches_apart(splits, mixing, world_size):
     order = np.argsort(np.concatenate([stream.slots for stream in streams]))
     parts = [[batch for epoch in range(3) for batch in stream.epoch(epoch)] for stream in streams]
     together = [
-        (torch.cat([images for images, _ in batch])[order], torch.cat([target for _, target in batch])[order])
-        for batch in zip(*parts, strict=True)
+        tuple(torch.cat(pieces)[order] for pieces in zip(*batch, strict=True)) for batch in zip(*parts, strict=True)
     ]
     assert_equal(whole, together)
 

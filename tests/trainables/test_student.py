@@ -2,12 +2,14 @@ import pytest
 import timm
 import torch
 
-from trainables.build import build_model
+from trainables.build import build_model, pooled_embedding
 from trainables.config import TrialConfig
-from trainables.distillers import distillation_terms
+from trainables.cost import parameters
+from trainables.distillation import loss_terms
+from trainables.distillers.base import STUDENT_EMBEDDING, STUDENT_FEATURES, Step, TeacherOutput
 from trainables.errors import InputError
 from trainables.projectors import ConvProjector, PooledProjector, TokenProjector
-from trainables.student import Student, available_stages, parameter_counts, stages_of
+from trainables.student import Student, available_stages, stages_of
 
 SMALL_SWIN = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 # name, image side, timm arguments, stages, kind of projector
@@ -51,12 +53,14 @@ def test_one_pass_gives_the_models_own_logits_and_trains_everything(name, size, 
         torch.manual_seed(1)
         expected = model(x)
         torch.manual_seed(1)
-        logits, heads = student(x)
+        output = student(x)
+        logits, heads = output.logits, output.stage_logits
         assert torch.equal(logits, expected)
     assert list(heads) == list(range(1, count + 1)) and all(head.shape == (4, 5) for head in heads.values())
 
     config = TrialConfig(teacher="t", student=name, epochs=1, stages=list(heads))
-    distillation_terms(config, logits, heads, torch.randn(4, 5), torch.tensor([0, 1, 2, 3]))["loss"].backward()
+    step = Step(output, TeacherOutput(torch.randn(4, 5)), torch.tensor([0, 1, 2, 3]))
+    loss_terms(config, step, {})["loss"].backward()
     trained = [weight for weight in student.parameters() if weight.requires_grad]
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in trained)
 
@@ -75,7 +79,7 @@ def test_a_subset_of_stages(stages):
     x = torch.randn(2, 3, 64, 64)
     full, part = all_stages(model, 64).eval(), Student(model, 5, 64, stages).eval()
     part.projectors.load_state_dict({k: v for k, v in full.projectors.state_dict().items() if int(k[0]) in stages})
-    (logits, heads), (all_logits, all_heads) = part(x), full(x)
+    (logits, heads, *_), (all_logits, all_heads, *_) = part(x), full(x)
     assert torch.equal(logits, all_logits) and list(heads) == stages
     assert all(torch.equal(heads[stage], all_heads[stage]) for stage in stages)
 
@@ -133,7 +137,7 @@ def test_explicit_taps_and_a_forced_projector():
     _, features = model.forward_intermediates(x)
     assert isinstance(student.projectors["1"], ConvProjector)
     for stage, index in ((1, 0), (2, 3)):
-        assert torch.equal(student(x)[1][stage], student.projectors[str(stage)](features[index]))
+        assert torch.equal(student(x).stage_logits[stage], student.projectors[str(stage)](features[index]))
     for kind, branch in (("token", TokenProjector), ("pooled", PooledProjector)):
         assert isinstance(all_stages(built("test_resnet", 64, {}), 64, projector=kind).projectors["1"], branch)
 
@@ -156,15 +160,27 @@ def test_weight_decay_exemptions_and_counts():
     assert student.no_weight_decay() == {f"model.{name}" for name in model.no_weight_decay()}
     assert student.no_weight_decay() >= {"model.pos_embed", "model.cls_token"}
     assert Student(built("test_resnet", 64, {}), 5, 64, []).no_weight_decay() == set()
-    counts = parameter_counts(student)
-    assert counts["student"] == sum(p.numel() for p in model.parameters())
-    assert sum(counts.values()) == sum(p.numel() for p in student.parameters())
+    assert parameters(student.model) + parameters(student.projectors) == parameters(student)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_the_whole_compiles_into_one_graph(name):
     student = all_stages(built(name, 64, {}), 64).eval()
     x = torch.randn(2, 3, 64, 64)
-    logits, heads = torch.compile(student, backend="eager", fullgraph=True)(x)
-    expected, expected_heads = student(x)
-    torch.testing.assert_close((logits, heads), (expected, expected_heads))
+    found, expected = torch.compile(student, backend="eager", fullgraph=True)(x), student(x)
+    torch.testing.assert_close(found[:2], expected[:2])
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "coat_lite_tiny", "levit_128s"])
+def test_embedding_and_features_come_with_the_same_logits(name):
+    model, x = built(name, 64, {}), torch.randn(2, 3, 64, 64)
+    student = Student(model, 5, 64, [1, 3], needs={STUDENT_EMBEDDING, STUDENT_FEATURES}).eval()
+    output = student(x)
+    final, features = model.forward_intermediates(x)
+    assert torch.equal(output.logits, model(x)) and not output.stage_logits and not student.projectors
+    assert torch.equal(output.embedding, pooled_embedding(model, final)) and output.embedding.shape[0] == 2
+    assert list(output.features) == [1, 3]
+    for index, (stage, feature) in zip(student.indices, output.features.items(), strict=True):
+        assert torch.equal(feature, features[index]) and tuple(feature.shape[1:]) == student.feature_shapes[stage]
+    only = Student(model, 5, 64, [1, 3], needs={STUDENT_EMBEDDING}).eval()
+    assert only.stages == [] and torch.equal(only(x).embedding, output.embedding)

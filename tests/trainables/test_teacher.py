@@ -28,29 +28,29 @@ def test_the_teacher_sees_the_same_image_in_its_own_normalisation():
     assert normalization(bare) == (OWN["mean"], OWN["std"])
     images = torch.rand(4, 3, 16, 16)
     seen, expected = normalised(images, MEAN, STD), bare(normalised(images, **OWN))
-    torch.testing.assert_close(Teacher(bare, MEAN, STD)(seen), expected)
+    torch.testing.assert_close(Teacher(bare, MEAN, STD)(seen).logits, expected)
     for mean, std in ((STD, MEAN), (OWN["mean"], STD), (MEAN, OWN["std"]), (OWN["mean"], OWN["std"])):
-        assert (Teacher(bare, mean, std)(seen) - expected).abs().max() > 1e-2, "the test would not notice"
+        assert (Teacher(bare, mean, std)(seen).logits - expected).abs().max() > 1e-2, "the test would not notice"
 
 
 def test_a_teacher_with_the_students_normalisation_is_the_model_itself():
     bare, images = model().eval(), torch.randn(4, 3, 16, 16)
-    assert torch.equal(Teacher(bare, OWN["mean"], OWN["std"])(images), bare(images))
+    assert torch.equal(Teacher(bare, OWN["mean"], OWN["std"])(images).logits, bare(images))
 
 
 def test_the_teacher_stays_in_evaluation_mode():
     bare, images = model(drop_rate=0.5, drop_path_rate=0.5).train(), torch.randn(4, 3, 16, 16)
     teacher = Teacher(bare, MEAN, STD)
-    first = teacher(images)
+    first = teacher(images).logits
     assert teacher.train() is teacher
     torch.nn.ModuleList([teacher]).train()  # as a part of something that trains
     assert not any(module.training for module in teacher.modules())
-    assert torch.equal(teacher(images), first)
+    assert torch.equal(teacher(images).logits, first)
 
 
 def test_no_gradient_flows_through_the_teacher():
     teacher, images = Teacher(model(), MEAN, STD), torch.randn(2, 3, 16, 16, requires_grad=True)
-    assert not teacher(images).requires_grad
+    assert not teacher(images).logits.requires_grad
     assert not any(weight.requires_grad for weight in teacher.parameters())
 
 

@@ -1,51 +1,28 @@
-"""The distillation losses: OFA-KD's adaptive target enhancement and Hinton's KD, in float32 whatever comes in."""
+"""OFA-KD's loss: adaptive target enhancement, in float32 whatever comes in."""
 
-import contextlib
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A gap of logits beyond float32's range would give log 0 = -inf, and 0 * -inf = NaN. The bound leaves sums over
-# thousands of classes with weights in the thousands finite.
-LEAST_LOG_PROBABILITY = -1e30
+from trainables.losses.softened import full_precision, log_probabilities
+
+LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
 
 
-def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """A context in which autocast does not lower the precision of operations on this tensor's device."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Logarithm of the softened softmax, finite at any finite logits, as are its gradients.
-
-    Args:
-        logits: [B, C], any floating type.
-        temperature: divides the logits.
-
-    Returns:
-        [B, C] float32. A NaN or +inf logit gives NaN, so that a diverged model still shows.
-    """
-    logits = logits.float()
-    # the gap to the largest logit is divided, not the logit itself: a temperature below 1 cannot overflow it
-    gaps = (logits - logits.detach().amax(dim=1, keepdim=True)) / temperature
-    return F.log_softmax(gaps, dim=1).clamp(min=LEAST_LOG_PROBABILITY)
-
-
-@torch.no_grad()
 def enhanced_targets(
     teacher_logits: Tensor,
     target: Tensor,
     *,
     eps: float,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     enhance: Literal["all", "target"] = "all",
 ) -> Tensor:
     """The teacher's side of the OFA loss: a weight for every class's log-probability.
 
     Args:
-        teacher_logits: [B, C], any floating type.
+        teacher_logits: [B, C], any floating type; gets no gradient.
         target: [B] class indices, or [B, C] mixed labels, whose largest entry (the lowest index among equals) is the
             class that is enhanced.
         eps: exponent, the paper's gamma.
@@ -53,19 +30,21 @@ def enhanced_targets(
         enhance: see `ofa_loss`.
 
     Returns:
-        [B, C] float32, without gradient. Rows sum to 1 only for `enhance="all"` with eps = 1.
+        [B, C] float32, with a gradient for the temperature alone. Rows sum to 1 only for `enhance="all"` with eps = 1.
     """
     if target.ndim == 2:
         target = target.argmax(dim=1)
     with full_precision(teacher_logits):
-        probabilities = log_probabilities(teacher_logits, temperature).exp()
+        probabilities = log_probabilities(teacher_logits.detach(), temperature).exp()
         one_hot = F.one_hot(target, probabilities.shape[1])
         if enhance == "target":
             return torch.where(one_hot == 1, (1 + probabilities) ** eps, probabilities)
-        return (probabilities + one_hot) ** eps - one_hot
+        base = probabilities + one_hot
+        powers = base.clamp(min=LEAST_PROBABILITY) ** eps  # at 0 itself a power below 1 has no gradient
+        return torch.where(base > 0, powers, 0.0) - one_hot
 
 
-def weighted_cross_entropy(student_logits: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+def weighted_cross_entropy(student_logits: Tensor, weights: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """Batch mean of -sum_c w_c log p_s,c.
 
     Args:
@@ -86,7 +65,7 @@ def ofa_loss(
     target: Tensor,
     *,
     eps: float,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     enhance: Literal["all", "target"] = "all",
 ) -> Tensor:
     """One-for-all distillation loss with adaptive target enhancement (Hao et al., NeurIPS 2023).
@@ -114,20 +93,3 @@ def ofa_loss(
     """
     weights = enhanced_targets(teacher_logits, target, eps=eps, temperature=temperature, enhance=enhance)
     return weighted_cross_entropy(student_logits, weights, temperature)
-
-
-def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Knowledge distillation (Hinton et al., 2015): T² KL(p_t || p_s), both softened by T.
-
-    Args:
-        student_logits: [B, C], any floating type.
-        teacher_logits: [B, C], any floating type; gets no gradient.
-        temperature: T.
-
-    Returns:
-        The batch mean, a scalar float32.
-    """
-    with full_precision(student_logits):
-        student = log_probabilities(student_logits, temperature)
-        teacher = log_probabilities(teacher_logits.detach(), temperature)
-        return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")

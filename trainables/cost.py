@@ -1,0 +1,49 @@
+"""What a student costs, and what the branches that teach it cost on top; the branches are for training only."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.build import judging
+from trainables.distillation import Taught
+
+
+def costs(taught: Taught, img_size: int) -> dict[str, float]:
+    """Parameters, and FLOPs of one image's forward pass (a multiplication and an addition are two).
+
+    Returns:
+        `cost/student_params`, `cost/student_flops`, and `cost/branch_params`, `cost/branch_flops` of the projectors and
+        the distillers' own modules together (of the latter the linear and convolutional layers alone).
+    """
+    student = taught.student
+    image = torch.zeros(1, 3, img_size, img_size)
+    with judging(student) as device:
+        student_flops = _flops(student.model, image.to(device))
+        branch_flops = sum(
+            _flops(projector, torch.zeros(1, *student.feature_shapes[int(stage)], device=device))
+            for stage, projector in student.projectors.items()
+        )
+    for name, module in taught.extras.named_modules():
+        stage = name.rpartition(".")[2]
+        if isinstance(module, nn.Linear):
+            branch_flops += 2 * module.weight.numel()
+        elif isinstance(module, nn.Conv2d):  # a 1x1 regressor of a stage's feature
+            _, height, width = student.feature_shapes[int(stage)]
+            branch_flops += 2 * module.weight.numel() * height * width
+    return {
+        "cost/student_params": parameters(student.model),
+        "cost/student_flops": student_flops,
+        "cost/branch_params": parameters(student.projectors) + parameters(taught.extras),
+        "cost/branch_flops": branch_flops,
+    }
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers a module trains."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def _flops(module: nn.Module, inputs: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        module(inputs)
+    return counter.get_total_flops()

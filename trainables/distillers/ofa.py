@@ -1,0 +1,70 @@
+"""OFA: one-for-all distillation between any two architectures (Hao et al., NeurIPS 2023, arXiv 2310.19444)."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from trainables.distillers.base import COMMON, STAGE_LOGITS, Distiller, register
+from trainables.fields import Range, Strict
+
+
+class OFAFields(Strict):
+    """OFA-KD's own hyperparameters."""
+
+    eps: float | list[float] = 1.0  # one, or one per stage in the order of `stages` and one for the logits
+    ofa_loss_weight: float = Field(1.0, ge=0)  # of the sum over the stages; kd_loss_weight is that of the logits
+    enhance: Literal["all", "target"] = "all"  # the official code's form, or the paper's printed equation
+    temperature_squared: bool = False  # multiply its terms by T², so that T leaves gradients' scale alone
+
+    @field_validator("eps")
+    @classmethod
+    def _eps_is_positive(cls, eps):
+        if any(value <= 0 for value in (eps if isinstance(eps, list) else [eps])):
+            raise ValueError("eps must be above 0")
+        return eps
+
+
+@register
+class OFA(Distiller):
+    """The teacher's final logits against the student's and against each chosen stage's, target class enhanced.
+
+    `kd` is the loss of the final logits with the last eps; `ofa` is the sum, not the mean, over the stages, each with
+    its own eps.
+    """
+
+    name = "ofa"
+    title = "OFA-KD (Hao et al., NeurIPS 2023)"
+    Fields = OFAFields
+    ranges = {
+        "eps": Range(0.8, 2.5),
+        "temperature": Range(0.5, 8.0, log=True),
+        "kd_loss_weight": Range(0.1, 2.0),
+        "ofa_loss_weight": Range(0.03, 2.0, log=True),
+        "logit_standardization": Range(choices=(False, True)),
+    }
+    weights = {"kd": "kd_loss_weight", "ofa": "ofa_loss_weight"}
+    needs = frozenset({STAGE_LOGITS})
+    common = frozenset(COMMON)
+    on_logits = True
+
+    def terms(self, config, step, module):
+        from trainables.losses.ofa import enhanced_targets, weighted_cross_entropy
+
+        eps = config.eps if isinstance(config.eps, list) else [config.eps]
+        if len(eps) == 1:
+            eps = eps * (len(config.stages) + 1)
+        options = {"temperature": step.temperature, "enhance": config.enhance}
+        # the teacher's side depends on eps alone, so stages that share it share the work
+        targets = {
+            value: enhanced_targets(step.teacher.logits, step.target, eps=value, **options) for value in set(eps)
+        }
+        stage_eps = dict(zip(config.stages, eps[:-1], strict=True))
+        scale = step.temperature**2 if config.temperature_squared else 1.0
+        terms = {"kd": scale * weighted_cross_entropy(step.student.logits, targets[eps[-1]], step.temperature)}
+        if step.student.stage_logits:
+            losses = (
+                weighted_cross_entropy(logits, targets[stage_eps[stage]], step.temperature)
+                for stage, logits in step.student.stage_logits.items()
+            )
+            terms["ofa"] = scale * sum(losses)
+        return terms
