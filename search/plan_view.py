@@ -10,25 +10,23 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     """What a dry run shows: both models, the stages, sampled configurations and the estimate."""
     import torch
 
-    from trainables.cost import parameters
-    from trainables.loop import build_student
-
     settings = plan.settings
-    student = build_student(plan.base.model_copy(update={"student_source": "scratch"}), plan.num_classes)
-    models = {"student": student.model, "projectors": student.projectors}
-    millions = {part: f"{parameters(module) / 1e6:.2f} M" for part, module in models.items()}
-    stages = ", ".join(map(str, plan.available))
+    part = {name: f"{_millions(cost[f'cost/{name}_params'])} parameters" for name in ("student", "branch")}
+    share = f"{cost['cost/branch_flops'] / cost['cost/student_flops']:.0%}"
+    bank = f", and a memory bank of {cost['bank_mb']:.3g} MB a worker" if cost["bank_mb"] else ""
     lines = [
         ("study", f"{settings.name}: {settings.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "
                   f"{settings.scheduler} scheduler; baselines {', '.join(plan.baselines)}"),
         ("data", plan.data),
         ("teacher", f"{settings.teacher} ({settings.teacher_source})"),
-        ("student", f"{settings.student}, {millions['student']} parameters, recipe of family '{plan.family}'"),
-        ("stages", f"{stages}; projectors at all of them have {millions['projectors']} parameters"),
+        ("student", f"{settings.student}, {part['student']}, recipe of family '{plan.family}'"),
+        ("stages", ", ".join(map(str, plan.available))),
+        ("distiller", f"{plan.base.distiller}; with all stages its branches add {part['branch']} and {share} "
+                      f"of the student's FLOPs, in training only{bank}"),
         *(("note", note) for note in plan.notes),
     ]  # fmt: skip
     for word, text in lines:
-        console.print(f"{word:<9} {text}")
+        console.print(f"{word:<10} {text}")
     console.print(f"\n{SAMPLES_SHOWN} configurations from the space:")
     for params, _ in plan.space.samples(SAMPLES_SHOWN, settings.seed):
         console.print(f"  {results.in_words(params)}")
@@ -44,6 +42,10 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     if settings.gpus_per_trial and not torch.cuda.is_available():
         console.print("there is no GPU here: these are the times of this machine's CPU")
     console.print("nothing was trained or written")
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.2f} M"
 
 
 def _span(seconds: float) -> str:

@@ -9,6 +9,7 @@ from search.settings import Settings, baseline_params, check_batch, compose, pin
 from search.space import SearchSpace
 from search.study import SCALES, Study
 from trainables.config import DataFields, TrialConfig
+from trainables.distillers import DISTILLERS, hyperparameters
 from trainables.errors import InputError
 
 SIZES = {"cifar100": (100, 500), "imagenet": (1000, 1281)}  # the real data's classes, and training images of each
@@ -99,9 +100,11 @@ def preflight(
     def composed(fields: dict[str, Any]) -> TrialConfig:
         return compose(settings, recipe, available, fields)
 
-    space.check(settings.seed, composed)
+    drawn = space.check(settings.seed, composed)
     guesses = list(filter(None, (space.matching(params) for params in earlier)))
-    guesses += [space.guess(guess, composed) for guess in settings.first_guesses]
+    guesses += filter(None, [space.guess(guess, composed) for guess in settings.first_guesses])
+    baselines = _baselines(settings, recipe, available)
+    _read_by_some_trial(settings, drawn, baselines, notes)
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,
@@ -111,7 +114,7 @@ def preflight(
         full_length=full_length,
         available=available,
         base=trial_config(settings, recipe, {}),
-        baselines=_baselines(settings, recipe, available),
+        baselines=baselines,
         data=splits.description,
         data_fingerprint=splits.fingerprint,
         holdout_images=len(splits.holdout),
@@ -211,6 +214,34 @@ def _baselines(settings: Settings, recipe: dict[str, Any], available: list[int])
         configs[name] = trial_config(settings, recipe, params)
         check_batch(configs[name], settings)
     return configs
+
+
+def _read_by_some_trial(
+    settings: Settings, drawn: list[TrialConfig], baselines: dict[str, TrialConfig], notes: list[str]
+) -> None:
+    """Refuses what was given for a distiller that no trial has, and tells of what is searched in vain."""
+    read = set().union(*(hyperparameters(config.distiller) for config in [*drawn, *baselines.values()]))
+    unread = {
+        field: f"add --set distiller={name}, or leave it out"
+        for name, one in DISTILLERS.items()
+        for field in one.Fields.model_fields
+        if field not in read
+    }
+    if settings.curriculum_temperature:
+        unread["temperature"] = "it is learned with curriculum_temperature, so leave one of them out"
+    problems = []
+    for name in sorted({*settings.pinned, *settings.search}):
+        field = name.partition("@")[0]
+        if field in unread:
+            problems.append(f"{field}: no trial reads it; {unread[field]}")
+    if problems:
+        raise InputError(problems)
+    varied = sorted(field for field in unread if len({str(getattr(config, field)) for config in drawn}) > 1)
+    if varied:
+        notes.append(
+            f"the space searches {_comma(varied)}, which no trial reads; spaces/distiller_comparison.py searches what "
+            "each distiller has: --set search.distiller=NAME"
+        )
 
 
 def _distinct(guesses: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

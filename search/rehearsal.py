@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 from search.preflight import Plan
 from search.space import SAMPLES
@@ -38,13 +39,15 @@ def estimate(plan: Plan, splits) -> dict[str, float]:
     Returns:
         `step_s`, `steps_per_epoch`, `trial_s` (full length, the holdout's judging included), `study_s` (all trials full
         length) and `study_min_s` (only the share that ASHA trains at its reduction factor), both over `lanes`; and
-        `teacher_s`, the teacher's fitting, 0 where it is not fitted. Decoding by loader processes is not counted, since
+        `teacher_s`, the teacher's fitting, 0 where it is not fitted; `bank_mb`, a worker's part of CRD's memory bank;
+        and what `costs` says. Decoding by loader processes is not counted, since
         it goes on beside the steps.
     """
+    from trainables.cost import costs
     from trainables.teacher import fit_config
 
     settings, config = plan.settings, _fullest(plan)
-    training_s, judging_s = _per_image(config, splits, settings)
+    training_s, judging_s, taught = _per_image(config, splits, settings)
     judging_s *= plan.holdout_images / settings.workers_per_trial
     step_s = training_s * config.batch_size / settings.workers_per_trial
     steps = max(1, plan.train_images // config.batch_size)
@@ -52,7 +55,7 @@ def estimate(plan: Plan, splits) -> dict[str, float]:
     teacher_s = 0.0
     if config.teacher_source == "fit":
         fitting = fit_config(plan.base, plan.teacher_recipe)
-        image_s, judged_s = _per_image(fitting, splits, settings)
+        image_s, judged_s, _ = _per_image(fitting, splits, settings)
         seen = image_s * len(splits.teacher_train) + judged_s * plan.holdout_images
         teacher_s = seen * fitting.epochs / settings.workers_per_trial
     lanes = settings.concurrency or 1
@@ -65,11 +68,13 @@ def estimate(plan: Plan, splits) -> dict[str, float]:
         "study_min_s": trial_s * (settings.trials * share + len(plan.baselines)) / lanes,
         "teacher_s": teacher_s,
         "lanes": lanes,
+        "bank_mb": sum(shard.nbytes for shard in taught.shards().values()) / 1e6 / settings.workers_per_trial,
+        **costs(taught, config.img_size),
     }
 
 
-def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float]:
-    """Seconds that one worker takes to train and to judge an image."""
+def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, Any]:
+    """Seconds that one worker takes to train and to judge an image, and what it trained."""
     import torch
 
     threads = torch.get_num_threads()
@@ -81,11 +86,11 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float]:
         stream = _stream(config, splits, student, 1, size)
         batch = _first(stream)
         images = batch[0]
-        step, judge = _stepper(config, student, splits, device)
+        step, judge, taught = _stepper(config, student, splits, device)
         step(*batch)
         training = _timed(lambda: step(*batch))
         loading = 0.0 if config.loader_workers else _timed(lambda: _first(stream))
-        return (training + loading) / len(images), _timed(lambda: judge(images)) / len(images)
+        return (training + loading) / len(images), _timed(lambda: judge(images)) / len(images), taught
     finally:
         torch.set_num_threads(threads)
 
@@ -117,7 +122,7 @@ def _one_step(config: TrialConfig, splits, workers: int) -> None:
 
     student = _student(config, splits)
     batch = _first(_stream(config, splits, student, workers, 2))
-    step, _ = _stepper(config, student, splits, torch.device("cpu"))
+    step, *_ = _stepper(config, student, splits, torch.device("cpu"))
     try:
         step(*batch)
     except RuntimeError as error:  # e.g. an optimizer that asks for more than gradients
@@ -151,7 +156,7 @@ def _first(stream):
 
 
 def _stepper(config: TrialConfig, student, splits, device):
-    """A function that makes one training step, and one that judges images, both on given batches.
+    """A function that makes one training step, and one that judges images, and the student in training.
 
     Raises:
         InputError: the distiller and the models do not go together.
@@ -192,7 +197,7 @@ def _stepper(config: TrialConfig, student, splits, device):
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    return step, judge
+    return step, judge, taught
 
 
 def _timed(work: Callable[[], object]) -> float:

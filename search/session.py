@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from search import results
+from search import comparisons, results
 from search.experiment import Experiment, Outcome
 from search.ledger import RUNNING
 from search.live import make_view
@@ -151,10 +151,15 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
         counts[record.state] = counts.get(record.state, 0) + 1
     console.print()
     results.print_table(console, results.final_table(ledger))
+    if comparisons.several_distillers(ledger):
+        console.print()
+        results.print_table(console, comparisons.distillers_frame(ledger))
     if best := ledger.best():
         console.print(f"\nbest:    {results.in_words(best.params)}")
     console.print(f"teacher: {plan.settings.teacher} reaches {outcome.teacher['top1']:.2f} on the holdout")
     console.print(results.verdict(ledger, plan.holdout_images))
+    if cost := comparisons.branches(ledger):
+        console.print(cost)
     console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}")
     written = [name for name in (*RESULTS, *BEST_RESULTS) if (folder / name).exists()]
     console.print(f"files:  {folder}/ ({', '.join(written)})")

@@ -16,6 +16,8 @@ SAMPLES = 40  # how often a space is tried at load: enough to meet each branch o
 class SearchSpace:
     """Wraps a space's function with the study's overrides (`--set search.PARAM=…`) and its pinned fields.
 
+    Of a parameter suggested as `FIELD@SOMETHING` (a distiller's own, say) the override may name the field alone.
+
     An override is a range `lo..hi`, choices `a|b|c`, or a single value; for a parameter that the space does not suggest
     but a trial has (`lr`, `weight_decay`, …) it adds that parameter to the search. A pinned field that the space would
     suggest is not searched (pinned `stages` by the names `stage1` to `stage4`).
@@ -27,7 +29,7 @@ class SearchSpace:
     """
 
     def __init__(self, function: Callable[[Any], dict[str, Any]], overrides: dict[str, Any], pinned: dict[str, Any]):
-        self._function = function
+        self._function, self._pinned = function, pinned
         self._overrides = {name: _Override(name, value) for name, value in overrides.items()}
         fixed = {name: value for name, value in pinned.items() if not isinstance(value, list)}
         if "stages" in pinned:
@@ -61,33 +63,43 @@ class SearchSpace:
         study = _random_study(seed)
         return [(trial.params, fields) for trial in (study.ask() for _ in range(count)) for fields in [self(trial)]]
 
-    def check(self, seed: int, compose: Callable[[dict[str, Any]], TrialConfig]) -> None:
+    def check(self, seed: int, compose: Callable[[dict[str, Any]], TrialConfig]) -> list[TrialConfig]:
         """Draws from the space and checks all that comes out, and the overrides against what it suggests.
 
         Args:
             seed: of the draws.
             compose: makes a whole configuration of a trial's fields, raising InputError.
 
+        Returns:
+            What was drawn.
+
         Raises:
             InputError: every problem at once.
         """
         problems: list[str] = []
+        configs = []
         for _, fields in self.samples(SAMPLES, seed):
             try:
-                compose(fields)
+                configs.append(compose(fields))
             except InputError as error:
                 problems += error.problems
         for name in set(self._overrides) - self._asked - SEARCHABLE:
             problems.append(f"search.{name}: the space suggests no '{name}'{_near(name, self._asked)}")
         if problems:
             raise InputError(list(dict.fromkeys(problems)))
+        return configs
 
-    def guess(self, guess: dict[str, Any], compose: Callable[[dict[str, Any]], TrialConfig]) -> dict[str, Any]:
+    def guess(self, guess: dict[str, Any], compose: Callable[[dict[str, Any]], TrialConfig]) -> dict[str, Any] | None:
         """A first guess without what the overrides and pinned fields leave no room for; `check` comes first.
+
+        Returns:
+            None where that takes away the branch which the rest belongs to.
 
         Raises:
             InputError: it names what the space does not suggest, or a value outside its range.
         """
+        if self._overrides and self._loses_its_branch(guess):
+            return None
         names = self._asked | set(self._overrides)
         problems = [
             f"first_guesses: the space suggests no '{name}'{_near(name, names)}" for name in guess if name not in names
@@ -115,8 +127,19 @@ class SearchSpace:
             return {}
         return {name: value for name, value in kept.items() if _contains(trial, name, value)}
 
+    def _loses_its_branch(self, guess: dict[str, Any]) -> bool:
+        """Whether the space itself would suggest a name of the guess that it does not under the overrides."""
+        kept = self._allowed(guess)
+        try:
+            plain, _ = SearchSpace(self._function, {}, self._pinned)._with(guess)
+            trial, _ = self._with(kept)
+        except InputError:
+            return False  # told as a problem of the guess
+        return bool(guess.keys() & plain.params.keys() & kept.keys() - trial.params.keys())
+
     def _allowed(self, guess: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in guess.items() if name not in self._all or self._all[name].allows(value)}
+        overrides = {name: _override_of(name, self._all) for name in guess}
+        return {name: value for name, value in guess.items() if not overrides[name] or overrides[name].allows(value)}
 
     def _with(self, guess: dict[str, Any]):
         study = _random_study(0)
@@ -146,9 +169,11 @@ class _Override:
             return len(self.choices) > 1 and value in self.choices
         return isinstance(value, int | float) and self.low <= value <= self.high
 
-    def suggest(self, trial, kind: type = float, log: bool | None = None):
+    def suggest(self, trial, kind: type = float, log: bool | None = None, name: str | None = None):
+        """Suggested under the override's own name, or that of the parameter that it overrides."""
+        name = name or self.name
         if self.choices is not None:
-            return self.choices[0] if len(self.choices) == 1 else trial.suggest_categorical(self.name, self.choices)
+            return self.choices[0] if len(self.choices) == 1 else trial.suggest_categorical(name, self.choices)
         if log is None:
             log = self.low > 0 and self.high / self.low >= 10
         if log and self.low <= 0:
@@ -156,8 +181,8 @@ class _Override:
                 f"search.{self.name}: {self.low}..{self.high} must be above 0, it is searched on a log scale"
             )
         if kind is int:
-            return trial.suggest_int(self.name, int(self.low), int(self.high), log=log)
-        return trial.suggest_float(self.name, float(self.low), float(self.high), log=log)
+            return trial.suggest_int(name, int(self.low), int(self.high), log=log)
+        return trial.suggest_float(name, float(self.low), float(self.high), log=log)
 
 
 class _Trial:
@@ -170,22 +195,28 @@ class _Trial:
         return getattr(self._trial, name)
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False):
-        self.asked.add(name)
-        if name in self._overrides:
-            return self._overrides[name].suggest(self._trial, float, log)
+        if override := self._override(name):
+            return override.suggest(self._trial, float, log, name)
         return self._trial.suggest_float(name, low, high, step=step, log=log)
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False):
-        self.asked.add(name)
-        if name in self._overrides:
-            return self._overrides[name].suggest(self._trial, int, log)
+        if override := self._override(name):
+            return override.suggest(self._trial, int, log, name)
         return self._trial.suggest_int(name, low, high, step=step, log=log)
 
     def suggest_categorical(self, name: str, choices):
-        self.asked.add(name)
-        if name in self._overrides:
-            return self._overrides[name].suggest(self._trial, _kind(name))
+        if override := self._override(name):
+            return override.suggest(self._trial, _kind(name), name=name)
         return self._trial.suggest_categorical(name, choices)
+
+    def _override(self, name: str) -> _Override | None:
+        override = _override_of(name, self._overrides)
+        self.asked |= {name, override.name} if override else {name}
+        return override
+
+
+def _override_of(name: str, overrides: dict[str, _Override]) -> _Override | None:
+    return overrides.get(name) or overrides.get(name.partition("@")[0])
 
 
 def _random_study(seed: int):
