@@ -38,6 +38,7 @@ def trials_frame(ledger: Ledger) -> "pandas.DataFrame":
         row = {"trial_id": record.trial_id, "role": record.role, "state": record.state, "reason": record.reason}
         row |= _row(record) | {BEST: record.best}
         row |= record.params | flat_params(record.config, Distillation.model_fields)
+        row |= {key: value for key, value in (record.history or [{}])[0].items() if key.startswith("cost/")}
         rows.append({key: as_text(value) if isinstance(value, list) else value for key, value in row.items()})
     first = ["trial_id", "role", "state", "reason", "epochs", OBJECTIVE, BEST, "seconds"]
     frame = pandas.DataFrame(rows)

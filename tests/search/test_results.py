@@ -19,6 +19,7 @@ def add(ledger, trial_id, value, epochs=3, role="trial", error=None, **config):
     for epoch in range(1, epochs + 1):
         metrics = {"epoch": epoch, "val/top1": value - 3 + epoch, "val/loss": 0.5, "val/agreement": 88.0}
         metrics["time/epoch_s"] = 60 / epochs
+        metrics |= {"cost/branch_params": 1000} if epoch == 1 else {}
         record.add(metrics)
     record.finish(error=error)
     ledger.save(record)
@@ -49,6 +50,7 @@ def test_the_frame_has_a_row_a_trial(ledger, tmp_path):
     assert frame.loc["8", "stages"] == "none"
     assert frame.loc["9", "stages"] == "1,3"
     assert frame.loc["9", "eps_logits"] == 2.0
+    assert (frame["cost/branch_params"].drop("7") == 1000).all()
     assert (frame["seconds"].drop("7") == 60).all() and frame.loc["7", "seconds"] == 0
     assert {"lr", "stage1", "temperature", "distiller"} <= set(frame.columns)
 
