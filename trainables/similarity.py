@@ -138,8 +138,14 @@ class Comparison:
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    """The names of a model's features, as in its `feature_info`, and of its logits."""
-    return [info["module"] for info in model.feature_info] + [LOGITS]
+    """The names of a model's features, as in its `feature_info`, and of its logits.
+
+    Where a module gives several features (CrossViT's branches), the later ones are numbered: `blocks.0`, `blocks.0#2`.
+    """
+    modules = [info["module"] for info in model.feature_info]
+    times = [modules[: place + 1].count(module) for place, module in enumerate(modules)]
+    names = [module if time == 1 else f"{module}#{time}" for module, time in zip(modules, times, strict=True)]
+    return [*names, LOGITS]
 
 
 def layer_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
