@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from search.feature_report import NUMBERS, PICTURE, PRETRAINED, ROLES, SCRATCH, metrics, print_report, write_report
 from search.paths import storage_folder, writable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FLAGS = ("teacher", "student", "teacher_weights", "student_weights", "data", "data_dir", "images", "batch_size")
 FOLDER = EXPERIMENT = "features"
+LEAST_BATCH = 4  # as in trainables.similarity, which takes torch along
 
 
 class FeatureFields(DataFields):
@@ -37,9 +38,16 @@ class FeatureFields(DataFields):
     student_weights: str = SCRATCH
     teacher_kwargs: dict[str, Any] = {}  # further arguments of timm.create_model
     student_kwargs: dict[str, Any] = {}
-    images: int | None = Field(None, ge=4)  # of the holdout; None: all
-    batch_size: int = Field(64, ge=4)  # unbiased HSIC divides by n - 3
+    images: int | None = None  # of the holdout; None: all
+    batch_size: int = 64
     seed: int = Field(0, ge=0)  # of random weights
+
+    @field_validator("images", "batch_size")
+    @classmethod
+    def _enough_for_hsic(cls, images):
+        if images is not None and images < LEAST_BATCH:
+            raise ValueError(f"is too few: unbiased HSIC needs {LEAST_BATCH} or more images a batch")
+        return images
 
 
 def run_features(arguments) -> int:
@@ -118,7 +126,7 @@ def _compare(fields: FeatureFields, console) -> tuple["Comparison", dict[str, An
     import torch
 
     from trainables.data import load_splits
-    from trainables.similarity import LEAST_BATCH, compare
+    from trainables.similarity import compare
     from trainables.stream import eval_loader
 
     splits = load_splits(DataFields(**fields.model_dump(include=set(DataFields.model_fields))))
