@@ -121,7 +121,7 @@ def _resolve(arguments, study: dict[str, Any]) -> FeatureFields:
 
 
 def _compare(fields: FeatureFields, console) -> tuple["Comparison", dict[str, Any]]:
-    """The comparison, and on what it was made: `settings`, `data` in words, `data_fingerprint`, `num_classes`."""
+    """The comparison, and on what it was made: `settings`, `data` in words, `data_fingerprint`."""
     import numpy as np
     import torch
 

@@ -1,7 +1,6 @@
 """The command that compares two models' features, run in this process on the digits with tiny models."""
 
 import json
-import math
 import re
 import socket
 import subprocess
@@ -327,16 +326,6 @@ def test_what_cannot_be_drawn_leaves_nothing(place, capfd, monkeypatch):
     assert features.main([*PAIR, *SMALL, "--out", "out"]) == 1
     assert re.match(r"error: OSError: disk full; see \S+\n$", capfd.readouterr().err)
     assert list((place / "out").iterdir()) == []
-
-
-def test_a_deep_model_names_as_many_layers_as_can_be_read():
-    from search import heatmap
-
-    for layers in (3, 6, 13, 41, 65, 130, 400):
-        size, step = heatmap._spacing(layers)
-        assert size >= 6 and size <= 72 * heatmap._side(layers) / layers * step, layers
-        assert (step == 1) == (layers <= 72)
-    assert math.isclose(heatmap._side(400), 7)
 
 
 def test_help_is_there_at_once():
