@@ -11,6 +11,7 @@ from typing import Any
 
 from joblib import cpu_count
 
+from search.paths import storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import preflight
 from search.rehearsal import estimate, rehearse
@@ -25,13 +26,6 @@ FLAGS = (  # those that are fields of the settings, by the same name
 )  # fmt: skip
 LOG = "run.log"
 UNNAMED = "unnamed"
-
-
-def report_problems(error: InputError) -> int:
-    """Prints one line a problem on stderr; returns the exit code for bad input."""
-    for problem in error.problems:
-        print(f"error: {' '.join(problem.split())}", file=sys.stderr)
-    return 2
 
 
 def run_command(arguments, argv: list[str]) -> int:
@@ -50,7 +44,7 @@ def run_command(arguments, argv: list[str]) -> int:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(space).stem).strip("-.") or "study"
         flags["name"] = f"{stem}-{settings.scale}-{time.strftime('%Y%m%d-%H%M%S')}"
         settings = settings.model_copy(update={"name": flags["name"]})
-    storage = _storage(settings)
+    storage = storage_folder(settings.storage)
     folder = storage / settings.name
     _surroundings(settings, folder, resume)
     earlier = _warm_start(settings, storage)
@@ -82,16 +76,7 @@ def run_command(arguments, argv: list[str]) -> int:
 
 def tracking_uri(settings: Settings) -> str:
     """The study's MLflow store: the given one, or SQLite in the storage."""
-    return settings.tracking_uri or f"sqlite:///{_storage(settings).resolve() / 'mlflow.db'}"
-
-
-def _storage(settings: Settings) -> Path:
-    scheme, separator, rest = settings.storage.partition("://")
-    if not separator:
-        return Path(settings.storage)
-    if scheme == "file":
-        return Path(rest)
-    raise InputError(f"storage: '{settings.storage}' is no folder; give a local or shared (NFS) folder")
+    return settings.tracking_uri or f"sqlite:///{storage_folder(settings.storage).resolve() / 'mlflow.db'}"
 
 
 def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
@@ -101,7 +86,7 @@ def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
     problems = []
     if folder.exists() and not resume:
         problems.append(f"--name: study '{settings.name}' exists in {folder.parent}; add --resume or take another name")
-    if not _writable(folder.parent):
+    if not writable(folder.parent):
         problems.append(f"storage: {folder.parent} cannot be written; give a folder that can")
     if settings.dashboard_port and _in_use(settings.dashboard_port):
         problems.append(f"dashboard_port: {settings.dashboard_port} is in use; give a free port or leave it out")
@@ -111,12 +96,6 @@ def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
     check_tracking(uri)
     if experiment_exists(uri, settings.name) and not resume:
         raise InputError(f"--name: MLflow at {shown(uri)} has an experiment '{settings.name}'; take another name")
-
-
-def _writable(folder: Path) -> bool:
-    """Whether the folder, or the nearest one above it that there is, can be written; makes nothing."""
-    nearest = next(path for path in [folder, *folder.resolve().parents] if path.exists())
-    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def _in_use(port: int) -> bool:

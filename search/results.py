@@ -18,7 +18,7 @@ AHEAD = "over scratch"  # the final table's difference in points
 FEWEST_TRIALS = 4  # an importance from fewer is noise
 MARKERS = {COMPLETE: ("o", "#1f77b4"), PRUNED: ("v", "#e0a030"), FAILED: ("x", "#c0392b")}
 BASELINE_COLOURS = ("#555555", "#8c564b", "#9467bd", "#17becf")
-DECIMALS = {OBJECTIVE: 2, BEST: 2, AHEAD: 2, "val/agreement": 2, "val/loss": 4, "seconds": 0}
+DECIMALS = {OBJECTIVE: 2, BEST: 2, AHEAD: 2, "val/agreement": 2, "val/loss": 4, "seconds": 0, "top1": 2}
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:

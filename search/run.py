@@ -50,24 +50,14 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one study; returns the exit code."""
     arguments = make_parser().parse_args(argv)
-    from search.command import report_problems, run_command
-    from trainables.errors import InputError
+    from search.exits import exit_code
 
-    try:
+    def command() -> int:
+        from search.command import run_command
+
         return run_command(arguments, sys.argv[1:] if argv is None else argv)
-    except InputError as error:
-        return report_problems(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        import tempfile
-        import traceback
 
-        with tempfile.NamedTemporaryFile("w", prefix="ofakd-search-", suffix=".log", delete=False) as file:
-            traceback.print_exc(file=file)
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}; see {file.name}", file=sys.stderr)
-        return 1
+    return exit_code(command)
 
 
 def console() -> None:

@@ -15,7 +15,7 @@ from trainables.config import DataFields, Distillation, Recipe, StudentFields, T
 from trainables.errors import InputError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of studies and baselines: names of folders
-RESERVED = ("artifacts", "teachers", "mlflow.db")  # what else lies in the storage
+RESERVED = ("artifacts", "features", "teachers", "mlflow.db")  # what else lies in the storage
 SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2}
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
 

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import trainables.models  # noqa: F401 - the student's name
-from search import export
+from search import export, features
 from tests.search import studies
 
 NAME = "smoke"
@@ -136,6 +136,18 @@ def test_the_export_command_of_the_last_lines_works(job, tmp_path, capsys):
     assert "is not empty" in capsys.readouterr().err
     assert export.main(["--study", "nosuch", "--to", "xml", "--out", str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.count("error:") == 2
+
+
+def test_the_study_s_features_are_compared_on_the_images_that_ranked_it(job, tmp_path, capfd):
+    folder, *_ = job
+    arguments = ["--study", NAME, "--storage", str(folder / "runs"), "--out", str(tmp_path / "out")]
+    assert features.main(arguments) == 0
+    assert "note:" not in capfd.readouterr().out
+    found = json.loads((tmp_path / "out" / "cka.json").read_text())["metrics"]
+    trial = yaml.safe_load((folder / "runs" / NAME / "best.yaml").read_text())["trial"]
+    record = json.loads((folder / "runs" / NAME / "trials" / trial / "record.json").read_text())
+    assert found["student/top1"] == pytest.approx(record["history"][-1]["val/top1"])
+    assert found["agreement"] == pytest.approx(record["history"][-1]["val/agreement"])
 
 
 def test_a_taken_name_is_refused(job):
