@@ -18,8 +18,9 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     millions = {part: f"{count / 1e6:.2f} M" for part, count in parameter_counts(student).items()}
     stages = ", ".join(map(str, plan.available))
     lines = [
-        ("study", f"{settings.name}: {settings.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "
+        ("study", f"{settings.name}: {plan.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "
                   f"{settings.scheduler} scheduler; baselines {', '.join(plan.baselines)}"),
+        *([("pair", _pair(plan))] if settings.pair else []),
         ("data", plan.data),
         ("teacher", f"{settings.teacher} ({settings.teacher_source})"),
         ("student", f"{settings.student}, {millions['student']} parameters, recipe of family '{plan.family}'"),
@@ -43,6 +44,11 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     if settings.gpus_per_trial and not torch.cuda.is_available():
         console.print("there is no GPU here: these are the times of this machine's CPU")
     console.print("nothing was trained or written")
+
+
+def _pair(plan: Plan) -> str:
+    others = [name for name in plan.pairs if name != plan.settings.pair]
+    return plan.settings.pair + (f" (--set pair=... has {', '.join(others)} too)" if others else "")
 
 
 def _span(seconds: float) -> str:

@@ -61,8 +61,8 @@ def estimate(plan: Plan, splits) -> dict[str, float]:
         "step_s": step_s,
         "steps_per_epoch": steps,
         "trial_s": trial_s,
-        "study_s": trial_s * (settings.trials + len(plan.baselines)) / lanes,
-        "study_min_s": trial_s * (settings.trials * share + len(plan.baselines)) / lanes,
+        "study_s": trial_s * (plan.trials + len(plan.baselines)) / lanes,
+        "study_min_s": trial_s * (plan.trials * share + len(plan.baselines)) / lanes,
         "teacher_s": teacher_s,
         "lanes": lanes,
     }

@@ -105,6 +105,8 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
         "data_fingerprint": plan.data_fingerprint,
         "git_commit": facts.get("git/commit", "unknown"),
     }
+    if settings.pair:
+        tags["pair_name"] = settings.pair
     params = {
         name: getattr(settings, name)
         for name in (

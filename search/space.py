@@ -11,6 +11,7 @@ from trainables.config import TrialConfig
 from trainables.errors import InputError
 
 SAMPLES = 40  # how often a space is tried at load: enough to meet each branch of a few choices
+MAX_GRID = 1000  # points that are still enumerated, in some seconds
 
 
 class SearchSpace:
@@ -81,6 +82,45 @@ class SearchSpace:
             problems.append(f"search.{name}: the space suggests no '{name}'{_near(name, self._asked)}")
         if problems:
             raise InputError(list(dict.fromkeys(problems)))
+
+    def grid(self, seed: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Every combination of what the space suggests, once, as `samples` gives them, in an order drawn from the seed.
+
+        Optuna's BruteForceSampler walks the space, so a parameter may depend on another one's value.
+
+        Raises:
+            InputError: as calling it; a parameter is continuous, or there are more than `MAX_GRID` points.
+        """
+        import optuna
+
+        problems = {}
+        for trial in (study.ask() for study in [_random_study(seed)] for _ in range(SAMPLES)):
+            self(trial)
+            for name, distribution in trial.distributions.items():
+                if isinstance(distribution, optuna.distributions.FloatDistribution) and distribution.step is None:
+                    low, high = distribution.low, distribution.high
+                    problems[name] = (
+                        f"sampler: 'grid' tries every value and {name} is continuous ({low} to {high}); give it values "
+                        f"(--set 'search.{name}={low}|{high}'), a step in the space, or take another sampler"
+                    )
+        if problems:
+            raise InputError(list(problems.values()))
+        points: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+        def visit(trial) -> float:
+            fields = self(trial)
+            points.append((trial.params, fields))
+            return 0.0
+
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=seed))
+        study.optimize(visit, n_trials=MAX_GRID + 1)  # the sampler itself ends it after the last point
+        if len(points) > MAX_GRID:
+            raise InputError(
+                f"sampler: 'grid' has more than {MAX_GRID} points in this space; pin or narrow parameters "
+                "(--set 'search.PARAM=A|B'), or take another sampler"
+            )
+        return points
 
     def guess(self, guess: dict[str, Any], compose: Callable[[dict[str, Any]], TrialConfig]) -> dict[str, Any]:
         """A first guess without what the overrides and pinned fields leave no room for; `check` comes first.
