@@ -71,7 +71,8 @@ def load_space(path: str) -> Study:
     if "://" in path:
         raise InputError(f"--space: '{path}' is a URL; a space is code and is only read from a file of this machine")
     if not file.is_file():
-        near = ", ".join(str(other) for other in sorted(Path(__file__).parents[1].glob("spaces/*.py")))
+        ours = sorted(Path(__file__).parents[1].glob("spaces/*.py"))
+        near = ", ".join(str(other) for other in ours if "STUDY" in other.read_text())
         raise InputError(f"--space: no file '{path}'; there are {near}")
     spec = importlib.util.spec_from_file_location(f"space_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)

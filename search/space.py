@@ -11,7 +11,7 @@ from trainables.config import TrialConfig
 from trainables.errors import InputError
 
 SAMPLES = 40  # how often a space is tried at load: enough to meet each branch of a few choices
-MAX_GRID = 1000  # points that are still enumerated, in some seconds
+MAX_GRID = 500  # points that are still enumerated, in a few seconds
 
 
 class SearchSpace:
@@ -94,17 +94,13 @@ class SearchSpace:
         import optuna
 
         problems = {}
-        for trial in (study.ask() for study in [_random_study(seed)] for _ in range(SAMPLES)):
+        study = _random_study(seed)
+        for _ in range(SAMPLES):
+            trial = study.ask()
             self(trial)
-            for name, distribution in trial.distributions.items():
-                if isinstance(distribution, optuna.distributions.FloatDistribution) and distribution.step is None:
-                    low, high = distribution.low, distribution.high
-                    problems[name] = (
-                        f"sampler: 'grid' tries every value and {name} is continuous ({low} to {high}); give it values "
-                        f"(--set 'search.{name}={low}|{high}'), a step in the space, or take another sampler"
-                    )
-        if problems:
-            raise InputError(list(problems.values()))
+            problems |= {name: _endless(name, distribution) for name, distribution in trial.distributions.items()}
+        if any(problems.values()):
+            raise InputError([problem for problem in problems.values() if problem])
         points: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
         def visit(trial) -> float:
@@ -117,7 +113,7 @@ class SearchSpace:
         study.optimize(visit, n_trials=MAX_GRID + 1)  # the sampler itself ends it after the last point
         if len(points) > MAX_GRID:
             raise InputError(
-                f"sampler: 'grid' has more than {MAX_GRID} points in this space; pin or narrow parameters "
+                f"sampler: 'grid' has more than {MAX_GRID} points in this space; give parameters fewer values "
                 "(--set 'search.PARAM=A|B'), or take another sampler"
             )
         return points
@@ -245,6 +241,18 @@ def _contains(trial, name: str, value: Any) -> bool:
     """Whether the trial's range of that parameter has the value; where the branch was not taken, nobody knows."""
     distribution = trial.distributions.get(name)
     return distribution is None or distribution._contains(distribution.to_internal_repr(value))
+
+
+def _endless(name: str, distribution) -> str | None:
+    """Why a grid cannot try every value of a parameter: it is continuous, or has too many."""
+    low, high, step = (getattr(distribution, bound, None) for bound in ("low", "high", "step"))
+    if low is None or (step is not None and (high - low) / step < MAX_GRID):
+        return None
+    what = f"is continuous ({low} to {high})" if step is None else f"has more than {MAX_GRID} values"
+    return (
+        f"sampler: 'grid' tries every value and {name} {what}; give it a few (--set 'search.{name}={low}|{high}'), "
+        "a step in the space, or take another sampler"
+    )
 
 
 def _near(name: str, known: set[str]) -> str:
