@@ -26,6 +26,7 @@ STUDY = Study(
             teacher_kwargs={"patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4},  # 0.31 M
             student="cyclemlp_b1",
             student_kwargs={"depths": (1, 1, 2, 1), "dims": (32, 48, 64, 96)},  # 0.38 M
+            labels_per_class=parts.MLP_STUDENT["labels_per_class"],
             recipe=parts.MLP_STUDENT["recipe"],
         ),
         "cifar100": Scale(**parts.CIFAR100, **PAIR),
