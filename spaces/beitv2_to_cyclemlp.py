@@ -22,12 +22,11 @@ STUDY = Study(
         "embedded": Scale(
             **parts.DIGITS,
             **parts.FITTED,
+            **parts.FEW_LABELS,
             teacher="beitv2_base_patch16_224",
-            teacher_kwargs={"patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4},  # 0.31 M
+            teacher_kwargs={"patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4},
             student="cyclemlp_b1",
-            student_kwargs={"depths": (1, 1, 2, 1), "dims": (32, 48, 64, 96)},  # 0.38 M
-            labels_per_class=parts.MLP_STUDENT["labels_per_class"],
-            recipe=parts.MLP_STUDENT["recipe"],
+            student_kwargs={"depths": (1, 1, 2, 1), "dims": (32, 48, 64, 96)},
         ),
         "cifar100": Scale(**parts.CIFAR100, **PAIR),
         "imagenet": Scale(**parts.IMAGENET, **PAIR),

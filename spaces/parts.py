@@ -71,31 +71,33 @@ IMAGENET = {
 
 # ------------------------------------------------------------------------------- small models for the embedded scale
 
-_VIT = {"patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4, "class_token": False, "global_pool": "avg"}
-FITTED = {  # to all labels; from nothing, as these small models have no weights
+FITTED = {  # to all labels; from scratch, as these small models have no weights
     "teacher_source": "fit",
     "teacher_fit_from": "scratch",
     "teacher_recipe": {"epochs": 45, "batch_size": 48, "warmup_epochs": 4, "crop_scale": [0.6, 1.0]},
 }
-VIT_TEACHER = {"teacher": "vit_tiny_patch16_224", "teacher_kwargs": _VIT, **FITTED}  # 0.30 M
-CNN_TEACHER = {"teacher": "test_resnet", **FITTED}  # 0.37 M
-MLP_TEACHER = {"teacher": "mixer_nano", **FITTED}  # 0.28 M
+VIT_TEACHER = {
+    "teacher": "vit_tiny_patch16_224",
+    "teacher_kwargs": {
+        "patch_size": 4,
+        "embed_dim": 64,
+        "depth": 6,
+        "num_heads": 4,
+        "class_token": False,
+        "global_pool": "avg",
+    },
+    **FITTED,
+}
+CNN_TEACHER = {"teacher": "test_resnet", **FITTED}
+MLP_TEACHER = {"teacher": "mixer_nano", **FITTED}
 
-# Each sees a few labels of those that the teacher has seen, under strong augmentation: that is what there is to gain.
+# A student sees few of the labels that the teacher has seen, under strong augmentation: that is what there is to gain.
+FEW_LABELS = {"labels_per_class": 20, "recipe": {"batch_size": 20, "crop_scale": [0.3, 1.0], "mixup": 0.8}}
 VIT_STUDENT = {
     "student": "deit_tiny_patch16_224",
-    "student_kwargs": {"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4},  # 0.21 M
+    "student_kwargs": {"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4},
     "labels_per_class": 40,
     "recipe": {"batch_size": 20, "crop_scale": [0.3, 1.0]},
 }
-CNN_STUDENT = {
-    "student": "test_resnet",
-    "student_kwargs": {"channels": (16, 24, 32, 48)},  # 0.12 M
-    "labels_per_class": 20,
-    "recipe": {"batch_size": 20, "crop_scale": [0.3, 1.0], "mixup": 0.8},
-}
-MLP_STUDENT = {
-    "student": "mixer_nano",  # 0.28 M
-    "labels_per_class": 20,
-    "recipe": {"batch_size": 20, "crop_scale": [0.3, 1.0], "mixup": 0.8},
-}
+CNN_STUDENT = {"student": "test_resnet", "student_kwargs": {"channels": (16, 24, 32, 48)}, **FEW_LABELS}
+MLP_STUDENT = {"student": "mixer_nano", **FEW_LABELS}

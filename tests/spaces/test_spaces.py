@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 import timm
 
@@ -76,6 +77,13 @@ def test_a_files_table_has_its_pairs_and_no_others(stem):
     assert listed == {pair for scale in STUDIES[stem].scales.values() for pair in scale.pairs}
 
 
+@pytest.mark.parametrize("stem", DIRECTIONS)
+def test_the_readmes_table_has_the_same_pairs(stem):
+    (row,) = re.findall(rf"^\| `{stem}` \|(.*)\|(.*)\|$", (studies.ROOT / "README.md").read_text(), re.MULTILINE)
+    for cell, scale in zip(row, ("cifar100", "imagenet"), strict=True):
+        assert re.findall("`(.+?)`", cell) == list(STUDIES[stem].scales[scale].pairs)
+
+
 def test_an_ablation_has_every_directions_pairs():
     ablation = STUDIES["eps_ablation"]
     assert set(ablation.scales["embedded"].pairs) == set(DIRECTIONS)
@@ -124,8 +132,19 @@ def test_a_larger_scale_passes_a_dry_run(stem, scale, pair, monkeypatch, capsys,
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stem", [stem for stem in STUDIES if stem != "vit_to_mlp"])  # that one is the main job's
-def test_the_embedded_scale_passes_a_smoke_study(stem, tmp_path):
+@pytest.mark.parametrize("stem", [stem for stem in STUDIES if stem not in ("vit_to_mlp", "eps_ablation")])
+def test_the_embedded_scale_passes_a_smoke_study(stem, tmp_path):  # vit_to_mlp is the main job's
     ran = studies.run("--space", str(FILES[stem]), "--smoke", "--name", "smoke", cwd=tmp_path)
     assert ran.code == 0, ran.err + ran.out
     assert "trials: 3 complete" in ran.out and ran.err == ""
+
+
+@pytest.mark.long
+def test_an_ablation_ends_with_its_last_value_however_many_trials_were_asked_for(tmp_path):
+    few = ("--space", str(FILES["eps_ablation"]), "--smoke", "--name", "smoke", "--trials", "50")
+    ran = studies.run(*few, "--set", "pair=cnn_to_mlp", "search.eps=1.0|1.5|4.0", cwd=tmp_path)
+    assert ran.code == 0, ran.err + ran.out
+    assert "the grid has 3 points, so there are no more trials, though 50 were asked" in ran.out
+    assert "trials: 3 complete" in ran.out
+    table = pandas.read_csv(tmp_path / "runs" / "smoke" / "trials.csv")
+    assert sorted(table[table.role == "trial"].eps) == [1.0, 1.5, 4.0]
