@@ -12,7 +12,7 @@ from trainables.errors import InputError
 TRIED = ("opt", "sched", "aa", "train_interpolation", "bce_loss", "enhance", "projector", "amp")
 TIMED_STEPS, TIMED_S = 3, 5.0  # calls, or fewer where they take longer
 TIMED_BATCH = 32  # a larger batch is taken to cost in proportion
-TIMED_STEP_S = 1.0  # on a CPU, where a few images are as good as many, a timed step has no more of them than this takes
+TIMED_STEP_S = 1.0  # as many images as this allows are timed on a CPU, where a few tell as much as many
 
 
 def rehearse(plan: Plan, splits) -> None:

@@ -115,7 +115,7 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
         )
     }  # fmt: skip
     versions = yaml.safe_dump(facts, sort_keys=True)
-    shared = [Path(module.__file__) for name, module in sys.modules.items() if name.startswith("spaces.")]
+    shared = [Path(module.__file__) for name, module in list(sys.modules.items()) if name.startswith("spaces.")]
     files = {space.name: space, "settings.yaml": dumped, "versions.yaml": versions}
     tracker.open_study(tags, params, files | {f"spaces/{path.name}": path for path in shared}, resume)
 

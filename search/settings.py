@@ -229,13 +229,14 @@ def _checked(model, fields: dict[str, Any], problems: list[str]):
 def _pair(study: Study, scale: str, given: dict[str, Any], problems: list[str]) -> tuple[str | None, dict[str, Any]]:
     """The chosen pair's name and fields; adds to the problems what is wrong with the choice."""
     pairs = study.scales[scale].pairs
-    name = {**study.fields, **study.scales[scale].fields, **given}.get("pair") or next(iter(pairs), None)
+    asked, first = {**study.fields, **study.scales[scale].fields, **given}.get("pair"), next(iter(pairs), None)
+    name = first if asked is None else str(asked)
     if name is not None and name not in pairs:
         elsewhere = [f"--scale {other}" for other, its in study.scales.items() if name in its.pairs]
-        hint = f"; it belongs to {' and '.join(elsewhere)}" if elsewhere else _near(str(name), set(pairs))
+        hint = f"; it belongs to {' and '.join(elsewhere)}" if elsewhere else _near(name, set(pairs))
         known = ", ".join(pairs) or "only one, without a name: leave it out"
         problems.append(f"pair: there is no '{name}'; scale {scale} has {known}{hint}")
-        name = next(iter(pairs), None)
+        name = first
     return name, pairs.get(name, {})
 
 

@@ -167,6 +167,7 @@ def test_a_pair_is_chosen_by_name_and_what_is_set_lies_above_it():
         ("a-d", "embedded", "pair: there is no 'a-d'; scale embedded has a-b, a-c; it belongs to --scale cifar100"),
         ("a-d", "imagenet", "scale imagenet has only one, without a name: leave it out; it belongs to --scale cifar"),
         ("7", "cifar100", "pair: there is no '7'; scale cifar100 has a-d"),
+        ("[a-b]", "embedded", "pair: there is no '['a-b']'; scale embedded has a-b, a-c"),
     ],
 )
 def test_an_unknown_pair_is_told_with_those_there_are(name, scale, said):
