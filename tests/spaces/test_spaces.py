@@ -119,13 +119,13 @@ def test_loading_them_loads_neither_torch_nor_ray_and_a_copy_elsewhere_works(tmp
 
 @pytest.mark.long
 @pytest.mark.parametrize(("stem", "scale", "pair"), LARGE)
-def test_a_larger_scale_passes_a_dry_run(stem, scale, pair, monkeypatch, capsys, tmp_path):
+def test_a_larger_scale_passes_a_dry_run(stem, scale, pair, monkeypatch, capfd, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rehearsal, "TIMED_STEPS", 1)
     monkeypatch.setattr(rehearsal, "TIMED_STEP_S", 0.1)
     chosen = ["--set", f"pair={pair}"] if pair else []
     assert run.main(["--space", str(FILES[stem]), "--scale", scale, "--dry-run", *chosen]) == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert (f"pair      {pair}" in out) == bool(pair)
     assert "a full trial" in out and "nothing was trained or written" in out
     assert list(Path().iterdir()) == []
