@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas
@@ -34,6 +35,7 @@ EVERY = [
 # An ablation's pairs are the directions' own
 LARGE = [row for row in EVERY if row[1] != "embedded" and row[0] != "eps_ablation"]
 LARGE += [("eps_ablation", scale, next(iter(STUDIES["eps_ablation"].scales[scale].pairs))) for scale in SCALES[1:]]
+SMOKED = [stem for stem in STUDIES if stem not in ("vit_to_mlp", "eps_ablation")]  # these have tests of their own
 
 
 def settings(stem, scale, pair):
@@ -131,10 +133,33 @@ def test_a_larger_scale_passes_a_dry_run(stem, scale, pair, monkeypatch, capfd, 
     assert list(Path().iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def smoked(tmp_path_factory):
+    """How the spaces' smoke studies ended, by space; two at a time, as each waits for Ray most of the time."""
+    folder = tmp_path_factory.mktemp("smoked")
+
+    def smoke(stem):
+        flags = (
+            "--space",
+            str(FILES[stem]),
+            "--smoke",
+            "--name",
+            stem,
+            "--concurrency",
+            "1",
+            "--storage",
+            f"of_{stem}",
+        )
+        return stem, studies.run(*flags, cwd=folder)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(smoke, SMOKED))
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("stem", [stem for stem in STUDIES if stem not in ("vit_to_mlp", "eps_ablation")])
-def test_the_embedded_scale_passes_a_smoke_study(stem, tmp_path):  # vit_to_mlp is the main job's
-    ran = studies.run("--space", str(FILES[stem]), "--smoke", "--name", "smoke", cwd=tmp_path)
+@pytest.mark.parametrize("stem", SMOKED)
+def test_the_embedded_scale_passes_a_smoke_study(stem, smoked):
+    ran = smoked[stem]
     assert ran.code == 0, ran.err + ran.out
     assert "trials: 3 complete" in ran.out and ran.err == ""
 
