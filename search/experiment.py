@@ -167,7 +167,7 @@ class Experiment:
 
         settings = self.settings
         study = open_study(self.folder, settings.name, settings.sampler, settings.seed)
-        if not study.trials:
+        if not study.trials and self.plan.grid is None:  # a grid begins with them
             for guess in settings.first_guesses[: settings.trials]:
                 study.enqueue_trial(guess)
         searcher = StudySearcher(
@@ -178,6 +178,7 @@ class Experiment:
             self.ledger,
             self._job,
             lambda trial_id: ray.get(broker.reason.remote(trial_id)),
+            self.plan.grid,
         )
         left = searcher.left(settings.trials)
         if left <= 0:

@@ -15,8 +15,9 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     share = f"{cost['cost/branch_flops'] / cost['cost/student_flops']:.0%}"
     bank = f", and a memory bank of {cost['bank_mb']:.3g} MB a worker" if cost["bank_mb"] else ""
     lines = [
-        ("study", f"{settings.name}: {settings.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "
+        ("study", f"{settings.name}: {plan.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "
                   f"{settings.scheduler} scheduler; baselines {', '.join(plan.baselines)}"),
+        *([("pair", _pair(plan))] if settings.pair else []),
         ("data", plan.data),
         ("teacher", f"{settings.teacher} ({settings.teacher_source})"),
         ("student", f"{settings.student}, {part['student']}, recipe of family '{plan.family}'"),
@@ -46,6 +47,11 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
 
 def _millions(count: float) -> str:
     return f"{count / 1e6:.2f} M"
+
+
+def _pair(plan: Plan) -> str:
+    others = [name for name in plan.pairs if name != plan.settings.pair]
+    return plan.settings.pair + (f" (--set pair=... has {', '.join(others)} too)" if others else "")
 
 
 def _span(seconds: float) -> str:

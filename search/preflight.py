@@ -1,6 +1,6 @@
 """Everything that can be known to be wrong before any training: data, models, stages, the whole space."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,15 +33,22 @@ class Plan:
     holdout_images: int
     train_images: int
     num_classes: int
+    pairs: list[str] = field(default_factory=list)  # the scale's, by name
+    grid: list[dict[str, Any]] | None = None  # with sampler=grid: every point of the space, in the order they are tried
     notes: list[str] = field(default_factory=list)
 
     def compose(self, fields: dict[str, Any]) -> dict[str, Any]:
         """A trial's whole configuration from what the space returned."""
         return compose(self.settings, self.recipe, self.available, fields).model_dump()
 
+    @property
+    def trials(self) -> int:
+        """How many trials there are to run: those asked for, or all points of a smaller grid."""
+        return self.settings.trials if self.grid is None else min(self.settings.trials, len(self.grid))
+
     def trial_count(self) -> int:
         """Trials and baselines together."""
-        return self.settings.trials + len(self.baselines)
+        return self.trials + len(self.baselines)
 
 
 def preflight(
@@ -105,6 +112,7 @@ def preflight(
     guesses += filter(None, [space.guess(guess, composed) for guess in settings.first_guesses])
     baselines = _baselines(settings, recipe, available)
     _read_by_some_trial(settings, drawn, baselines, notes)
+    grid = _grid(space, settings, composed, guesses, notes) if settings.sampler == "grid" else None
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,
@@ -120,6 +128,8 @@ def preflight(
         holdout_images=len(splits.holdout),
         train_images=len(splits.train),
         num_classes=num_classes,
+        pairs=list(study.scales[settings.scale].pairs),
+        grid=grid,
         notes=notes,
     )
     return plan, splits
@@ -242,6 +252,29 @@ def _read_by_some_trial(
             f"the space searches {_comma(varied)}, which no trial reads; spaces/distiller_comparison.py searches what "
             "each distiller has: --set search.distiller=NAME"
         )
+
+
+def _grid(
+    space: SearchSpace,
+    settings: Settings,
+    composed: Callable[[dict[str, Any]], TrialConfig],
+    guesses: list[dict[str, Any]],
+    notes: list[str],
+) -> list[dict[str, Any]]:
+    """Every point of the space, those that a first guess describes before the others."""
+    points = []
+    for params, fields in space.grid(settings.seed):
+        composed(fields)
+        points.append(params)
+    if len(points) < settings.trials:
+        notes.append(
+            f"the grid has {len(points)} points, so there are no more trials, though {settings.trials} were asked"
+        )
+    return sorted(points, key=lambda point: not any(_agree(point, guess) for guess in guesses))
+
+
+def _agree(point: dict[str, Any], guess: dict[str, Any]) -> bool:
+    return all(name in point and point[name] == value for name, value in guess.items())
 
 
 def _distinct(guesses: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

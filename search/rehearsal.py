@@ -13,6 +13,7 @@ from trainables.errors import InputError
 TRIED = ("distiller", "opt", "sched", "aa", "train_interpolation", "bce_loss", "enhance", "projector", "amp")
 TIMED_STEPS, TIMED_S = 3, 5.0  # calls, or fewer where they take longer
 TIMED_BATCH = 32  # a larger batch is taken to cost in proportion
+TIMED_STEP_S = 1.0  # as many images as this allows are timed on a CPU, where a few tell as much as many
 
 
 def rehearse(plan: Plan, splits) -> None:
@@ -64,8 +65,8 @@ def estimate(plan: Plan, splits) -> dict[str, float]:
         "step_s": step_s,
         "steps_per_epoch": steps,
         "trial_s": trial_s,
-        "study_s": trial_s * (settings.trials + len(plan.baselines)) / lanes,
-        "study_min_s": trial_s * (settings.trials * share + len(plan.baselines)) / lanes,
+        "study_s": trial_s * (plan.trials + len(plan.baselines)) / lanes,
+        "study_min_s": trial_s * (plan.trials * share + len(plan.baselines)) / lanes,
         "teacher_s": teacher_s,
         "lanes": lanes,
         "bank_mb": sum(shard.nbytes for shard in taught.shards().values()) / 1e6 / settings.workers_per_trial,
@@ -85,12 +86,19 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, Any
         student = _student(config, splits)
         stream = _stream(config, splits, student, 1, size)
         batch = _first(stream)
-        images = batch[0]
+        loading = 0.0 if config.loader_workers else _timed(lambda: _first(stream)) / len(batch[0])
         step, judge, taught = _stepper(config, student, splits, device)
-        step(*batch)
-        training = _timed(lambda: step(*batch))
-        loading = 0.0 if config.loader_workers else _timed(lambda: _first(stream))
-        return (training + loading) / len(images), _timed(lambda: judge(images)) / len(images), taught
+        if device.type == "cpu":
+            two = [part[:2] for part in batch]
+            step(*two)
+            two_s = _timed(lambda: step(*two), TIMED_STEP_S)
+            few = max(2, int(2 * TIMED_STEP_S / two_s))
+            batch = [part[:few] for part in batch]
+        else:
+            step(*batch)
+        images = batch[0]
+        training = _timed(lambda: step(*batch)) / len(images)
+        return training + loading, _timed(lambda: judge(images)) / len(images), taught
     finally:
         torch.set_num_threads(threads)
 
@@ -200,10 +208,10 @@ def _stepper(config: TrialConfig, student, splits, device):
     return step, judge, taught
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], object], most_s: float = TIMED_S) -> float:
     """Seconds of one call, the best of a few where they are short: other processes only ever add."""
     times = []
-    while len(times) < TIMED_STEPS and sum(times) < TIMED_S:
+    while len(times) < TIMED_STEPS and sum(times) < most_s:
         begun = time.perf_counter()
         work()
         times.append(time.perf_counter() - begun)

@@ -16,7 +16,7 @@ STARTED, LOCK = "started.json", "lock"
 STAYS = sorted(
     (set(DataFields.model_fields) | set(TeacherFields.model_fields) | set(StudentFields.model_fields))
     - {"data_dir", "loader_workers"}
-    | {"epochs", "full_epochs", "recipe", "teacher_recipe", "recipes", "family", "seed", "baselines"}
+    | {"pair", "epochs", "full_epochs", "recipe", "teacher_recipe", "recipes", "family", "seed", "baselines"}
 )
 
 

@@ -33,6 +33,7 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=seed),
         "qmc": lambda: optuna.samplers.QMCSampler(seed=seed),
         "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed),
+        "grid": lambda: optuna.samplers.RandomSampler(seed=seed),  # every point is enqueued: it draws nothing
     }[name]()
 
 
@@ -60,6 +61,7 @@ class StudySearcher(Searcher):
         ledger: the study's records; a finished trial's state is decided and written here.
         make_job: the broker's job for a record.
         reason: why the broker's trial of that id failed.
+        grid: the points that are tried one after another in place of what Optuna's sampler would draw.
     """
 
     def __init__(
@@ -71,10 +73,11 @@ class StudySearcher(Searcher):
         ledger: Ledger,
         make_job: Callable[[TrialRecord], dict[str, Any]],
         reason: Callable[[str], str],
+        grid: list[dict[str, Any]] | None = None,
     ):
         super().__init__(metric=OBJECTIVE, mode="max")
         self._study, self._space, self._compose, self._baselines = study, space, compose, baselines
-        self._ledger, self._make_job, self._reason = ledger, make_job, reason
+        self._ledger, self._make_job, self._reason, self._grid = ledger, make_job, reason, grid
         self._again = [record for record in ledger.records.values() if record.state == RUNNING]
         known = {record.trial_id for record in ledger.of_role("baseline") if record.state in (RUNNING, COMPLETE)}
         self._fresh = [name for name in baselines if name not in known]  # those that failed or were cut off as well
@@ -84,7 +87,10 @@ class StudySearcher(Searcher):
     def left(self, trials: int) -> int:
         """How many trials and baselines a study of so many trials in all still has to run."""
         begun = len(self._ledger.of_role("trial")) - sum(record.role == "trial" for record in self._again)
-        return max(0, trials - begun) + sum(record.role == "baseline" for record in self._again) + len(self._fresh)
+        missing = max(0, trials - begun)
+        if self._grid is not None:
+            missing = min(missing, len(self._untried()) + sum(record.role == "trial" for record in self._again))
+        return missing + sum(record.role == "baseline" for record in self._again) + len(self._fresh)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next trial's configuration for Tune.
@@ -125,7 +131,7 @@ class StudySearcher(Searcher):
             name = self._fresh.pop(0)
             return TrialRecord(trial_id=name, role="baseline", config=self._baselines[name], params={})
         for _ in range(MAX_REFUSED):
-            trial = self._study.ask()
+            trial = self._ask()
             try:
                 config = self._compose(self._space(trial))
             except (InputError, ValueError) as error:  # ValueError: Optuna's, where a resumed space has other choices
@@ -134,6 +140,16 @@ class StudySearcher(Searcher):
                 continue
             return TrialRecord(trial_id=str(trial.number), role="trial", config=config, params=trial.params)
         raise StudyError(f"the space gave {MAX_REFUSED} bad configurations in a row: {refused}")
+
+    def _ask(self) -> optuna.Trial:
+        if self._grid is not None and not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+            self._study.enqueue_trial(self._untried()[0])
+        return self._study.ask()
+
+    def _untried(self) -> list[dict[str, Any]]:
+        """The grid's points that no trial has had, running ones and those of earlier sessions included."""
+        tried = [record.params for record in self._ledger.of_role("trial")]
+        return [point for point in self._grid if point not in tried]
 
 
 def tell(study: optuna.Study, record: TrialRecord) -> None:

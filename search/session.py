@@ -105,6 +105,8 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
         "data_fingerprint": plan.data_fingerprint,
         "git_commit": facts.get("git/commit", "unknown"),
     }
+    if settings.pair:
+        tags["pair_name"] = settings.pair
     params = {
         name: getattr(settings, name)
         for name in (
@@ -113,7 +115,9 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
         )
     }  # fmt: skip
     versions = yaml.safe_dump(facts, sort_keys=True)
-    tracker.open_study(tags, params, {space.name: space, "settings.yaml": dumped, "versions.yaml": versions}, resume)
+    shared = [Path(module.__file__) for name, module in list(sys.modules.items()) if name.startswith("spaces.")]
+    files = {space.name: space, "settings.yaml": dumped, "versions.yaml": versions}
+    tracker.open_study(tags, params, files | {f"spaces/{path.name}": path for path in shared}, resume)
 
 
 def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker) -> None:

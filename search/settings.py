@@ -26,6 +26,7 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation):
     name: str = Field(pattern=NAME)
     space: str  # the space file's path
     scale: Literal["embedded", "cifar100", "imagenet"] = "embedded"
+    pair: str | None = None  # which of the scale's pairs; None: the scale has just one
     smoke: bool = False
     recipes: Literal["embedded", "cifar100", "imagenet"] = "embedded"  # whose family defaults hold
     family: Literal["auto", "cnn", "token"] = "auto"  # the student's; auto looks at its layers
@@ -36,7 +37,7 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation):
     trials: int = Field(16, ge=1)  # in all, baselines not counted
     time_budget: float | None = Field(None, gt=0)  # seconds for the trials
     seed: int = Field(0, ge=0)
-    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "nsga2"] = "tpe"
+    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "nsga2", "grid"] = "tpe"  # grid: each combination once
     scheduler: Literal["asha", "none"] = "asha"
     grace_epochs: int = Field(1, ge=1)  # no trial is stopped before
     reduction_factor: int = Field(3, ge=2)  # ASHA keeps one in so many at each rung
@@ -70,7 +71,8 @@ def load_space(path: str) -> Study:
     if "://" in path:
         raise InputError(f"--space: '{path}' is a URL; a space is code and is only read from a file of this machine")
     if not file.is_file():
-        near = ", ".join(str(other) for other in sorted(Path(__file__).parents[1].glob("spaces/*.py")))
+        ours = sorted(Path(__file__).parents[1].glob("spaces/*.py"))
+        near = ", ".join(str(other) for other in ours if "STUDY" in other.read_text())
         raise InputError(f"--space: no file '{path}'; there are {near}")
     spec = importlib.util.spec_from_file_location(f"space_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
@@ -91,7 +93,7 @@ def load_space(path: str) -> Study:
 
 
 def resolve(study: Study, flags: dict[str, Any], sets: list[str]) -> Settings:
-    """Lays the study's fields, its scale's, `--smoke`'s, the flags and `--set` over one another and checks the result.
+    """Lays the study's fields, its scale's, its pair's, `--smoke`'s, the flags and `--set` over one another; checks it.
 
     Args:
         flags: by field; None where a flag was not given.
@@ -106,6 +108,7 @@ def resolve(study: Study, flags: dict[str, Any], sets: list[str]) -> Settings:
     scale = flags.get("scale") or given.get("scale") or _scale_of_data(flags.get("data") or given.get("data"))
     if scale not in study.scales:
         raise InputError(problems + [f"scale: '{scale}' is not among this space's: {', '.join(study.scales)}"])
+    pair, pair_fields = _pair(study, scale, given, problems)
     merged = {
         "scale": scale,
         "recipes": scale,
@@ -115,7 +118,7 @@ def resolve(study: Study, flags: dict[str, Any], sets: list[str]) -> Settings:
         "teacher_recipe": {},
         "search": {},
     }
-    layers = [study.fields, study.scales[scale].fields]
+    layers = [study.fields, study.scales[scale].fields, pair_fields]
     if flags.get("smoke") or given.get("smoke"):
         layers.append({**SMOKE, "recipe": SMOKE_RECIPE, "teacher_recipe": {**SMOKE_RECIPE, "epochs": 2}})
     for layer in [*layers, flags, given]:
@@ -126,6 +129,7 @@ def resolve(study: Study, flags: dict[str, Any], sets: list[str]) -> Settings:
                 merged[key] = {**merged.get(key, {}), **value}
             else:
                 merged[key] = value
+    merged["pair"] = pair
     merged["pinned"] = sorted(set(given) & SEARCHABLE)
     settings = _checked(Settings, merged, problems)
     _check_recipe(merged["recipe"], "recipe", problems)
@@ -220,6 +224,20 @@ def _checked(model, fields: dict[str, Any], problems: list[str]):
     except ValidationError as error:
         problems += describe(error, set(model.model_fields) | FLAT_RECIPE)
         return None
+
+
+def _pair(study: Study, scale: str, given: dict[str, Any], problems: list[str]) -> tuple[str | None, dict[str, Any]]:
+    """The chosen pair's name and fields; adds to the problems what is wrong with the choice."""
+    pairs = study.scales[scale].pairs
+    asked, first = {**study.fields, **study.scales[scale].fields, **given}.get("pair"), next(iter(pairs), None)
+    name = first if asked is None else str(asked)
+    if name is not None and name not in pairs:
+        elsewhere = [f"--scale {other}" for other, its in study.scales.items() if name in its.pairs]
+        hint = f"; it belongs to {' and '.join(elsewhere)}" if elsewhere else _near(name, set(pairs))
+        known = ", ".join(pairs) or "only one, without a name: leave it out"
+        problems.append(f"pair: there is no '{name}'; scale {scale} has {known}{hint}")
+        name = first
+    return name, pairs.get(name, {})
 
 
 def _check_recipe(recipe: dict[str, Any], name: str, problems: list[str]) -> None:

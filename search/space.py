@@ -11,6 +11,7 @@ from trainables.config import TrialConfig
 from trainables.errors import InputError
 
 SAMPLES = 40  # how often a space is tried at load: enough to meet each branch of a few choices
+MAX_GRID = 500  # points that are still enumerated, in a few seconds
 
 
 class SearchSpace:
@@ -88,6 +89,41 @@ class SearchSpace:
         if problems:
             raise InputError(list(dict.fromkeys(problems)))
         return configs
+
+    def grid(self, seed: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Every combination of what the space suggests, once, as `samples` gives them, in an order drawn from the seed.
+
+        Optuna's BruteForceSampler walks the space, so a parameter may depend on another one's value.
+
+        Raises:
+            InputError: as calling it; a parameter is continuous, or there are more than `MAX_GRID` points.
+        """
+        import optuna
+
+        problems = {}
+        study = _random_study(seed)
+        for _ in range(SAMPLES):
+            trial = study.ask()
+            self(trial)
+            problems |= {name: _endless(name, distribution) for name, distribution in trial.distributions.items()}
+        if any(problems.values()):
+            raise InputError([problem for problem in problems.values() if problem])
+        points: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+        def visit(trial) -> float:
+            fields = self(trial)
+            points.append((trial.params, fields))
+            return 0.0
+
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=seed))
+        study.optimize(visit, n_trials=MAX_GRID + 1)  # the sampler itself ends it after the last point
+        if len(points) > MAX_GRID:
+            raise InputError(
+                f"sampler: 'grid' has more than {MAX_GRID} points in this space; give parameters fewer values "
+                "(--set 'search.PARAM=A|B'), or take another sampler"
+            )
+        return points
 
     def guess(self, guess: dict[str, Any], compose: Callable[[dict[str, Any]], TrialConfig]) -> dict[str, Any] | None:
         """A first guess without what the overrides and pinned fields leave no room for; `check` comes first.
@@ -236,6 +272,18 @@ def _contains(trial, name: str, value: Any) -> bool:
     """Whether the trial's range of that parameter has the value; where the branch was not taken, nobody knows."""
     distribution = trial.distributions.get(name)
     return distribution is None or distribution._contains(distribution.to_internal_repr(value))
+
+
+def _endless(name: str, distribution) -> str | None:
+    """Why a grid cannot try every value of a parameter: it is continuous, or has too many."""
+    low, high, step = (getattr(distribution, bound, None) for bound in ("low", "high", "step"))
+    if low is None or (step is not None and (high - low) / step < MAX_GRID):
+        return None
+    what = f"is continuous ({low} to {high})" if step is None else f"has more than {MAX_GRID} values"
+    return (
+        f"sampler: 'grid' tries every value and {name} {what}; give it a few (--set 'search.{name}={low}|{high}'), "
+        "a step in the space, or take another sampler"
+    )
 
 
 def _near(name: str, known: set[str]) -> str:

@@ -10,12 +10,30 @@ SCALES = ("embedded", "cifar100", "imagenet")
 class Scale:
     """One size of a study: any fields of `search.settings.Settings`, checked when the study is resolved.
 
+    Args:
+        pairs: where there are several pairs to choose from by `--set pair=NAME`: the fields of each, laid over the
+            scale's own. The first one is the default. Other scales may have other pairs, or none.
+        **fields: what holds for every pair.
+
+    Raises:
+        TypeError: a pair is not given by its fields.
+
     Example:
         >>> Scale(teacher="vit_small_patch16_224", student="resmlp_12_224", data="torch/cifar100", epochs=60)
+        >>> Scale(
+        ...     pairs={
+        ...         "vit_s-resnet18": {"teacher": "vit_small_patch16_224", "student": "resnet18", "lr": 0.1},
+        ...         "swin_t-resnet18": {"teacher": "swin_tiny_patch4_window7_224", "student": "resnet18"},
+        ...     },
+        ...     data="torch/cifar100",
+        ... )
     """
 
-    def __init__(self, **fields: Any):
-        self.fields = fields
+    def __init__(self, pairs: dict[str, dict[str, Any]] | None = None, **fields: Any):
+        for name, pair in (pairs or {}).items():
+            if not isinstance(pair, dict):
+                raise TypeError(f"pair {name!r} is a {type(pair).__name__}; give its fields, {{'teacher': ..., ...}}")
+        self.pairs, self.fields = pairs or {}, fields
 
 
 @dataclass

@@ -87,7 +87,8 @@ def test_mlflow_holds_a_parent_and_its_children(runs):
         assert {"student", "teacher", "distiller", "eps", "temperature", "stages", "lr"} <= set(run.data.params)
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert {
-        "vit_to_mlp.py", "settings.yaml", "versions.yaml", "trials.csv", "best.yaml", "history.png", "importance.png",
+        "vit_to_mlp.py", "spaces", "settings.yaml", "versions.yaml", "trials.csv", "best.yaml", "history.png",
+        "importance.png",
     } <= artifacts  # fmt: skip
 
 

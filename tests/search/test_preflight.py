@@ -165,3 +165,30 @@ def test_what_the_space_may_return_is_tried_before_anything_trains():
     problems = refused(function=lambda trial: {"temperature": trial.suggest_float("t", -1.0, -0.5)})
     assert problems and all(line.startswith("temperature: ") for line in problems)
     assert any("3 workers a trial" in line for line in refused("workers_per_trial=3", "batch_size=32"))
+
+
+def grid_of(trial):
+    return {"eps": trial.suggest_categorical("eps", [1.0, 1.2, 1.4]), "temperature": trial.suggest_int("t", 1, 2) * 1.0}
+
+
+def test_a_grid_begins_with_the_first_guesses_and_has_them_once():
+    plan = planned("sampler=grid", "trials=4", function=grid_of, guesses=[{"eps": 1.4, "t": 2}, {"eps": 1.4}])
+    assert [point["eps"] for point in plan.grid][:2] == [1.4, 1.4] and len(plan.grid) == 6
+    assert plan.trials == 4 and plan.trial_count() == 6 and plan.notes == []
+
+
+def test_more_trials_than_a_grid_has_points_are_fine_and_said():
+    plan = planned("sampler=grid", "trials=50", function=grid_of)
+    assert plan.trials == 6 and plan.trial_count() == 8
+    assert plan.notes == ["the grid has 6 points, so there are no more trials, though 50 were asked"]
+
+
+def test_a_grid_is_refused_where_a_parameter_is_continuous_and_checked_at_every_point():
+    (problem,) = refused("sampler=grid")
+    assert problem.startswith("sampler: 'grid' tries every value and eps is continuous (1.0 to 2.0)")
+    rarely_bad = refused("sampler=grid", function=lambda trial: {"eps": 400.0 - trial.suggest_int("n", 1, 400)})
+    assert rarely_bad == ["eps: 0.0 eps must be above 0"]
+
+
+def test_only_a_grid_is_enumerated():
+    assert planned(function=grid_of).grid is None

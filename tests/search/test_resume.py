@@ -143,6 +143,22 @@ def test_everything_that_changed_is_told_at_once_with_both_values(started):
     assert "holdout: the study was started with 0.2, not 0.25; leave it, or start a new study" in problems
 
 
+def test_a_resumed_study_keeps_its_pair(tmp_path):
+    def resolved(sets):
+        pairs = {"a-b": {"seed": 1}, "a-c": {"seed": 2}}
+        study = Study(space=lambda trial: {}, scales={"embedded": Scale(pairs=pairs, **FIELDS)})
+        return resolve(study, {"name": "mine", "space": "s.py"}, sets)
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    remember(folder, resolved(["pair=a-c"]), DATA, {"name": "mine"}, ["pair=a-c"])
+    _, sets = again(folder)
+    assert (resolved(sets).pair, resolved(sets).seed) == ("a-c", 2)
+    check_same(folder, resolved(sets), DATA)
+    with pytest.raises(InputError, match="pair: the study was started with 'a-c', not 'a-b'"):
+        check_same(folder, resolved(again(folder, ["pair=a-b"])[1]), DATA)
+
+
 def test_what_leaves_trials_comparable_may_change(started):
     folder = started({"trials": 5, "concurrency": 1})
     flags = {"trials": 50, "time_budget": 60.0, "concurrency": 4, "workers_per_trial": 2, "tracking_uri": "sqlite:///x"}

@@ -12,7 +12,10 @@ def space(trial):
     return {"eps": trial.suggest_float("eps", 1.0, 2.0)}
 
 
-def make(folder, baselines=None, sampler="random"):
+GRID = [{"eps": 1.0}, {"eps": 1.5}, {"eps": 2.0}]
+
+
+def make(folder, baselines=None, sampler="random", grid=None):
     ledger = Ledger(folder / "trials")
     study = open_study(folder, "s", sampler, 0)
     searcher = StudySearcher(
@@ -23,6 +26,7 @@ def make(folder, baselines=None, sampler="random"):
         ledger,
         lambda record: {"known_epoch": record.epoch},
         lambda trial_id: f"reason of {trial_id}",
+        grid,
     )
     return study, ledger, searcher
 
@@ -94,6 +98,43 @@ def test_what_only_one_of_the_two_knows_is_settled_on_restart(tmp_path):
     ledger.save(ledger.records["1"])  # recorded, but the driver died before Optuna was told
     study, _, _ = make(tmp_path)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_a_grid_gives_each_point_once_with_trials_running_side_by_side(tmp_path):
+    study, ledger, searcher = make(tmp_path, sampler="grid", grid=GRID)
+    assert searcher.left(50) == 3 and searcher.left(2) == 2
+    assert [searcher.suggest(name)["trial_id"] for name in "ab"] == ["0", "1"]  # both are running
+    report(ledger, "0", 1, 2, 3)
+    searcher.on_trial_complete("a", {}, error=True)
+    searcher.suggest("c")
+    assert [trial.params for trial in study.trials] == GRID
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]
+
+
+def test_a_grid_goes_on_where_it_was_cut_off(tmp_path):
+    study, ledger, searcher = make(tmp_path, sampler="grid", grid=GRID)
+    searcher.suggest("a")
+    report(ledger, "0", 1, 2, 3)
+    searcher.on_trial_complete("a", {})
+    searcher.suggest("b")  # cut off while it trains
+    study.enqueue_trial(GRID[2])
+    study.ask()  # cut off before it was recorded
+    study, ledger, searcher = make(tmp_path, sampler="grid", grid=GRID)
+    assert searcher.left(50) == 2
+    assert [searcher.suggest(name)["trial_id"] for name in "xy"] == ["1", "3"]
+    assert [record.params for record in ledger.of_role("trial")] == GRID
+    assert make(tmp_path, sampler="grid", grid=GRID)[2].left(50) == 2, "both go on"
+
+
+def test_a_finished_grid_leaves_nothing_to_do(tmp_path):
+    _, ledger, searcher = make(tmp_path, sampler="grid", grid=GRID)
+    for number in range(3):
+        searcher.suggest(str(number))
+        report(ledger, str(number), 1, 2, 3)
+        searcher.on_trial_complete(str(number), {})
+    assert searcher.left(50) == 0
+    assert make(tmp_path, sampler="grid", grid=GRID)[2].left(50) == 0
+    assert make(tmp_path, sampler="grid", grid=[*GRID, {"eps": 1.25}])[2].left(50) == 1, "a finer one goes on"
 
 
 @pytest.mark.parametrize("name", ["tpe", "random", "gp", "cmaes", "qmc", "nsga2"])

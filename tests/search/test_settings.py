@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from search.settings import Settings, compose, cut_stages, load_space, resolve, trial_config
@@ -9,7 +5,6 @@ from search.study import Scale, Study
 from search.values import parse_value
 from trainables.errors import InputError
 
-ROOT = Path(__file__).parents[2]
 MODELS = {"teacher": "vit_tiny_patch16_224", "student": "resmlp_12_224", "teacher_source": "fit"}
 
 
@@ -131,11 +126,62 @@ def test_a_missing_space_and_a_url_are_told():
         load_space("nowhere.py")
     with pytest.raises(InputError, match="is a URL"):
         load_space("https://somewhere/space.py")
+    with pytest.raises(InputError) as caught:
+        load_space("nowhere.py")
+    assert "parts.py" not in str(caught.value), "no space"
 
 
-def test_importing_a_space_loads_neither_torch_nor_ray():
-    code = (
-        "import sys; from search.settings import load_space; load_space('spaces/vit_to_mlp.py');"
-        "assert not {'torch', 'ray', 'optuna', 'timm', 'mlflow'} & set(sys.modules), sys.modules.keys()"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+PAIRS = {
+    "a-b": {"student": "mixer_b16_224", "lr": 0.1, "recipe": {"mixup": 0.5}},
+    "a-c": {"student": "resnet18", "epochs": 7},
+}
+
+
+def paired(*sets, scale="embedded", **fields):
+    """The settings of a study of two pairs at one scale, one at another, and none at the third."""
+    scales = {
+        "embedded": Scale(pairs=PAIRS, **{**MODELS, "recipe": {"amp": True}, **fields}),
+        "cifar100": Scale(pairs={"a-d": {"student": "resnet34"}}, **MODELS),
+        "imagenet": Scale(**MODELS),
+    }
+    return resolve(Study(space=lambda trial: {}, scales=scales), {"name": "n", "space": "s", "scale": scale}, sets)
+
+
+def test_the_first_pair_is_the_default_and_lies_above_its_scale():
+    settings = paired()
+    assert (settings.pair, settings.student, settings.teacher) == ("a-b", "mixer_b16_224", MODELS["teacher"])
+    assert settings.recipe == {"amp": True, "mixup": 0.5, "lr": 0.1}
+
+
+def test_a_pair_is_chosen_by_name_and_what_is_set_lies_above_it():
+    assert (paired("pair=a-c").student, paired("pair=a-c").epochs) == ("resnet18", 7)
+    settings = paired("pair=a-c", "student=resnet50", "epochs=8")
+    assert (settings.pair, settings.student, settings.epochs) == ("a-c", "resnet50", 8)
+    assert paired(pair="a-c").student == "resnet18", "a scale may name another default"
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "said"),
+    [
+        ("a-bb", "embedded", "pair: there is no 'a-bb'; scale embedded has a-b, a-c; did you mean a-b"),
+        ("a-d", "embedded", "pair: there is no 'a-d'; scale embedded has a-b, a-c; it belongs to --scale cifar100"),
+        ("a-d", "imagenet", "scale imagenet has only one, without a name: leave it out; it belongs to --scale cifar"),
+        ("7", "cifar100", "pair: there is no '7'; scale cifar100 has a-d"),
+        ("[a-b]", "embedded", "pair: there is no '['a-b']'; scale embedded has a-b, a-c"),
+    ],
+)
+def test_an_unknown_pair_is_told_with_those_there_are(name, scale, said):
+    with pytest.raises(InputError) as caught:
+        paired(f"pair={name}", "epochs=0", scale=scale)
+    assert [said in problem for problem in caught.value.problems] == [True, False], "other problems come with it"
+
+
+def test_a_scale_without_pairs_has_none():
+    assert paired(scale="imagenet").pair is None
+
+
+def test_a_pair_that_is_no_dict_is_told_with_its_file(tmp_path):
+    path = tmp_path / "space.py"
+    path.write_text("from search.study import Scale\nScale(pairs={'a-b': 'resnet18'})\n")
+    with pytest.raises(InputError, match=r"space.py fails: TypeError: pair 'a-b' is a str; give its fields"):
+        load_space(str(path))

@@ -85,6 +85,53 @@ def test_another_studys_parameters_are_taken_where_they_fit():
     assert wrapped.matching({"eps": 9.0, "stage2": False}) == {"stage2": False}
 
 
+def branched(trial):
+    """Seven points: eps only where there are stages."""
+    stages = [1, 2] if trial.suggest_categorical("staged", [True, False]) else []
+    eps = trial.suggest_float("eps", 1.0, 1.5, step=0.25) if stages else 1.0
+    repeated = trial.suggest_int("warmup_epochs", 1, 2) if stages else 0
+    return {"stages": stages, "eps": eps, "warmup_epochs": repeated}
+
+
+def test_a_grid_has_every_point_of_a_conditional_space_once():
+    grid = [params for params, _ in checked(branched).grid(0)]
+    staged = [{"staged": True, "eps": eps, "warmup_epochs": n} for eps in (1.0, 1.25, 1.5) for n in (1, 2)]
+    assert sorted(map(str, grid)) == sorted(map(str, [*staged, {"staged": False}]))
+    assert grid == [params for params, _ in checked(branched).grid(0)]
+
+
+def test_a_grid_takes_values_from_overrides_and_has_one_point_where_all_is_set():
+    values = {"eps": "1.0|1.5", "temperature": "1|2|4", "stage1": False, "stage2": False}
+    assert len(checked(overrides=values).grid(0)) == 6
+    assert (
+        checked(overrides={name: 1.0 for name in ("eps", "temperature")} | {"stage1": False, "stage2": False}).grid(0)[
+            0
+        ][0]
+        == {}
+    )
+
+
+def test_a_grid_of_continuous_parameters_is_refused_naming_each():
+    with pytest.raises(InputError) as caught:
+        checked(overrides={"temperature": "1|2"}).grid(0)
+    assert sorted(problem.split(" is")[0] for problem in caught.value.problems) == [
+        f"sampler: 'grid' tries every value and {name}" for name in ("eps", "eps_stage1", "eps_stage2")
+    ]
+    assert "(--set 'search.eps=0.8|2.5')" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda trial: {"lr": trial.suggest_int("n", 1, 10**9) / 1e9}, "n has more than 500 values"),
+        (lambda trial: {"lr": sum(trial.suggest_int(n, 1, 40) for n in "abc") / 1e9}, "more than 500 points"),
+    ],
+)
+def test_a_grid_too_large_to_enumerate_is_refused(function, said):
+    with pytest.raises(InputError, match=said):
+        checked(function).grid(0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
