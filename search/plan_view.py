@@ -1,12 +1,14 @@
 """What --dry-run prints."""
 
+from typing import Any
+
 from search import results
 from search.preflight import Plan
 
 SAMPLES_SHOWN = 5
 
 
-def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
+def print_plan(console, plan: Plan, cost: dict[str, Any]) -> None:
     """What a dry run shows: both models, the stages, sampled configurations and the estimate."""
     import torch
 
@@ -22,8 +24,8 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
         ("teacher", f"{settings.teacher} ({settings.teacher_source})"),
         ("student", f"{settings.student}, {part['student']}, recipe of family '{plan.family}'"),
         ("stages", ", ".join(map(str, plan.available))),
-        ("distiller", f"{plan.base.distiller}; with all stages its branches add {part['branch']} and {share} "
-                      f"of the student's FLOPs, in training only{bank}"),
+        ("distiller", f"{', '.join(plan.distillers)}; with all stages the branches of {cost['distiller']} add "
+                      f"{part['branch']} and {share} of the student's FLOPs, in training only{bank}"),
         *(("note", note) for note in plan.notes),
     ]  # fmt: skip
     for word, text in lines:
@@ -32,7 +34,7 @@ def print_plan(console, plan: Plan, cost: dict[str, float]) -> None:
     for params, _ in plan.space.samples(SAMPLES_SHOWN, settings.seed):
         console.print(f"  {results.in_words(params)}")
     console.print(
-        f"\na step takes {cost['step_s']:.3g} s here (all stages, batch {plan.base.batch_size}), "
+        f"\na step takes {cost['step_s']:.3g} s here ({cost['distiller']}, all stages, batch {plan.base.batch_size}), "
         f"{cost['steps_per_epoch']} steps an epoch: a full trial {_span(cost['trial_s'])}"
     )
     console.print(

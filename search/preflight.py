@@ -28,6 +28,7 @@ class Plan:
     available: list[int]  # the student's stages
     base: TrialConfig  # the settings without anything searched
     baselines: dict[str, TrialConfig]
+    distillers: list[str]  # that trials may have
     data: str  # what the data are, in words
     data_fingerprint: str
     holdout_images: int
@@ -123,6 +124,7 @@ def preflight(
         available=available,
         base=trial_config(settings, recipe, {}),
         baselines=baselines,
+        distillers=sorted({config.distiller for config in drawn}),
         data=splits.description,
         data_fingerprint=splits.fingerprint,
         holdout_images=len(splits.holdout),

@@ -34,14 +34,14 @@ def rehearse(plan: Plan, splits) -> None:
             raise InputError([f"teacher_recipe: {problem}" for problem in error.problems]) from error
 
 
-def estimate(plan: Plan, splits) -> dict[str, float]:
+def estimate(plan: Plan, splits) -> dict[str, Any]:
     """What the study will cost, from timed steps of a trial with all stages on this machine's own device.
 
     Returns:
         `step_s`, `steps_per_epoch`, `trial_s` (full length, the holdout's judging included), `study_s` (all trials full
         length) and `study_min_s` (only the share that ASHA trains at its reduction factor), both over `lanes`; and
         `teacher_s`, the teacher's fitting, 0 where it is not fitted; `bank_mb`, a worker's part of CRD's memory bank;
-        and what `costs` says. Decoding by loader processes is not counted, since
+        and what `costs` says of the timed trial, whose distiller is `distiller`. Decoding by loader processes is not counted, since
         it goes on beside the steps.
     """
     from trainables.cost import costs
@@ -70,6 +70,7 @@ def estimate(plan: Plan, splits) -> dict[str, float]:
         "teacher_s": teacher_s,
         "lanes": lanes,
         "bank_mb": sum(shard.nbytes for shard in taught.shards().values()) / 1e6 / settings.workers_per_trial,
+        "distiller": config.distiller,
         **costs(taught, config.img_size),
     }
 
@@ -115,7 +116,9 @@ def _asha_share(settings) -> float:
 
 
 def _fullest(plan: Plan) -> TrialConfig:
-    return plan.base.model_copy(update={"stages": plan.available, "eps": 1.0})
+    """A trial with all stages, and the only distiller or the study's own."""
+    distiller = plan.distillers[0] if len(plan.distillers) == 1 else plan.base.distiller
+    return plan.base.model_copy(update={"stages": plan.available, "eps": 1.0, "distiller": distiller})
 
 
 def _kinds(plan: Plan) -> list[TrialConfig]:
