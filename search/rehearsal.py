@@ -41,8 +41,8 @@ def estimate(plan: Plan, splits) -> dict[str, Any]:
         `step_s`, `steps_per_epoch`, `trial_s` (full length, the holdout's judging included), `study_s` (all trials full
         length) and `study_min_s` (only the share that ASHA trains at its reduction factor), both over `lanes`; and
         `teacher_s`, the teacher's fitting, 0 where it is not fitted; `bank_mb`, a worker's part of CRD's memory bank;
-        and what `costs` says of the timed trial, whose distiller is `distiller`. Decoding by loader processes is not counted, since
-        it goes on beside the steps.
+        and what `costs` says of the timed trial, whose distiller is `distiller`. Decoding by loader processes is not
+        counted, since it goes on beside the steps.
     """
     from trainables.cost import costs
     from trainables.teacher import fit_config
