@@ -1,24 +1,9 @@
 """timm models as students and teachers: built for an image size and a class count, with checked weights."""
-# ruff: noqa: E402 - huggingface_hub, which timm imports, reads its time-outs when it is imported
 
-import contextlib
 import difflib
-import os
 import re
-import sys
-import urllib.error
-import urllib.request
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-HUB_TIMEOUT = 5  # seconds
-os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(HUB_TIMEOUT))
-os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT))
-
-import huggingface_hub.constants as hub
-import safetensors.torch
 import timm
 import torch
 import torch.nn as nn
@@ -27,7 +12,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 import trainables.models  # noqa: F401 - registers our own with timm
-from trainables.errors import InputError
+from trainables.errors import InputError, one_line
+from trainables.weights import load_weights, pretrained
 
 # timm's arguments that fields of their own set; `features_only` builds another kind of model
 RESERVED = {
@@ -39,7 +25,6 @@ RESERVED = {
     "checkpoint_path": "{field}_weights",
     "features_only": "the way features are tapped",
 }
-WRAPPERS = ("state_dict_ema", "state_dict", "model")  # keys under which training scripts keep the weights
 
 
 def build_model(
@@ -93,13 +78,13 @@ def build_model(
         except InputError:
             raise
         except Exception as error:  # a model may fail at a size in any way it likes
-            reason = _line(error)
+            reason = one_line(error)
     else:
         if kwargs and not built:
             raise InputError(f"{field}_kwargs={kwargs}: {name} cannot be built so ({reason}); change or drop them")
         raise InputError(f"img_size={img_size}: {field} {name} cannot take it ({reason}); try another size or model")
     if source == "pretrained":
-        model = _pretrained(name, way, resized, field)
+        model = pretrained(name, lambda: _create(name, way, resized, field, pretrained=True), field)
     elif source == "checkpoint":
         load_weights(model, weights, field)
     return model
@@ -122,37 +107,6 @@ def probe(model: nn.Module, img_size: int) -> tuple[Tensor, list[Tensor]]:
         model.train()
         for module, mode in modes:
             module.training = mode
-
-
-def load_weights(model: nn.Module, path: str | Path, field: str) -> None:
-    """Loads a checkpoint that fits the model exactly.
-
-    Takes .safetensors and torch files of tensors (nothing else is unpickled), bare or as training scripts wrap them,
-    averaged weights first. Names of older timm versions are translated by timm's own filter of the model.
-
-    Raises:
-        InputError: the file is missing, unreadable, of another architecture or of another number of classes. The
-            message names `field` ("student" or "teacher").
-    """
-    where = f"{field}_weights={path}"
-    state, own = _read(Path(path), where), model.state_dict()
-    if state.keys() != own.keys():
-        state = _renamed(state, model)
-    differing = [key for key in own if key in state and state[key].shape != own[key].shape]
-    heads = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-    if differing and state.keys() == own.keys() and heads and all(key.startswith(heads) for key in differing):
-        key = differing[0]
-        classes = f"its classifier has {len(state[key])} classes and the data has {len(own[key])}"
-        raise InputError(f"{where}: {classes}; give a checkpoint fitted to this data")
-    problems = [f"{key} is {list(state[key].shape)} and should be {list(own[key].shape)}" for key in differing]
-    problems += [f"{key} is missing" for key in own if key not in state]
-    problems += [f"{key} is unknown" for key in state if key not in own]
-    if problems:
-        shown = ", ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
-        name = model.pretrained_cfg.get("architecture")
-        raise InputError(f"{where}: does not fit {field} {name}: {shown}; give its own checkpoint, or change {field}")
-    model.load_state_dict(state)
 
 
 def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -236,65 +190,3 @@ def _create(name: str, arguments: dict[str, Any], resized: bool, field: str, pre
         model.__class__ = type(f"Resizing{cls.__name__}", (_Resizing, cls), {"__module__": cls.__module__})
         model.own_size = tuple(model.pretrained_cfg["input_size"][1:])
     return model
-
-
-def _pretrained(name: str, arguments: dict[str, Any], resized: bool, field: str) -> nn.Module:
-    other = "scratch" if field == "student" else "fit"
-    fix = f"give {field}_weights=PATH with {field}_source=checkpoint, or {field}_source={other}"
-    if not timm.get_pretrained_cfg(name).has_weights:
-        raise InputError(f"{field}={name}: timm has no pretrained weights for it; {fix}")
-    try:
-        with _hub_offline_if_unreachable():
-            return _create(name, arguments, resized, field, pretrained=True)
-    except Exception as error:  # network, disk, cache, a file that does not fit: none may end in random weights
-        raise InputError(f"{field}={name}: its pretrained weights cannot be had ({_line(error)}); {fix}") from error
-
-
-@contextlib.contextmanager
-def _hub_offline_if_unreachable() -> Iterator[None]:
-    """Without a network the hub's client would retry for most of a minute before it looks into its cache."""
-    before = hub.HF_HUB_OFFLINE
-    try:
-        urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        pass  # an answer, so it is there
-    except OSError:
-        hub.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        hub.HF_HUB_OFFLINE = before
-
-
-def _read(path: Path, where: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"{where}: no such file; give a checkpoint's path")
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format, and each way to be broken, has its own exception
-        raise InputError(f"{where}: unreadable ({_line(error)}); give .safetensors or a torch state_dict") from error
-    for key in WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{where}: holds no state_dict; save model.state_dict()")
-    # DistributedDataParallel and torch.compile put these before the names
-    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in state.items()}
-
-
-def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state under today's names, where timm's filter only renames: a resampled tensor would hide a misfit."""
-    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, _: state)
-    try:
-        renamed = translate(dict(state), model)
-    except Exception:  # filters trip over other architectures; the caller then reports what differs
-        return state
-    shapes = (Counter(tuple(value.shape) for value in tensors.values()) for tensors in (renamed, state))
-    return state if next(shapes) - next(shapes) else renamed
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
