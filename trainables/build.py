@@ -12,7 +12,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 import trainables.models  # noqa: F401 - registers our own with timm
+from trainables.config import Taps
 from trainables.errors import InputError, one_line
+from trainables.foreign import build_foreign, is_import_path
+from trainables.trace import probe
 from trainables.weights import load_weights, pretrained
 
 # timm's arguments that fields of their own set; `features_only` builds another kind of model
@@ -37,28 +40,43 @@ def build_model(
     kwargs: dict[str, Any] | None = None,
     drop: float | None = None,
     drop_path: float | None = None,
+    taps: Taps = "ofakd",
     field: str = "student",
 ) -> nn.Module:
-    """Any timm model that classifies, for square images of any size; in train mode, on the default device.
+    """Any model that classifies, timm's or not, for square images of any size; in train mode, on the default device.
 
-    The size is asked for by timm's `img_size`; where a model takes none it is built plainly; and where that fails too,
-    the model resizes its input to its own size inside. Each way is tried by one pass over zeros. Initial weights are
-    those of `timm.create_model` from the same random state, whichever way it takes.
+    A timm model's size is asked for by timm's `img_size`; where a model takes none it is built plainly; and where that
+    fails too, it resizes its input to its own size inside. Each way is tried by one pass over zeros. Initial weights
+    are those of `timm.create_model` from the same random state, whichever way it takes.
 
     Args:
-        name: as in `timm.list_models()`, with or without a tag of pretrained weights.
+        name: as in `timm.list_models()`, with or without a tag of pretrained weights, or `package.module:factory`, see
+            `build_foreign`.
         num_classes: logits.
         img_size: pixels, the side.
         source: "scratch", "pretrained" (timm's weights, from the Hugging Face hub or its cache) or "checkpoint".
         weights: the checkpoint's path.
-        kwargs: further arguments of `timm.create_model`.
+        kwargs: further arguments of `timm.create_model`, or of the factory.
         drop: dropout rate.
         drop_path: stochastic depth rate.
+        taps: as for `stages_of`; names of modules are tapped where the model is not timm's.
         field: the name in error messages, "student" or "teacher".
 
     Raises:
         InputError: an unknown or headless model, arguments or a size it cannot take, weights out of reach or misfit.
     """
+    if is_import_path(name):
+        if source == "pretrained":
+            raise InputError(
+                f"{field}_source=pretrained: only timm's models have known weights; give {field}_weights=PATH with "
+                f"{field}_source=checkpoint, or have the factory of {name} load its own by {field}_kwargs"
+            )
+        named = taps if isinstance(taps, list) and all(isinstance(tap, str) for tap in taps) else None
+        options = {"kwargs": kwargs or {}, "drop": drop, "drop_path": drop_path, "field": field, "modules": named}
+        model = build_foreign(name, num_classes=num_classes, img_size=img_size, **options)
+        if source == "checkpoint":
+            load_weights(model, weights, field)
+        return model
     _check_name(name, field)
     arguments = dict(kwargs or {})
     _check_kwargs(arguments, field)
@@ -90,23 +108,18 @@ def build_model(
     return model
 
 
-def probe(model: nn.Module, img_size: int) -> tuple[Tensor, list[Tensor]]:
-    """Logits and all features, [B, C, H, W], of two black images in eval mode.
+def pooled_embedding(model: nn.Module, final: Any) -> Tensor:
+    """What the classifier sees of each image: the pooled feature behind the last norm, before the last layer.
 
-    Leaves batch statistics, train mode and the random state as they were.
+    Args:
+        model: as `build_model` gives it.
+        final: the first of what its `forward_intermediates` gives; also with its gradient.
+
+    Returns:
+        [B, D]; D is timm's `head_hidden_size` where a model has it, else `num_features`. In training it has passed the
+        head's dropout.
     """
-    device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            final, features = model.forward_intermediates(torch.zeros(2, 3, img_size, img_size, device=device))
-            return model.forward_head(final), features
-    finally:
-        # LeViT and its like cache attention biases in eval mode, and only a call of train() drops them
-        model.train()
-        for module, mode in modes:
-            module.training = mode
+    return model.forward_head(final, pre_logits=True)
 
 
 def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

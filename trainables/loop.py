@@ -38,6 +38,7 @@ def build_student(config: TrialConfig, num_classes: int) -> Student:
         kwargs=config.student_kwargs,
         drop=config.drop,
         drop_path=config.drop_path,
+        taps=config.taps,
         field="student",
     )
     taught = config.distiller == "ofa" and config.ofa_loss_weight > 0
