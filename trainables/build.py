@@ -131,11 +131,14 @@ def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 def family(model: nn.Module) -> str:
     """Which of the paper's recipes suits a student: "cnn" (SGD) or "token" (AdamW).
 
-    "cnn" has batch norm over images and most of its parameters in convolutions.
+    "cnn" has batch norm over images, most of its parameters in convolutions, and some of these mix neighbouring places
+    without a stride: an MLP written in 1x1 convolutions between strided patch embeddings (Hire-MLP) has not.
     """
     normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    convolutions = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Conv2d))
-    return "cnn" if normed and 2 * convolutions > sum(weight.numel() for weight in model.parameters()) else "token"
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    mixing = any(max(layer.kernel_size) > 1 and max(layer.stride) == 1 for layer in convolutions)
+    mostly = 2 * sum(layer.weight.numel() for layer in convolutions) > sum(w.numel() for w in model.parameters())
+    return "cnn" if normed and mixing and mostly else "token"
 
 
 def near_names(name: str) -> list[str]:

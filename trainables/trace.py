@@ -106,9 +106,7 @@ class Trace:
             raise InputError(problems)
         in_order = [name for name in self.outputs if name in modules]
         if in_order != modules:
-            raise InputError(
-                f"taps={modules}: they run in the order {','.join(in_order)}; name each once, in this order"
-            )
+            raise InputError(f"taps={','.join(modules)}: name each once, as they run: taps={','.join(in_order)}")
         return [self.outputs[name] for name in modules]
 
 
@@ -155,6 +153,7 @@ class _Recorder:
     def __init__(self, num_classes: int, img_size: int):
         self.num_classes, self.img_size = num_classes, img_size
         self.outputs: dict[str, Output] = {}
+        self.sides_taken: dict[str, int | None] = {}
         self.before_classifier: list[Output] | None = None
         self.classifier: str | None = None
         self.width: int | None = None
@@ -166,6 +165,7 @@ class _Recorder:
         given, grid = self._grid(args), self._grid(output)
         taken = given[1] if given else None
         weights = sum(weight.numel() for weight in module.parameters())
+        self.sides_taken[name] = taken
         self.outputs.pop(name, None)
         if grid:
             if taken and taken > grid[1] == 1 and weights and not any(module.children()):
@@ -180,6 +180,10 @@ class _Recorder:
         """What was seen, after the pass."""
         before = list(self.outputs.values()) if self.before_classifier is None else self.before_classifier
         before = [output for output in before if output.side > 1 or not self.pooled]
+        if self.classifier:  # a head's norm of the pooled map is no stage
+            around = itertools.accumulate(self.classifier.split(".")[:-1], lambda outer, inner: f"{outer}.{inner}")
+            heads = tuple(f"{name}." for name in around if self.sides_taken[name] == 1)
+            before = [output for output in before if not output.module.startswith(heads)]
         return Trace(logits, self.outputs, before, self.classifier, self.width)
 
     def _grid(self, output: Any) -> tuple[int, int, Layout] | None:
