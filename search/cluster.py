@@ -21,14 +21,15 @@ def start_ray(settings) -> None:
         return
 
     root = str(Path(__file__).resolve().parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    paths = [root, os.environ.get("PYTHONPATH"), os.getcwd()]  # the last for models of the user's own, last as here
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow and the ledger remember
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study's own handler knows more
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a proxy that waits for an epoch is no dead one
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # how soon a dead worker is seen
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if settings.address:
-        environment = {"env_vars": {"PYTHONPATH": root}}
+        environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
         _somebody_listens(settings.address)
         try:
             ray.init(address=settings.address, runtime_env=environment, **quiet)

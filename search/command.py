@@ -36,6 +36,8 @@ def run_command(arguments, argv: list[str]) -> int:
     """
     flags = {flag: getattr(arguments, flag) for flag in FLAGS if getattr(arguments, flag) is not None}
     sets, space, resume = list(arguments.set), arguments.space, arguments.resume
+    if os.getcwd() not in sys.path:  # models of the user's own, as student=mymodel:make; last, so that it hides nothing
+        sys.path.append(os.getcwd())
     if resume:
         flags, sets = as_before(flags, sets)
     study = load_space(space)

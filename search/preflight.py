@@ -163,6 +163,7 @@ def _build(settings: Settings, role: str, num_classes: int, dry_run: bool, named
         weights=getattr(settings, f"{role}_weights"),
         kwargs=getattr(settings, f"{role}_kwargs"),
         field=role,
+        taps=settings.taps if role == "student" else "ofakd",
     )
     try:
         if role == "teacher" and settings.teacher_source == "pretrained":

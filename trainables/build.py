@@ -1,24 +1,9 @@
 """timm models as students and teachers: built for an image size and a class count, with checked weights."""
-# ruff: noqa: E402 - huggingface_hub, which timm imports, reads its time-outs when it is imported
 
-import contextlib
 import difflib
-import os
 import re
-import sys
-import urllib.error
-import urllib.request
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-HUB_TIMEOUT = 5  # seconds
-os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(HUB_TIMEOUT))
-os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT))
-
-import huggingface_hub.constants as hub
-import safetensors.torch
 import timm
 import torch
 import torch.nn as nn
@@ -27,7 +12,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 import trainables.models  # noqa: F401 - registers our own with timm
-from trainables.errors import InputError
+from trainables.config import Taps
+from trainables.errors import InputError, one_line
+from trainables.foreign import build_foreign, is_import_path
+from trainables.trace import probe
+from trainables.weights import load_weights, pretrained
 
 # timm's arguments that fields of their own set; `features_only` builds another kind of model
 RESERVED = {
@@ -39,7 +28,6 @@ RESERVED = {
     "checkpoint_path": "{field}_weights",
     "features_only": "the way features are tapped",
 }
-WRAPPERS = ("state_dict_ema", "state_dict", "model")  # keys under which training scripts keep the weights
 
 
 def build_model(
@@ -52,28 +40,43 @@ def build_model(
     kwargs: dict[str, Any] | None = None,
     drop: float | None = None,
     drop_path: float | None = None,
+    taps: Taps = "ofakd",
     field: str = "student",
 ) -> nn.Module:
-    """Any timm model that classifies, for square images of any size; in train mode, on the default device.
+    """Any model that classifies, timm's or not, for square images of any size; in train mode, on the default device.
 
-    The size is asked for by timm's `img_size`; where a model takes none it is built plainly; and where that fails too,
-    the model resizes its input to its own size inside. Each way is tried by one pass over zeros. Initial weights are
-    those of `timm.create_model` from the same random state, whichever way it takes.
+    A timm model's size is asked for by timm's `img_size`; where a model takes none it is built plainly; and where that
+    fails too, it resizes its input to its own size inside. Each way is tried by one pass over zeros. Initial weights
+    are those of `timm.create_model` from the same random state, whichever way it takes.
 
     Args:
-        name: as in `timm.list_models()`, with or without a tag of pretrained weights.
+        name: as in `timm.list_models()`, with or without a tag of pretrained weights, or `package.module:factory`, see
+            `build_foreign`.
         num_classes: logits.
         img_size: pixels, the side.
         source: "scratch", "pretrained" (timm's weights, from the Hugging Face hub or its cache) or "checkpoint".
         weights: the checkpoint's path.
-        kwargs: further arguments of `timm.create_model`.
+        kwargs: further arguments of `timm.create_model`, or of the factory.
         drop: dropout rate.
         drop_path: stochastic depth rate.
+        taps: as for `stages_of`; names of modules are tapped where the model is not timm's.
         field: the name in error messages, "student" or "teacher".
 
     Raises:
         InputError: an unknown or headless model, arguments or a size it cannot take, weights out of reach or misfit.
     """
+    if is_import_path(name):
+        if source == "pretrained":
+            raise InputError(
+                f"{field}_source=pretrained: only timm's models have known weights; give {field}_weights=PATH with "
+                f"{field}_source=checkpoint, or have the factory of {name} load its own by {field}_kwargs"
+            )
+        named = taps if isinstance(taps, list) and all(isinstance(tap, str) for tap in taps) else None
+        options = {"kwargs": kwargs or {}, "drop": drop, "drop_path": drop_path, "field": field, "modules": named}
+        model = build_foreign(name, num_classes=num_classes, img_size=img_size, **options)
+        if source == "checkpoint":
+            load_weights(model, weights, field)
+        return model
     _check_name(name, field)
     arguments = dict(kwargs or {})
     _check_kwargs(arguments, field)
@@ -93,79 +96,30 @@ def build_model(
         except InputError:
             raise
         except Exception as error:  # a model may fail at a size in any way it likes
-            reason = _line(error)
+            reason = one_line(error)
     else:
         if kwargs and not built:
             raise InputError(f"{field}_kwargs={kwargs}: {name} cannot be built so ({reason}); change or drop them")
         raise InputError(f"img_size={img_size}: {field} {name} cannot take it ({reason}); try another size or model")
     if source == "pretrained":
-        model = _pretrained(name, way, resized, field)
+        model = pretrained(name, lambda: _create(name, way, resized, field, pretrained=True), field)
     elif source == "checkpoint":
         load_weights(model, weights, field)
     return model
 
 
-@contextlib.contextmanager
-def judging(model: nn.Module) -> Iterator[torch.device]:
-    """Eval mode without gradients; batch statistics, train mode and the random state are as they were afterwards.
+def pooled_embedding(model: nn.Module, final: Any) -> Tensor:
+    """What the classifier sees of each image: the pooled feature behind the last norm, before the last layer.
 
-    Yields:
-        The model's device.
+    Args:
+        model: as `build_model` gives it.
+        final: the first of what its `forward_intermediates` gives; also with its gradient.
+
+    Returns:
+        [B, D]; D is timm's `head_hidden_size` where a model has it, else `num_features`. In training it has passed the
+        head's dropout.
     """
-    device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield device
-    finally:
-        # LeViT and its like cache attention biases in eval mode, and only a call of train() drops them
-        model.train()
-        for module, mode in modes:
-            module.training = mode
-
-
-def probe(model: nn.Module, img_size: int) -> tuple[Tensor, list[Tensor]]:
-    """Logits and all features, [B, C, H, W], of two black images, as `judging`."""
-    with judging(model) as device:
-        final, features = model.forward_intermediates(torch.zeros(2, 3, img_size, img_size, device=device))
-        return model.forward_head(final), features
-
-
-def pooled_embedding(model: nn.Module, final: Tensor) -> Tensor:
-    """The pooled feature before the classifier, [B, D], from what `forward_intermediates` gave as final."""
-    return model.forward_head(final, pre_logits=True).flatten(1)
-
-
-def load_weights(model: nn.Module, path: str | Path, field: str) -> None:
-    """Loads a checkpoint that fits the model exactly.
-
-    Takes .safetensors and torch files of tensors (nothing else is unpickled), bare or as training scripts wrap them,
-    averaged weights first. Names of older timm versions are translated by timm's own filter of the model.
-
-    Raises:
-        InputError: the file is missing, unreadable, of another architecture or of another number of classes. The
-            message names `field` ("student" or "teacher").
-    """
-    where = f"{field}_weights={path}"
-    state, own = _read(Path(path), where), model.state_dict()
-    if state.keys() != own.keys():
-        state = _renamed(state, model)
-    differing = [key for key in own if key in state and state[key].shape != own[key].shape]
-    heads = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-    if differing and state.keys() == own.keys() and heads and all(key.startswith(heads) for key in differing):
-        key = differing[0]
-        classes = f"its classifier has {len(state[key])} classes and the data has {len(own[key])}"
-        raise InputError(f"{where}: {classes}; give a checkpoint fitted to this data")
-    problems = [f"{key} is {list(state[key].shape)} and should be {list(own[key].shape)}" for key in differing]
-    problems += [f"{key} is missing" for key in own if key not in state]
-    problems += [f"{key} is unknown" for key in state if key not in own]
-    if problems:
-        shown = ", ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
-        name = model.pretrained_cfg.get("architecture")
-        raise InputError(f"{where}: does not fit {field} {name}: {shown}; give its own checkpoint, or change {field}")
-    model.load_state_dict(state)
+    return model.forward_head(final, pre_logits=True)
 
 
 def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -177,11 +131,14 @@ def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 def family(model: nn.Module) -> str:
     """Which of the paper's recipes suits a student: "cnn" (SGD) or "token" (AdamW).
 
-    "cnn" has batch norm over images and most of its parameters in convolutions.
+    "cnn" has batch norm over images, most of its parameters in convolutions, and some of these mix neighbouring places
+    without a stride: an MLP written in 1x1 convolutions between strided patch embeddings (Hire-MLP) has not.
     """
     normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    convolutions = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Conv2d))
-    return "cnn" if normed and 2 * convolutions > sum(weight.numel() for weight in model.parameters()) else "token"
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    mixing = any(max(layer.kernel_size) > 1 and max(layer.stride) == 1 for layer in convolutions)
+    mostly = 2 * sum(layer.weight.numel() for layer in convolutions) > sum(w.numel() for w in model.parameters())
+    return "cnn" if normed and mixing and mostly else "token"
 
 
 def near_names(name: str) -> list[str]:
@@ -249,65 +206,3 @@ def _create(name: str, arguments: dict[str, Any], resized: bool, field: str, pre
         model.__class__ = type(f"Resizing{cls.__name__}", (_Resizing, cls), {"__module__": cls.__module__})
         model.own_size = tuple(model.pretrained_cfg["input_size"][1:])
     return model
-
-
-def _pretrained(name: str, arguments: dict[str, Any], resized: bool, field: str) -> nn.Module:
-    other = "scratch" if field == "student" else "fit"
-    fix = f"give {field}_weights=PATH with {field}_source=checkpoint, or {field}_source={other}"
-    if not timm.get_pretrained_cfg(name).has_weights:
-        raise InputError(f"{field}={name}: timm has no pretrained weights for it; {fix}")
-    try:
-        with _hub_offline_if_unreachable():
-            return _create(name, arguments, resized, field, pretrained=True)
-    except Exception as error:  # network, disk, cache, a file that does not fit: none may end in random weights
-        raise InputError(f"{field}={name}: its pretrained weights cannot be had ({_line(error)}); {fix}") from error
-
-
-@contextlib.contextmanager
-def _hub_offline_if_unreachable() -> Iterator[None]:
-    """Without a network the hub's client would retry for most of a minute before it looks into its cache."""
-    before = hub.HF_HUB_OFFLINE
-    try:
-        urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        pass  # an answer, so it is there
-    except OSError:
-        hub.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        hub.HF_HUB_OFFLINE = before
-
-
-def _read(path: Path, where: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"{where}: no such file; give a checkpoint's path")
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format, and each way to be broken, has its own exception
-        raise InputError(f"{where}: unreadable ({_line(error)}); give .safetensors or a torch state_dict") from error
-    for key in WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{where}: holds no state_dict; save model.state_dict()")
-    # DistributedDataParallel and torch.compile put these before the names
-    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in state.items()}
-
-
-def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state under today's names, where timm's filter only renames: a resampled tensor would hide a misfit."""
-    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, _: state)
-    try:
-        renamed = translate(dict(state), model)
-    except Exception:  # filters trip over other architectures; the caller then reports what differs
-        return state
-    shapes = (Counter(tuple(value.shape) for value in tensors.values()) for tensors in (renamed, state))
-    return state if next(shapes) - next(shapes) else renamed
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -12,6 +12,7 @@ from trainables.distillers import COMMON, DISTILLERS, distillers_of
 from trainables.fields import Strict
 
 Source = Literal["scratch", "pretrained", "checkpoint"]
+Taps = Literal["ofakd", "even"] | list[int] | list[str]
 
 
 class DataFields(Strict):
@@ -30,13 +31,13 @@ class DataFields(Strict):
 class TeacherFields(Strict):
     """The frozen model that is imitated."""
 
-    teacher: str
+    teacher: str  # timm's name, or package.module:factory
     teacher_source: Literal["fit", "pretrained", "checkpoint"] = "pretrained"
     teacher_weights: str | None = None  # the checkpoint's path
     teacher_fit_from: Literal["auto", "pretrained", "scratch"] = (
         "auto"  # where `fit` starts; auto: pretrained if at hand
     )
-    teacher_kwargs: dict[str, Any] = {}  # further arguments of timm.create_model
+    teacher_kwargs: dict[str, Any] = {}  # further arguments of timm.create_model or the factory
 
     @model_validator(mode="after")
     def _weights_belong_to_a_checkpoint(self):
@@ -48,11 +49,19 @@ class TeacherFields(Strict):
 class StudentFields(Strict):
     """The trained model and where its features are tapped."""
 
-    student: str
+    student: str  # timm's name, or package.module:factory
     student_source: Source = "scratch"
     student_weights: str | None = None  # the checkpoint's path
-    student_kwargs: dict[str, Any] = {}  # further arguments of timm.create_model
-    taps: Literal["ofakd", "even"] | list[int] = "ofakd"  # which of timm's features are stages 1 to 4
+    student_kwargs: dict[str, Any] = {}  # further arguments of timm.create_model or the factory
+    taps: Taps = "ofakd"  # which features are stages 1 to 4: by rule, or timm's indices, or modules' names
+
+    @field_validator("taps", mode="before")
+    @classmethod
+    def _taps_are_a_rule_or_of_one_kind(cls, taps):
+        listed = isinstance(taps, list) and {type(tap) for tap in taps} in (set(), {int}, {str})
+        if not listed and taps not in ("ofakd", "even"):
+            raise ValueError("must be ofakd, even, or a list of indices or of modules' names, as [layer1]")
+        return taps
 
     @model_validator(mode="after")
     def _weights_belong_to_a_checkpoint(self):

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.build import judging
 from trainables.distillation import Taught
+from trainables.trace import dry_run
 
 
 def costs(taught: Taught, img_size: int) -> dict[str, float]:
@@ -17,7 +17,7 @@ def costs(taught: Taught, img_size: int) -> dict[str, float]:
     """
     student = taught.student
     image = torch.zeros(1, 3, img_size, img_size)
-    with judging(student) as device:
+    with dry_run(student) as device:
         student_flops = _flops(student.model, image.to(device))
         branch_flops = sum(
             _flops(projector, torch.zeros(1, *student.feature_shapes[int(stage)], device=device))

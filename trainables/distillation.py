@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
-from trainables.build import judging
 from trainables.config import TrialConfig
 from trainables.distillers import distillers_of
 from trainables.distillers.base import (
@@ -25,6 +24,7 @@ from trainables.losses.crd import Contrast
 from trainables.losses.temperature import CurriculumTemperature
 from trainables.student import Student
 from trainables.teacher import Teacher
+from trainables.trace import dry_run
 
 
 class Taught(nn.Module):
@@ -109,9 +109,9 @@ def make_taught(
     """
     needs, ours, theirs = needs_of(config), None, None
     if needs & {STUDENT_EMBEDDING, STUDENT_FEATURES}:
-        with judging(student) as device:
+        with dry_run(student) as device:
             ours = student(torch.zeros(2, 3, config.img_size, config.img_size, device=device))
-        with judging(teacher.model) as device:
+        with dry_run(teacher.model) as device:
             theirs = teacher(torch.zeros(2, 3, config.img_size, config.img_size, device=device))
         if STUDENT_FEATURES in needs and not set(ours.features) & set(theirs.features):
             raise InputError(

@@ -18,3 +18,8 @@ class InputError(ValueError):
 
 class StudyError(RuntimeError):
     """The study itself could not go on; the message is one line."""
+
+
+def one_line(error: Exception, limit: int = 300) -> str:
+    """An exception's kind and message in one line, cut after so many characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:limit]}"

@@ -39,6 +39,7 @@ def build_student(config: TrialConfig, num_classes: int) -> Student:
         kwargs=config.student_kwargs,
         drop=config.drop,
         drop_path=config.drop_path,
+        taps=config.taps,
         field="student",
     )
     return Student(model, num_classes, config.img_size, config.stages, config.taps, config.projector, needs_of(config))

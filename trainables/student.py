@@ -1,5 +1,6 @@
 """A student with its projectors: logits, the stages' logits and what else a distiller looks at, in one pass."""
 
+import difflib
 import math
 from collections.abc import Collection
 from typing import Literal
@@ -7,41 +8,61 @@ from typing import Literal
 import torch.nn as nn
 from torch import Tensor
 
-from trainables.build import pooled_embedding, probe
+from trainables.build import pooled_embedding
+from trainables.config import Taps
 from trainables.distillers.base import STAGE_LOGITS, STUDENT_EMBEDDING, STUDENT_FEATURES, StudentOutput
 from trainables.errors import InputError
 from trainables.projectors import ConvProjector, PooledProjector, TokenProjector
+from trainables.trace import PYRAMID, probe
 
 MAX_STAGES = 4
-Taps = Literal["ofakd", "even"] | list[int]
 
 
 def stages_of(model: nn.Module, taps: Taps = "ofakd") -> list[int]:
-    """Which of a timm model's features (indices into `feature_info`) are stages 1, 2, ...: four, or all it has.
+    """Which of a model's features (indices into `feature_info`) are stages 1, 2, ...: four, or all it has.
 
     "ofakd" gives the official implementation's taps by rule instead of by table: the last feature of each of the
     deepest four resolutions, and of n blocks of one resolution the second, the fourth, the third from the end and the
     last. "even" spaces four taps evenly, the last one included.
 
     Args:
-        model: a timm model.
-        taps: a rule's name, or one to four ascending indices themselves.
+        model: as `build_model` gives it.
+        taps: a rule's name, or one to four ascending indices themselves, or the names of as many modules, as
+            `feature_info` has them.
 
     Raises:
-        InputError: indices that the model has not, or too many of them, or out of order.
+        InputError: indices or names that the model has not, or too many of them, or out of order.
     """
     count = len(model.feature_info)
+    if isinstance(taps, list) and any(isinstance(tap, str) for tap in taps):
+        taps = _indices(model, taps)
     if isinstance(taps, list):
         if not 1 <= len(taps) <= MAX_STAGES or sorted(set(taps)) != taps or taps[0] < 0 or taps[-1] >= count:
             raise InputError(f"taps={taps}: give one to four ascending features of 0 to {count - 1}, or ofakd, or even")
         return taps
     last = {info["reduction"]: index for index, info in enumerate(model.feature_info)}
-    if taps == "ofakd" and len(last) >= 3:
+    if taps == "ofakd" and len(last) >= PYRAMID:
         return sorted(last[reduction] for reduction in sorted(last)[-MAX_STAGES:])
     if taps == "ofakd" and count >= 8:
         return [1, 3, count - 3, count - 1]
     taken = min(count, MAX_STAGES)
     return [math.ceil((i + 1) * count / taken) - 1 for i in range(taken)]
+
+
+def _indices(model: nn.Module, modules: list[str]) -> list[int]:
+    known, name = [info["module"] for info in model.feature_info], model.pretrained_cfg.get("architecture")
+    problems = []
+    for module in modules:
+        if module not in known:
+            near = difflib.get_close_matches(module, known) or known
+            problems.append(f"taps: {name} has no feature '{module}'; there are {', '.join(near)}")
+    if problems:
+        raise InputError(problems)
+    indices = [known.index(module) for module in modules]
+    if sorted(set(indices)) != indices or len(indices) > MAX_STAGES:
+        in_order = ",".join(known[index] for index in sorted(set(indices)))
+        raise InputError(f"taps={','.join(modules)}: give one to four, each once, as they run: {in_order}")
+    return indices
 
 
 def available_stages(model: nn.Module, taps: Taps = "ofakd") -> list[int]:
@@ -56,12 +77,13 @@ class Student(nn.Module):
     projectors there are.
 
     Args:
-        model: a timm model, as `build_model` gives it.
+        model: as `build_model` gives it.
         num_classes: logits.
         img_size: pixels, the side.
         stages: which stages are tapped, of `available_stages`; empty for none.
         taps: as for `stages_of`.
-        projector: "conv", "token", "pooled", or "auto": token where all features have one resolution, conv elsewhere.
+        projector: "conv", "token", "pooled", or "auto": conv for a pyramid of three or more resolutions, else token, as
+            the official implementation has it.
         needs: what `forward` gives besides logits: `STAGE_LOGITS` (projectors are built for these alone),
             `STUDENT_FEATURES`, `STUDENT_EMBEDDING`.
 
@@ -105,7 +127,7 @@ class Student(nn.Module):
         if STAGE_LOGITS not in self.needs:
             return
         if projector == "auto":
-            projector = "token" if len({feature.shape[2:] for feature in features}) == 1 else "conv"
+            projector = "conv" if len({feature.shape[2:] for feature in features}) >= PYRAMID else "token"
         for stage, (channels, *grid) in self.feature_shapes.items():
             if projector == "token":
                 branch = TokenProjector(channels, tuple(grid), stage, num_classes, model.num_features)

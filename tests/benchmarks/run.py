@@ -13,7 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
-BENCHMARKS = {"testbed": "the embedded pair: what the teacher is worth, and what the configuration decides"}
+BENCHMARKS = {
+    "testbed": "the embedded pair: what the teacher is worth, and what the configuration decides",
+    "registry": "every classifier of timm's as student and as teacher",
+    "taps": "what tapping the features costs in a student's forward, over ten families",
+}
 
 
 def main() -> int:
@@ -26,7 +30,7 @@ def main() -> int:
     arguments = parser.parse_args()
     figures = importlib.import_module(f"tests.benchmarks.{arguments.name}").measure()
     for key, number in figures.items():
-        print(f"{key:<28} {number:10.2f}")
+        print(f"{key:<28} {number:10.4g}")
     if arguments.json:
         import torch
 

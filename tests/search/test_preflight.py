@@ -7,7 +7,7 @@ from search.preflight import preflight
 from search.recipes import RECIPES, family_recipe
 from search.study import Scale, Study
 from tests.conftest import TINY
-from trainables import build
+from trainables import weights
 from trainables.errors import InputError
 
 FIELDS = {key: value for key, value in TINY.items() if key not in ("stages", "eps", "lr", "batch_size", "hflip")}
@@ -34,8 +34,8 @@ def refused(*sets, **fields) -> list[str]:
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
     """A hub that does not answer and an empty cache."""
-    monkeypatch.setattr(build.hub, "ENDPOINT", "http://localhost:9")
-    monkeypatch.setattr(build.hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(weights.hub, "ENDPOINT", "http://localhost:9")
+    monkeypatch.setattr(weights.hub, "HF_HUB_CACHE", str(tmp_path))
 
 
 def test_the_plan_knows_the_data_and_the_models():

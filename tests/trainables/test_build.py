@@ -5,9 +5,10 @@ import safetensors.torch
 import timm
 import torch
 
-from trainables import build
-from trainables.build import build_model, family, load_weights, near_names, normalization
+from trainables import weights
+from trainables.build import build_model, family, near_names, normalization
 from trainables.errors import InputError
+from trainables.weights import load_weights
 
 
 def refusal(*args, **kwargs):
@@ -182,11 +183,11 @@ class TestCheckpoints:
 
 
 def test_pretrained_weights_out_of_reach_are_an_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(build.hub, "ENDPOINT", "http://localhost:9")
-    monkeypatch.setattr(build.hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(weights.hub, "ENDPOINT", "http://localhost:9")
+    monkeypatch.setattr(weights.hub, "HF_HUB_CACHE", str(tmp_path))
     message = refusal("test_vit", source="pretrained", field="teacher")
     assert "teacher_weights=PATH" in message and "teacher_source=fit" in message
-    assert build.hub.HF_HUB_OFFLINE is False
+    assert weights.hub.HF_HUB_OFFLINE is False
     assert "no pretrained weights" in refusal("botnet50ts_256", source="pretrained", img_size=256)
 
 

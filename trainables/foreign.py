@@ -1,0 +1,137 @@
+"""Models that are not timm's: built by a factory given as an import path, `package.module:factory`."""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn as nn
+from torch import Tensor
+
+from trainables.errors import InputError, one_line
+from trainables.tapped import Tapped, make_tapped
+from trainables.trace import probe
+
+PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+SETTERS = {"img_size": "img_size", "drop_rate": "drop", "drop_path_rate": "drop_path"}  # timm's arguments, our fields
+INTERFACE = ("forward_intermediates", "forward_head", "feature_info", "num_features", "pretrained_cfg")  # timm's
+
+
+def is_import_path(name: str) -> bool:
+    """Whether a model's name is meant as an import path."""
+    return ":" in name
+
+
+def build_foreign(
+    name: str,
+    *,
+    num_classes: int,
+    img_size: int,
+    kwargs: dict[str, Any],
+    drop: float | None,
+    drop_path: float | None,
+    field: str,
+    modules: list[str] | None,
+) -> nn.Module:
+    """Calls the factory as `factory(num_classes=..., **kwargs)` and makes what it gives speak timm's interface.
+
+    `img_size`, `drop_rate` and `drop_path_rate` are given to factories that have arguments of these names. A model that
+    speaks timm's interface already is taken as it is; others are tapped by hooks, see `make_tapped`.
+
+    Args:
+        name: `package.module:factory`; the factory gives an `nn.Module`, [B, 3, S, S] to [B, num_classes].
+        modules: the features' modules by name, None for a choice by rule.
+        num_classes, img_size, kwargs, drop, drop_path, field: as for `build_model`.
+
+    Raises:
+        InputError: the factory cannot be imported or called so, or its model does not fit the data or the size.
+    """
+    factory = _factory(name, field)
+    arguments = _arguments(factory, name, num_classes, img_size, kwargs, drop, drop_path, field)
+    try:
+        model = factory(**arguments)
+    except Exception as error:  # the user's code
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise InputError(
+            f"{field}={name}: called with {given} it fails ({one_line(error)}); change {field}_kwargs"
+        ) from error
+    _check_kind(model, name, field)
+    try:
+        if all(hasattr(model, part) for part in INTERFACE):
+            logits, _ = probe(model, img_size)
+        else:
+            logits = make_tapped(model, name, num_classes, img_size, modules)
+    except InputError:
+        raise
+    except Exception as error:  # a model may fail at a size in any way it likes
+        raise InputError(
+            f"img_size={img_size}: {field} {name} cannot take it ({one_line(error)}); try another size, or give its "
+            f"factory's own argument for it in {field}_kwargs"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        what = f"of shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise InputError(
+            f"{field}={name}: for 2 images its output is {what} and should be [2, {num_classes}], the logits; its "
+            "factory must heed num_classes"
+        )
+    return model
+
+
+def _factory(name: str, field: str) -> Callable[..., nn.Module]:
+    if not PATH.fullmatch(name):
+        raise InputError(f"{field}={name}: a model that is not timm's is given as package.module:factory")
+    path, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(path)
+    except (Exception, SystemExit) as error:  # the user's code
+        raise InputError(
+            f"{field}={name}: {path} cannot be imported ({one_line(error)}); it must be installed, in the current "
+            "folder or on PYTHONPATH"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        callables = [key for key, value in vars(module).items() if callable(value)]
+        near = difflib.get_close_matches(attribute, callables)
+        fix = f"did you mean {', '.join(near)}?" if near else "give a function or class of it"
+        raise InputError(f"{field}={name}: {path} has no callable '{attribute}'; {fix}")
+    return factory
+
+
+def _arguments(factory, name, num_classes, img_size, kwargs, drop, drop_path, field) -> dict[str, Any]:
+    """The call's arguments: what the factory names of timm's is set by the fields for it."""
+    own = {"img_size": img_size, "drop_rate": drop, "drop_path_rate": drop_path}
+    accepted, problems = _named_parameters(factory), []
+    for key, setter in {"num_classes": "the data", **SETTERS}.items():
+        if key in kwargs and (key == "num_classes" or key in accepted):
+            problems.append(f"{field}_kwargs: {key}={kwargs[key]!r} cannot be given here; {setter} sets it")
+    for key in ("drop_rate", "drop_path_rate"):
+        if own[key] and key not in accepted:
+            problems.append(
+                f"{SETTERS[key]}={own[key]!r}: the factory of {field} {name} has no argument {key}; leave it out, or "
+                f"give the factory's own argument in {field}_kwargs"
+            )
+    if problems:
+        raise InputError(problems)
+    given = {key: value for key, value in own.items() if key in accepted and value is not None}
+    return {"num_classes": num_classes, **given, **kwargs}
+
+
+def _named_parameters(factory: Callable) -> set[str]:
+    try:
+        return set(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):  # built without Python
+        return set()
+
+
+def _check_kind(model: Any, name: str, field: str) -> None:
+    problem = None
+    if not isinstance(model, nn.Module):
+        problem = f"gives a {type(model).__name__}; it must give a torch.nn.Module"
+    elif isinstance(model, Tapped):
+        problem = "gives the same model again; it must build a new one in each call"
+    elif next(model.parameters(), None) is None:
+        problem = "gives a model without parameters; there is nothing to train"
+    if problem:
+        raise InputError(f"{field}={name}: the factory {problem}")
