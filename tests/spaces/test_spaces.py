@@ -44,7 +44,9 @@ def settings(stem, scale, pair):
 
 
 def test_they_are_all_there_at_all_scales():
-    assert set(STUDIES) >= {*DIRECTIONS, "resnet34_to_resnet18", "beitv2_to_cyclemlp", "eps_ablation"}
+    assert set(STUDIES) >= {
+        *DIRECTIONS, "resnet34_to_resnet18", "beitv2_to_cyclemlp", "eps_ablation", "distiller_comparison",
+    }  # fmt: skip
     assert all(tuple(study.scales) == SCALES for study in STUDIES.values())
 
 
@@ -128,7 +130,7 @@ def test_a_larger_scale_passes_a_dry_run(stem, scale, pair, monkeypatch, capfd, 
     chosen = ["--set", f"pair={pair}"] if pair else []
     assert run.main(["--space", str(FILES[stem]), "--scale", scale, "--dry-run", *chosen]) == 0
     out = capfd.readouterr().out
-    assert (f"pair      {pair}" in out) == bool(pair)
+    assert (f"pair       {pair}" in out) == bool(pair)
     assert "a full trial" in out and "nothing was trained or written" in out
     assert list(Path().iterdir()) == []
 

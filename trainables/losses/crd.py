@@ -53,7 +53,8 @@ class Contrast(nn.Module):
         # No buffers: DistributedDataParallel would give rank 0's to all.
         self._classes = classes.clone()
         bound = 1 / math.sqrt(dim / 3)
-        self._bank = torch.empty(len(classes), 2 * dim).uniform_(-bound, bound)[rank::world_size].clone()
+        whole = torch.empty(len(classes), 2 * dim).uniform_(-bound, bound)  # on all workers alike
+        self._bank = whole[rank::world_size].clone() if world_size > 1 else whole
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, classes: Tensor, number: int) -> Tensor:
         """The loss of both directions, a scalar float32: -sum of eq. 18, the batch's mean.
