@@ -41,7 +41,7 @@ def measure() -> dict[str, float]:
             counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
             print(f"  {number}/{len(modules)} names: {counts}  ({time.monotonic() - begun:.0f} s)", flush=True)
     swept_s = time.monotonic() - begun
-    failed_steps = [module for module, (_, name) in sorted(smallest.items()) if not _steps(name)]
+    failed_steps = [module for module, (_, name) in sorted(smallest.items()) if not makes_a_step(name)]
     print(f"  {len(smallest)} modules made a step, {len(failed_steps)} failed", flush=True)
     return {
         **outcomes,
@@ -63,12 +63,12 @@ def _outcome(name: str) -> tuple[str, int]:
     try:
         try:
             with ShapesOnly():
-                return "covered", _try(name, timm.get_pretrained_cfg(name).input_size[-1], "meta")
+                return "covered", used_both_ways(name, timm.get_pretrained_cfg(name).input_size[-1], "meta")
         except (RuntimeError, NotImplementedError, InputError) as error:
             if "meta tensors" not in str(error):
                 raise
             print(f"  {name}: on real tensors", flush=True)
-            return "covered", _try(name, REAL_SIZE, "cpu")
+            return "covered", used_both_ways(name, REAL_SIZE, "cpu")
     except Exception as error:
         if isinstance(error, InputError) and "without a classifier" in str(error):
             print(f"  refused: {error}", flush=True)
@@ -77,7 +77,7 @@ def _outcome(name: str) -> tuple[str, int]:
         return "failed", 0
 
 
-def _try(name: str, size: int, device: str) -> int:
+def used_both_ways(name: str, size: int, device: str) -> int:
     """Uses a model as student and as teacher and checks all shapes; returns its number of parameters."""
     import torch
 
@@ -107,7 +107,7 @@ def _try(name: str, size: int, device: str) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def _steps(name: str) -> bool:
+def makes_a_step(name: str) -> bool:
     """Whether a model makes a real distillation step; prints why not."""
     import torch
 
