@@ -13,7 +13,8 @@ import gc
 import time
 import warnings
 
-SIZE, BATCH, CLASSES = 64, 4, 10  # of the real steps; a model that cannot take this size resizes inside
+CLASSES = 10
+BATCH, SIZES = 4, (64, 96, 112)  # of the real steps; a model that takes none of the sizes resizes to its own inside
 REAL_SIZE = 96  # of models that the meta device cannot run
 EVERY = 50  # names a progress line
 
@@ -117,10 +118,13 @@ def makes_a_step(name: str) -> bool:
 
     begun = time.monotonic()
     try:
-        torch.manual_seed(0)
-        model = build_model(name, num_classes=CLASSES, img_size=SIZE)
-        student = Student(model, CLASSES, SIZE, available_stages(model))
-        logits, stage_logits = student(torch.randn(BATCH, 3, SIZE, SIZE))[:2]
+        for size in SIZES:
+            torch.manual_seed(0)
+            model = build_model(name, num_classes=CLASSES, img_size=size)
+            if not hasattr(model, "own_size"):
+                break
+        student = Student(model, CLASSES, size, available_stages(model))
+        logits, stage_logits = student(torch.randn(BATCH, 3, size, size))[:2]
         target, teacher_logits = torch.arange(BATCH), torch.randn(BATCH, CLASSES)
         terms = [ofa_loss(each, teacher_logits, target, eps=1.2) for each in (logits, *stage_logits.values())]
         (torch.nn.functional.cross_entropy(logits, target) + sum(terms)).backward()
@@ -134,5 +138,5 @@ def makes_a_step(name: str) -> bool:
     finally:
         gc.collect()
     if time.monotonic() - begun > 5:
-        print(f"  step of {name}: {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"  step of {name} at {size} pixels: {time.monotonic() - begun:.0f} s", flush=True)
     return True
