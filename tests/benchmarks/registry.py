@@ -13,7 +13,8 @@ import gc
 import time
 import warnings
 
-SIZE, BATCH, CLASSES = 64, 4, 10  # of the real steps; a model that cannot take this size resizes inside
+CLASSES = 10
+BATCH, SIZES = 4, (64, 96, 112)  # of the real steps; a model that takes none of the sizes resizes to its own inside
 REAL_SIZE = 96  # of models that the meta device cannot run
 EVERY = 50  # names a progress line
 
@@ -41,7 +42,7 @@ def measure() -> dict[str, float]:
             counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
             print(f"  {number}/{len(modules)} names: {counts}  ({time.monotonic() - begun:.0f} s)", flush=True)
     swept_s = time.monotonic() - begun
-    failed_steps = [module for module, (_, name) in sorted(smallest.items()) if not _steps(name)]
+    failed_steps = [module for module, (_, name) in sorted(smallest.items()) if not makes_a_step(name)]
     print(f"  {len(smallest)} modules made a step, {len(failed_steps)} failed", flush=True)
     return {
         **outcomes,
@@ -63,12 +64,12 @@ def _outcome(name: str) -> tuple[str, int]:
     try:
         try:
             with ShapesOnly():
-                return "covered", _try(name, timm.get_pretrained_cfg(name).input_size[-1], "meta")
+                return "covered", used_both_ways(name, timm.get_pretrained_cfg(name).input_size[-1], "meta")
         except (RuntimeError, NotImplementedError, InputError) as error:
             if "meta tensors" not in str(error):
                 raise
             print(f"  {name}: on real tensors", flush=True)
-            return "covered", _try(name, REAL_SIZE, "cpu")
+            return "covered", used_both_ways(name, REAL_SIZE, "cpu")
     except Exception as error:
         if isinstance(error, InputError) and "without a classifier" in str(error):
             print(f"  refused: {error}", flush=True)
@@ -77,7 +78,7 @@ def _outcome(name: str) -> tuple[str, int]:
         return "failed", 0
 
 
-def _try(name: str, size: int, device: str) -> int:
+def used_both_ways(name: str, size: int, device: str) -> int:
     """Uses a model as student and as teacher and checks all shapes; returns its number of parameters."""
     import torch
 
@@ -107,7 +108,7 @@ def _try(name: str, size: int, device: str) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def _steps(name: str) -> bool:
+def makes_a_step(name: str) -> bool:
     """Whether a model makes a real distillation step; prints why not."""
     import torch
 
@@ -117,10 +118,13 @@ def _steps(name: str) -> bool:
 
     begun = time.monotonic()
     try:
-        torch.manual_seed(0)
-        model = build_model(name, num_classes=CLASSES, img_size=SIZE)
-        student = Student(model, CLASSES, SIZE, available_stages(model))
-        logits, stage_logits = student(torch.randn(BATCH, 3, SIZE, SIZE))[:2]
+        for size in SIZES:
+            torch.manual_seed(0)
+            model = build_model(name, num_classes=CLASSES, img_size=size)
+            if not hasattr(model, "own_size"):
+                break
+        student = Student(model, CLASSES, size, available_stages(model))
+        logits, stage_logits = student(torch.randn(BATCH, 3, size, size))[:2]
         target, teacher_logits = torch.arange(BATCH), torch.randn(BATCH, CLASSES)
         terms = [ofa_loss(each, teacher_logits, target, eps=1.2) for each in (logits, *stage_logits.values())]
         (torch.nn.functional.cross_entropy(logits, target) + sum(terms)).backward()
@@ -134,5 +138,5 @@ def _steps(name: str) -> bool:
     finally:
         gc.collect()
     if time.monotonic() - begun > 5:
-        print(f"  step of {name}: {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"  step of {name} at {size} pixels: {time.monotonic() - begun:.0f} s", flush=True)
     return True

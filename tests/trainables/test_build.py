@@ -208,6 +208,7 @@ def test_normalization():
         ("swin_tiny_patch4_window7_224", "token"),
         ("convnext_atto", "token"),
         ("levit_128s", "token"),
+        ("hire_mlp_tiny", "token"),  # batch norm and 1x1 convolutions, but an MLP
     ],
 )
 def test_family(name, expected):

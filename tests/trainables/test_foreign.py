@@ -190,8 +190,11 @@ class TestOwnModules:
             "        self.classes = nn.Parameter(torch.randn(num_classes, 8))\n"
             "    def forward(self, x):\n"
             "        return self.conv(x).mean((2, 3)) @ self.classes.T\n"
+            "    def no_weight_decay(self):\n"
+            "        return {'classes'}\n"
         )
         model = built(f"{name}:Net")
+        assert Student(model, 5, 32, []).no_weight_decay() == {"model.classes"}
         final, [feature] = model.forward_intermediates(torch.randn(2, 3, 32, 32))
         assert feature.shape == (2, 8, 8, 8) and model.forward_head(final).shape == (2, 5)
         with pytest.raises(InputError, match="has no embedding"):

@@ -27,6 +27,7 @@ FAMILIES = [
     ("gmlp_ti16_224", 32, {}, 4, TokenProjector),
     ("deit_tiny_patch16_224", 240, {"embed_dim": 24, "depth": 8}, 4, TokenProjector),  # a grid of 15, merged
     ("levit_128s", 64, {}, 3, ConvProjector),
+    ("vip_s7", 28, {"depths": (1, 1, 1, 1)}, 4, TokenProjector),  # two resolutions
     ("efficientvim_m1", 64, {}, 3, ConvProjector),  # its final feature is a list
     ("coat_lite_tiny", 64, {}, 4, ConvProjector),  # so is this one's
 ]
@@ -115,6 +116,7 @@ def test_building_leaves_the_model_as_it_was():
         ("test_vit", "ofakd", [1, 2, 4, 5]),
         ("levit_128s", "ofakd", [0, 1, 2]),
         ("levit_128s", "even", [0, 1, 2]),
+        ("resnet18", ["layer1", "layer4"], [1, 4]),
     ],
 )
 def test_taps(name, taps, expected):
@@ -128,6 +130,15 @@ def test_taps(name, taps, expected):
 def test_taps_that_are_not_there(taps):
     with pytest.raises(InputError, match=r"taps=.*0 to 5"):
         stages_of(timm.create_model("test_vit"), taps)
+
+
+def test_modules_that_are_not_there_or_out_of_order():
+    with torch.device("meta"):
+        model = timm.create_model("resnet18")
+    with pytest.raises(InputError, match=r"taps: resnet18 has no feature 'layer_1'; there are layer1"):
+        stages_of(model, ["layer_1", "layer2"])
+    with pytest.raises(InputError, match=r"taps=layer2,layer1: .*layer1,layer2"):
+        stages_of(model, ["layer2", "layer1"])
 
 
 def test_explicit_taps_and_a_forced_projector():
