@@ -144,6 +144,8 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
         written += BEST_RESULTS
         tracker.study_metric("best/val_top1", best.value, 0)
         tracker.study_tags({"best_trial": best.trial_id})
+    sentences = {"verdict": results.verdict(ledger, plan.holdout_images), "branches": comparisons.branches(ledger)}
+    tracker.study_tags({name: sentence for name, sentence in sentences.items() if sentence})
     for name in written:
         tracker.study_artifact(folder / name)
 

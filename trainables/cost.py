@@ -44,6 +44,11 @@ def parameters(module: nn.Module) -> int:
 
 
 def _flops(module: nn.Module, inputs: torch.Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        module(inputs)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into PyTorch's fused attention layers
+    try:
+        with FlopCounterMode(display=False) as counter:
+            module(inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops()
