@@ -14,6 +14,7 @@ from rich.text import Text
 
 from search.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
 from search.tracking_store import as_text
+from trainables.distillers import hyperparameters, taps_stages
 
 STATE_STYLES = {COMPLETE: "green", PRUNED: "yellow", FAILED: "red"}
 SHORT = {"eps": "eps", "temperature": "T", "stages": "stages"}
@@ -56,9 +57,23 @@ def name(record: TrialRecord) -> str:
 
 
 def settings(record: TrialRecord, names: dict[str, str], joint: str) -> str:
-    """The most telling settings on one line; a baseline's name says it all."""
+    """The most telling settings on one line, of those that the trial's distiller reads; a baseline's name says it all.
+
+    A distiller other than OFA is named, and what was searched of its own follows.
+    """
     if record.role == "baseline":
         return ""
+    config, distiller = record.config, record.config.get("distiller", "ofa")
+    read = hyperparameters(distiller) | ({"stages"} if taps_stages(distiller) else set())
+    if distiller != "ofa":
+        own = {field: field for field in (param.partition("@")[0] for param in record.params if "@" in param)}
+        names = {
+            "distiller": "distiller",
+            **{key: short for key, short in names.items() if key in read},
+            **own,
+            **names,
+        }
+        read |= {"distiller"}
 
     def number(value) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -67,7 +82,8 @@ def settings(record: TrialRecord, names: dict[str, str], joint: str) -> str:
         values = value if isinstance(value, list) else [value]
         return as_text([number(entry) for entry in values])
 
-    return " ".join(f"{short}{joint}{text(record.config[key])}" for key, short in names.items() if key in record.config)
+    shown = {short: config[key] for key, short in names.items() if key in config and key in read}
+    return " ".join(f"{short}{joint}{text(value)}" for short, value in shown.items())
 
 
 class View:

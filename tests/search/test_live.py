@@ -5,7 +5,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from search.ledger import TrialRecord
-from search.live import LiveView, PlainView, clock, make_view
+from search.live import LiveView, PlainView, clock, make_view, settings
 
 
 def make_record(trial_id, values=(), role="trial", error=None, epochs=20, **config):
@@ -116,3 +116,18 @@ def test_the_time_left_comes_from_finished_trials(monkeypatch):
 
 def test_clock():
     assert [clock(0.9), clock(83), clock(3723)] == ["00:00", "01:23", "1:02:03"]
+
+
+@pytest.mark.parametrize(
+    ("distiller", "text"),
+    [
+        ("ofa", "eps=1.23 temperature=2 stages=1,4"),
+        ("kd", "distiller=kd temperature=2"),
+        ("rsd", "distiller=rsd rsd_kappa=0.02"),
+        ("ofa+fitnet", "distiller=ofa+fitnet eps=1.23 temperature=2 stages=1,4"),
+    ],
+)
+def test_a_trials_settings_are_those_that_its_distiller_reads(distiller, text):
+    record = make_record("7", distiller=distiller, rsd_kappa=0.02)
+    record.params = {"rsd_kappa@rsd": 0.02} if distiller == "rsd" else {}
+    assert settings(record, PlainView.NAMES, "=") == text

@@ -8,9 +8,18 @@ import difflib
 from typing import Any
 
 from trainables.distillers import cc, crd, dist, dkd, fitnet, kd, none, ofa, rkd, rsd  # noqa: F401 - they register
-from trainables.distillers.base import COMMON, DISTILLERS, Distiller
+from trainables.distillers.base import COMMON, DISTILLERS, STAGE_LOGITS, STUDENT_FEATURES, Distiller
 
-__all__ = ["COMMON", "DISTILLERS", "Distiller", "defaults", "distillers_of", "hyperparameters", "suggest"]
+__all__ = [
+    "COMMON",
+    "DISTILLERS",
+    "Distiller",
+    "defaults",
+    "distillers_of",
+    "hyperparameters",
+    "suggest",
+    "taps_stages",
+]
 
 
 def distillers_of(name: str) -> list[Distiller]:
@@ -39,6 +48,11 @@ def distillers_of(name: str) -> list[Distiller]:
 def hyperparameters(name: str) -> set[str]:
     """The fields that trials with this distiller read, besides `stages`, `projector` and `gt_loss_weight`."""
     return set().union(*(distiller.hyperparameters() for distiller in distillers_of(name)))
+
+
+def taps_stages(name: str) -> bool:
+    """Whether trials with this distiller look at the student's stages, so that `stages` matters to them."""
+    return any(distiller.needs & {STAGE_LOGITS, STUDENT_FEATURES} for distiller in distillers_of(name))
 
 
 def defaults(name: str) -> dict[str, Any]:
