@@ -18,12 +18,15 @@ class CRDFields(Strict):
 
 @register
 class CRD(Distiller):
-    """An image's embedding must be nearer to the teacher's of the same image than to those of other classes."""
+    """An image's embedding must be nearer to the teacher's of the same image than to those of other classes.
+
+    Made for whole images: a mixed one has the place of one image in the bank, so that mixup and cutmix harm it.
+    """
 
     name = "crd"
     title = "contrastive representation distillation (Tian et al., ICLR 2020)"
     Fields = CRDFields
-    ranges = {"crd_loss_weight": Range(0.1, 2.0, log=True), "crd_temperature": Range(0.05, 0.2, log=True)}
+    ranges = {"crd_loss_weight": Range(0.02, 2.0, log=True), "crd_temperature": Range(0.05, 0.2, log=True)}
     weights = {"crd": "crd_loss_weight"}
     needs = frozenset({STUDENT_EMBEDDING, TEACHER_EMBEDDING})
 
