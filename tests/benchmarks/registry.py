@@ -43,7 +43,7 @@ def measure() -> dict[str, float]:
             print(f"  {number}/{len(modules)} names: {counts}  ({time.monotonic() - begun:.0f} s)", flush=True)
     swept_s = time.monotonic() - begun
     failed_steps = [module for module, (_, name) in sorted(smallest.items()) if not makes_a_step(name)]
-    print(f"  {len(smallest)} modules made a step, {len(failed_steps)} failed", flush=True)
+    print(f"  {len(smallest) - len(failed_steps)} modules made a step, {len(failed_steps)} failed", flush=True)
     return {
         **outcomes,
         "modules": len(set(modules.values())),
