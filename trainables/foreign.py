@@ -1,10 +1,13 @@
 """Models that are not timm's: built by a factory given as an import path, `package.module:factory`."""
 
 import difflib
+import hashlib
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
@@ -22,6 +25,17 @@ INTERFACE = ("forward_intermediates", "forward_head", "feature_info", "num_featu
 def is_import_path(name: str) -> bool:
     """Whether a model's name is meant as an import path."""
     return ":" in name
+
+
+def source_hash(name: str, field: str) -> str | None:
+    """SHA-256 of the module's file that an import path names, as an edited one makes another model; None without one.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    _factory(name, field)
+    file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 
 def build_foreign(

@@ -10,6 +10,7 @@ import torch
 from trainables.build import build_model, normalization, pooled_embedding
 from trainables.config import Recipe, TrialConfig
 from trainables.distillers.base import TEACHER_EMBEDDING, TEACHER_FEATURES, TeacherOutput
+from trainables.foreign import is_import_path, source_hash
 from trainables.student import stages_of
 
 WEIGHTS, ABOUT = "teacher.safetensors", "teacher.json"
@@ -85,6 +86,8 @@ def fingerprint(config: TrialConfig, recipe: dict, data_fingerprint: str) -> str
         "data": data_fingerprint,
         "img_size": config.img_size,
     }
+    if is_import_path(config.teacher):
+        parts["code"] = source_hash(config.teacher, "teacher")
     if config.teacher_source == "fit":
         parts |= {"recipe": recipe, "seed": config.seed, "from": config.teacher_fit_from}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -158,3 +158,14 @@ def test_nothing_of_the_students_recipe_reaches_the_teacher():
     assert students.keys() == set(Recipe.model_fields), "a new field of the recipe belongs in this test"
     fitting = fit_config(TrialConfig(**TINY | students), RECIPE)
     assert fitting.model_dump(include=set(Recipe.model_fields)) == Recipe(**RECIPE).model_dump()
+
+
+def test_an_edited_module_makes_another_teacher(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "own_teacher.py"
+    path.write_text("def make(num_classes): ...\n")
+    config = TrialConfig(**(TINY | {"teacher": "own_teacher:make", "teacher_kwargs": {}}))
+    before = fingerprint(config, RECIPE, "data")
+    assert fingerprint(config, RECIPE, "data") == before
+    path.write_text("def make(num_classes, width=3): ...\n")
+    assert fingerprint(config, RECIPE, "data") != before
