@@ -49,6 +49,8 @@ def parse_value(text: str) -> Any:
 def _listed(key: str, value: Any) -> Any:
     if key not in LISTED:
         return value
+    if key == "stages" and value == "none":  # as tables and the live view write it
+        return []
     if isinstance(value, str) and "," in value:
         return [parse_value(part) for part in value.split(",")]
     return [value] if key in LISTS and not isinstance(value, list) else value
