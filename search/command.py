@@ -15,8 +15,9 @@ from search.paths import storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import preflight
 from search.rehearsal import estimate, rehearse
-from search.resume import as_before, check_same, known_studies, remember, sole_session
+from search.resume import as_before, check_parameters, check_same, known_studies, remember, sole_session
 from search.settings import Settings, load_space, resolve
+from search.space import SAMPLES
 from search.terminal import noise_to, person_console
 from trainables.errors import InputError
 
@@ -66,6 +67,7 @@ def run_command(arguments, argv: list[str]) -> int:
         rehearse(plan, splits)
     if resume:
         check_same(folder, plan.settings, plan.data_fingerprint)
+        check_parameters(folder, plan.space.distributions(SAMPLES, settings.seed))
     folder.mkdir(parents=True, exist_ok=True)
     with sole_session(folder):
         remember(folder, plan.settings, plan.data_fingerprint, flags, sets)

@@ -8,8 +8,9 @@ from search.recipes import TEACHER_RECIPES, family_recipe
 from search.settings import Settings, baseline_params, check_batch, compose, pinned_fields, trial_config
 from search.space import SearchSpace
 from search.study import SCALES, Study
-from trainables.config import DataFields, TrialConfig
-from trainables.distillers import DISTILLERS, hyperparameters
+from trainables.config import DataFields, Distillation, TrialConfig, fields_read
+from trainables.distillers import DISTILLERS, distillers_of
+from trainables.distillers.base import STUDENT_FEATURES
 from trainables.errors import InputError
 
 SIZES = {"cifar100": (100, 500), "imagenet": (1000, 1281)}  # the real data's classes, and training images of each
@@ -28,7 +29,7 @@ class Plan:
     available: list[int]  # the student's stages
     base: TrialConfig  # the settings without anything searched
     baselines: dict[str, TrialConfig]
-    distillers: list[str]  # that trials may have
+    drawn: list[TrialConfig]  # what trials may look like: the first guesses and random draws
     data: str  # what the data are, in words
     data_fingerprint: str
     holdout_images: int
@@ -46,6 +47,11 @@ class Plan:
     def trials(self) -> int:
         """How many trials there are to run: those asked for, or all points of a smaller grid."""
         return self.settings.trials if self.grid is None else min(self.settings.trials, len(self.grid))
+
+    @property
+    def distillers(self) -> list[str]:
+        """Those that trials may have."""
+        return sorted({config.distiller for config in self.drawn})
 
     def trial_count(self) -> int:
         """Trials and baselines together."""
@@ -112,7 +118,8 @@ def preflight(
     guesses = list(filter(None, (space.matching(params) for params in earlier)))
     guesses += filter(None, [space.guess(guess, composed) for guess in settings.first_guesses])
     baselines = _baselines(settings, recipe, available)
-    _read_by_some_trial(settings, drawn, baselines, notes)
+    drawn = [composed(space.fields(guess)) for guess in guesses] + drawn
+    _read_by_some_trial(settings, drawn, notes)
     grid = _grid(space, settings, composed, guesses, notes) if settings.sampler == "grid" else None
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
@@ -124,7 +131,7 @@ def preflight(
         available=available,
         base=trial_config(settings, recipe, {}),
         baselines=baselines,
-        distillers=sorted({config.distiller for config in drawn}),
+        drawn=drawn,
         data=splits.description,
         data_fingerprint=splits.fingerprint,
         holdout_images=len(splits.holdout),
@@ -229,27 +236,24 @@ def _baselines(settings: Settings, recipe: dict[str, Any], available: list[int])
     return configs
 
 
-def _read_by_some_trial(
-    settings: Settings, drawn: list[TrialConfig], baselines: dict[str, TrialConfig], notes: list[str]
-) -> None:
-    """Refuses what was given for a distiller that no trial has, and tells of what is searched in vain."""
-    read = set().union(*(hyperparameters(config.distiller) for config in [*drawn, *baselines.values()]))
-    unread = {
-        field: f"add --set distiller={name}, or leave it out"
-        for name, one in DISTILLERS.items()
-        for field in one.Fields.model_fields
-        if field not in read
-    }
-    if settings.curriculum_temperature:
-        unread["temperature"] = "it is learned with curriculum_temperature, so leave one of them out"
+def _read_by_some_trial(settings: Settings, drawn: list[TrialConfig], notes: list[str]) -> None:
+    """Refuses a setting that no trial's distiller reads, and tells of what is searched in vain."""
+    unread = set(Distillation.model_fields).difference(*(fields_read(config) for config in drawn))
+    owners = {name: owner for owner, one in DISTILLERS.items() for name in one.Fields.model_fields}
     problems = []
-    for name in sorted({*settings.pinned, *settings.search}):
-        field = name.partition("@")[0]
-        if field in unread:
-            problems.append(f"{field}: no trial reads it; {unread[field]}")
+    for name in sorted({name.partition("@")[0] for name in [*settings.pinned, *settings.search]} & unread):
+        if name == "stages" and not settings.stages:
+            continue  # none are asked for, and none there are
+        fix = f"add --set distiller={owners[name]}, or leave it out" if name in owners else "leave it out"
+        if name == "temperature" and settings.curriculum_temperature:
+            fix = "it is learned with curriculum_temperature, so leave one of them out"
+        problems.append(f"{name}: no trial reads it; {fix}")
+    for distiller in {config.distiller for config in drawn} - {config.distiller for config in drawn if config.stages}:
+        if any(STUDENT_FEATURES in one.needs for one in distillers_of(distiller)):
+            problems.append(f"stages: distiller {distiller} compares stages and no trial has one; choose some")
     if problems:
         raise InputError(problems)
-    varied = sorted(field for field in unread if len({str(getattr(config, field)) for config in drawn}) > 1)
+    varied = sorted(name for name in unread if len({str(getattr(config, name)) for config in drawn}) > 1)
     if varied:
         notes.append(
             f"the space searches {_comma(varied)}, which no trial reads; spaces/distiller_comparison.py searches what "

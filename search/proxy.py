@@ -11,7 +11,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from search.ledger import OBJECTIVE, RUNNING, Ledger
 from trainables.checkpoint import drop_checkpoint
 
-GROUPS = ("train", "val", "best", "time")  # the metrics' first words; the rest of a result is Tune's own
+GROUPS = ("train", "val", "best", "time", "cost")  # the metrics' first words; the rest of a result is Tune's own
 
 
 class TrialError(RuntimeError):

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from search.preflight import Plan
-from search.space import SAMPLES
 from trainables.config import TrialConfig
+from trainables.distillers import distillers_of
 from trainables.errors import InputError
 
 TRIED = ("distiller", "opt", "sched", "aa", "train_interpolation", "bce_loss", "enhance", "projector", "amp")
@@ -26,7 +26,10 @@ def rehearse(plan: Plan, splits) -> None:
 
     workers = plan.settings.workers_per_trial
     for config in _kinds(plan):
-        _one_step(config, splits, workers)
+        terms = _one_step(config, splits, workers)
+        for distiller in distillers_of(config.distiller):
+            if config.stages == plan.available and not distiller.weights.keys() <= terms.keys():
+                raise InputError(f"distiller: {distiller.name} compares stages; student and teacher have none alike")
     if plan.base.teacher_source == "fit":
         try:
             _one_step(fit_config(plan.base, plan.teacher_recipe), splits, workers)
@@ -116,26 +119,32 @@ def _asha_share(settings) -> float:
 
 
 def _fullest(plan: Plan) -> TrialConfig:
-    """A trial with all stages, and the only distiller or the study's own."""
-    distiller = plan.distillers[0] if len(plan.distillers) == 1 else plan.base.distiller
-    return plan.base.model_copy(update={"stages": plan.available, "eps": 1.0, "distiller": distiller})
+    """A trial with all stages that there may be, and the study's own distiller or the first that is searched."""
+    distillers = plan.distillers
+    distiller = plan.base.distiller if plan.base.distiller in distillers else distillers[0]
+    stages = plan.base.stages if "stages" in plan.settings.pinned else plan.available
+    return plan.base.model_copy(update={"stages": stages, "eps": 1.0, "distiller": distiller})
 
 
 def _kinds(plan: Plan) -> list[TrialConfig]:
     """A trial with all stages, and what baselines and search have besides it of the fields that may not go together."""
-    kinds = [_fullest(plan), *plan.baselines.values()]
-    kinds += [TrialConfig(**plan.compose(fields)) for _, fields in plan.space.samples(SAMPLES, plan.settings.seed)]
-    return list({tuple(str(getattr(config, name)) for name in TRIED): config for config in reversed(kinds)}.values())
+    kinds = [_fullest(plan), *plan.baselines.values(), *plan.drawn]
+
+    def kind(config: TrialConfig) -> tuple:
+        return bool(config.stages), *(str(getattr(config, name)) for name in TRIED)
+
+    return list({kind(config): config for config in reversed(kinds)}.values())
 
 
-def _one_step(config: TrialConfig, splits, workers: int) -> None:
+def _one_step(config: TrialConfig, splits, workers: int) -> dict[str, Any]:
+    """The terms of the loss."""
     import torch
 
     student = _student(config, splits)
     batch = _first(_stream(config, splits, student, workers, 2))
     step, *_ = _stepper(config, student, splits, torch.device("cpu"))
     try:
-        step(*batch)
+        return step(*batch)
     except RuntimeError as error:  # e.g. an optimizer that asks for more than gradients
         reason = " ".join(str(error).split())
         raise InputError(f"a training step fails with opt={config.opt!r}, amp={config.amp}: {reason}") from error
@@ -191,7 +200,7 @@ def _stepper(config: TrialConfig, student, splits, device):
     def precision():
         return torch.autocast(device.type, dtype=getattr(torch, config.amp_dtype)) if config.amp else nullcontext()
 
-    def step(images, target, index) -> None:
+    def step(images, target, index) -> dict[str, Any]:
         images, target, index = images.to(device), target.to(device), index.to(device)
         with precision():
             terms = taught(images, target, teacher(images) if teacher else None, index)
@@ -200,6 +209,7 @@ def _stepper(config: TrialConfig, student, splits, device):
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
+        return terms
 
     @torch.no_grad()
     def judge(images) -> None:

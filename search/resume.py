@@ -11,7 +11,7 @@ from search.settings import Settings
 from trainables.config import DataFields, StudentFields, TeacherFields
 from trainables.errors import InputError
 
-STARTED, LOCK = "started.json", "lock"
+STARTED, LOCK, JOURNAL = "started.json", "lock", "optuna.log"
 # What makes trials comparable. The rest (trials, budgets, ranges, sampler, lanes, tracking) may change on the way.
 STAYS = sorted(
     (set(DataFields.model_fields) | set(TeacherFields.model_fields) | set(StudentFields.model_fields))
@@ -61,6 +61,34 @@ def check_same(folder: Path, settings: Settings, data_fingerprint: str) -> None:
     ]
     if problems:
         raise InputError(problems)
+
+
+def check_parameters(folder: Path, distributions: dict[str, Any]) -> None:
+    """Refuses a parameter that Optuna could not go on with: other choices, or another kind of number.
+
+    Args:
+        folder: the study's.
+        distributions: Optuna's, of each parameter that the space suggests now.
+
+    Raises:
+        InputError: one line for each such parameter.
+    """
+    if not (folder / JOURNAL).exists():
+        return
+    import optuna
+
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
+    problems = {}
+    for study in storage.get_all_studies():
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+            for name, before in trial.distributions.items():
+                try:
+                    optuna.distributions.check_distribution_compatibility(before, distributions.get(name, before))
+                except ValueError:
+                    was = "|".join(map(str, getattr(before, "choices", ()))) or str(before)
+                    problems[name] = f"search.{name}: the study was started with {was}; keep that, or start a new study"
+    if problems:
+        raise InputError(list(problems.values()))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from search.ledger import COMPLETE, FAILED, OBJECTIVE, PRUNED, RUNNING, Ledger, TrialRecord
+from search.resume import JOURNAL
 from trainables.errors import InputError, StudyError
 
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -41,7 +42,7 @@ def open_study(folder: Path, name: str, sampler: str, seed: int) -> optuna.Study
     """The Optuna study of a folder (`optuna.log`, a journal that optuna-dashboard opens), new or as it was left."""
     study = optuna.create_study(
         study_name=name,
-        storage=JournalStorage(JournalFileBackend(str(folder / "optuna.log"))),
+        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
         direction="maximize",
         load_if_exists=True,
     )

@@ -30,7 +30,7 @@ class SearchSpace:
     """
 
     def __init__(self, function: Callable[[Any], dict[str, Any]], overrides: dict[str, Any], pinned: dict[str, Any]):
-        self._function, self._pinned = function, pinned
+        self._function = function
         self._overrides = {name: _Override(name, value) for name, value in overrides.items()}
         fixed = {name: value for name, value in pinned.items() if not isinstance(value, list)}
         if "stages" in pinned:
@@ -134,13 +134,9 @@ class SearchSpace:
         Raises:
             InputError: it names what the space does not suggest, or a value outside its range.
         """
-        if self._overrides and self._loses_its_branch(guess):
+        if self._all and self._loses_its_branch(guess):
             return None
-        names = self._asked | set(self._overrides)
-        problems = [
-            f"first_guesses: the space suggests no '{name}'{_near(name, names)}" for name in guess if name not in names
-        ]
-        kept = self._allowed(guess)
+        kept, problems = self._allowed(guess), []
         try:
             trial, fields = self._with(kept)
             compose(fields)
@@ -149,9 +145,30 @@ class SearchSpace:
                     problems.append(f"first_guesses: {name}={value!r} is outside {trial.distributions[name]}")
         except InputError as error:
             problems += [f"first_guesses: {kept}: {problem}" for problem in error.problems]
+        names = self._asked | set(self._overrides)  # with those of the guess's own branch
+        problems += [
+            f"first_guesses: the space suggests no '{name}'{_near(name, names)}" for name in guess if name not in names
+        ]
         if problems:
             raise InputError(list(dict.fromkeys(problems)))
         return kept
+
+    def fields(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The trial's fields for given parameters; what they leave open is drawn.
+
+        Raises:
+            InputError: as calling it.
+        """
+        return self._with(params)[1]
+
+    def distributions(self, count: int, seed: int) -> dict[str, Any]:
+        """Optuna's distribution of each parameter that so many random draws meet."""
+        study, found = _random_study(seed), {}
+        for _ in range(count):
+            trial = study.ask()
+            self(trial)
+            found |= trial.distributions
+        return found
 
     def matching(self, params: dict[str, Any]) -> dict[str, Any]:
         """Another study's parameters as a first guess: those that this space suggests too, where it allows them."""
@@ -167,7 +184,7 @@ class SearchSpace:
         """Whether the space itself would suggest a name of the guess that it does not under the overrides."""
         kept = self._allowed(guess)
         try:
-            plain, _ = SearchSpace(self._function, {}, self._pinned)._with(guess)
+            plain, _ = SearchSpace(self._function, {}, {})._with(guess)
             trial, _ = self._with(kept)
         except InputError:
             return False  # told as a problem of the guess

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trainables.distillers import COMMON, DISTILLERS, distillers_of
+from trainables.distillers import COMMON, DISTILLERS, distillers_of, hyperparameters, taps_stages
+from trainables.distillers.base import STAGE_LOGITS
 from trainables.fields import Strict
 
 Source = Literal["scratch", "pretrained", "checkpoint"]
@@ -70,6 +71,9 @@ class StudentFields(Strict):
         return self
 
 
+OF_STAGES = {"ofa_loss_weight", "fitnet_loss_weight"}  # weights of terms that only stages have
+
+
 class Distillation(*(distiller.Fields for distiller in DISTILLERS.values() if distiller.Fields is not Strict)):
     """How the student learns: cross-entropy and a distiller's terms, each with its weight.
 
@@ -120,12 +124,13 @@ class Distillation(*(distiller.Fields for distiller in DISTILLERS.values() if di
 
     @model_validator(mode="after")
     def _something_is_learned(self):
-        weights = {
-            "gt_loss_weight",
-            *(field for one in distillers_of(self.distiller) for field in one.weights.values()),
-        }
+        weights, where = {"gt_loss_weight"}, ""
+        for distiller in distillers_of(self.distiller):
+            weights |= set(distiller.weights.values())
+        if not self.stages:
+            weights, where = weights - OF_STAGES, " where no stage is chosen"
         if not any(getattr(self, weight) for weight in weights):
-            raise ValueError(f"{', '.join(sorted(weights))} must not all be 0")
+            raise ValueError(f"{', '.join(sorted(weights))} must not all be 0{where}")
         return self
 
     @model_validator(mode="after")
@@ -136,6 +141,19 @@ class Distillation(*(distiller.Fields for distiller in DISTILLERS.values() if di
                 able = ", ".join(name for name, distiller in DISTILLERS.items() if option in distiller.common)
                 raise ValueError(f"{option}: distiller {self.distiller} has no such option; {able} have")
         return self
+
+
+def fields_read(config: Distillation) -> set[str]:
+    """Which fields of `Distillation` decide a trial's result with its distiller and options."""
+    read = {"distiller", "gt_loss_weight", "normalize_loss_weights"} | hyperparameters(config.distiller)
+    if taps_stages(config.distiller):
+        read.add("stages")
+    if any(STAGE_LOGITS in distiller.needs for distiller in distillers_of(config.distiller)):
+        read.add("projector")
+    if config.curriculum_temperature:
+        read |= {"curriculum_range", "curriculum_epochs", "curriculum_strength"}
+        read.discard("temperature")
+    return read
 
 
 class Recipe(Strict):

@@ -57,12 +57,12 @@ class RunContext:
             raise failure or RuntimeError(f"rank 0 failed: {text}")
         return value
 
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in rank order, on every rank."""
+    def gather(self, value: Any) -> list[Any] | None:
+        """The values of all ranks, in rank order, on rank 0; None on the others."""
         if self.world_size == 1:
             return [value]
-        values = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self._control)
+        values = [None] * self.world_size if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0, group=self._control)
         return values
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:

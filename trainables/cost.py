@@ -13,7 +13,8 @@ def costs(taught: Taught, img_size: int) -> dict[str, float]:
 
     Returns:
         `cost/student_params`, `cost/student_flops`, and `cost/branch_params`, `cost/branch_flops` of the projectors and
-        the distillers' own modules together (of the latter the linear and convolutional layers alone).
+        the distillers' own modules together (of the latter only linear layers, and convolutions as if they kept the
+        feature's size).
     """
     student = taught.student
     image = torch.zeros(1, 3, img_size, img_size)
@@ -24,11 +25,11 @@ def costs(taught: Taught, img_size: int) -> dict[str, float]:
             for stage, projector in student.projectors.items()
         )
     for name, module in taught.extras.named_modules():
-        stage = name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
             branch_flops += 2 * module.weight.numel()
-        elif isinstance(module, nn.Conv2d):  # a 1x1 regressor of a stage's feature
-            _, height, width = student.feature_shapes[int(stage)]
+        elif isinstance(module, nn.Conv2d):  # on a stage's feature, where the name has one
+            stages = [int(part) for part in name.split(".") if part.isdigit() and int(part) in student.feature_shapes]
+            _, height, width = student.feature_shapes[stages[0]] if stages else (0, 1, 1)
             branch_flops += 2 * module.weight.numel() * height * width
     return {
         "cost/student_params": parameters(student.model),

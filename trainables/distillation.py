@@ -18,7 +18,6 @@ from trainables.distillers.base import (
     StudentOutput,
     TeacherOutput,
 )
-from trainables.errors import InputError
 from trainables.losses import full_precision, standardized
 from trainables.losses.crd import Contrast
 from trainables.losses.temperature import CurriculumTemperature
@@ -103,9 +102,6 @@ def make_taught(
         teacher: as `Assets.teacher` gives it; None for the distiller "none".
         classes: [N] int64, the class of each image of the training split.
         rank, world_size: as in torch.distributed.
-
-    Raises:
-        InputError: a distiller of feature maps has no stage to compare.
     """
     needs, ours, theirs = needs_of(config), None, None
     if needs & {STUDENT_EMBEDDING, STUDENT_FEATURES}:
@@ -113,11 +109,6 @@ def make_taught(
             ours = student(torch.zeros(2, 3, config.img_size, config.img_size, device=device))
         with dry_run(teacher.model) as device:
             theirs = teacher(torch.zeros(2, 3, config.img_size, config.img_size, device=device))
-        if STUDENT_FEATURES in needs and not set(ours.features) & set(theirs.features):
-            raise InputError(
-                f"stages={config.stages}: distiller {config.distiller} compares feature maps and has none here; the "
-                f"student is tapped at {sorted(ours.features)} and the teacher has {sorted(theirs.features)}"
-            )
     return Taught(
         student,
         config,

@@ -49,7 +49,16 @@ def test_it_trains_three_trials_and_the_baselines(job):
 
 def test_the_terminal_tells_the_end(job):
     _, ran, _ = job
-    for said in ("scratch", "The best trial", "mlflow ui", "export.py", f"runs/{NAME}/", "run.log", "teacher"):
+    for said in (
+        "scratch",
+        "The best trial",
+        "branches: in training, trial",
+        "mlflow ui",
+        "export.py",
+        f"runs/{NAME}/",
+        "run.log",
+        "teacher",
+    ):
         assert said in ran.out
     assert ran.err == ""
     assert "Traceback" not in ran.out
@@ -85,6 +94,9 @@ def test_mlflow_holds_a_parent_and_its_children(runs):
     for run in children:
         assert run.data.tags["state"] == "complete" and run.info.status == "FINISHED"
         assert {"student", "teacher", "distiller", "eps", "temperature", "stages", "lr"} <= set(run.data.params)
+        assert run.data.metrics["cost/student_params"] > 0 and run.data.metrics["cost/student_flops"] > 0
+        taps = run.data.params["distiller"] == "ofa" and run.data.params["stages"] != "none"
+        assert (run.data.metrics["cost/branch_params"] > 0) == (run.data.metrics["cost/branch_flops"] > 0) == taps
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert {
         "vit_to_mlp.py", "spaces", "settings.yaml", "versions.yaml", "trials.csv", "best.yaml", "history.png",

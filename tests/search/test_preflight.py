@@ -192,3 +192,62 @@ def test_a_grid_is_refused_where_a_parameter_is_continuous_and_checked_at_every_
 
 def test_only_a_grid_is_enumerated():
     assert planned(function=grid_of).grid is None
+
+
+COMPARISON = search_settings.load_space("spaces/distiller_comparison.py")
+
+
+def compared(*sets, seed=0):
+    flags = {"name": "n", "space": "spaces/distiller_comparison.py", "seed": seed}
+    return preflight(COMPARISON, search_settings.resolve(COMPARISON, flags, list(sets)))[0]
+
+
+@pytest.mark.parametrize("seed", [5, 7, 22])  # whose random draws miss some distillers
+def test_every_distiller_is_met_whatever_is_drawn(seed):
+    plan = compared(seed=seed)
+    assert len(plan.distillers) == len(plan.settings.first_guesses) == 12
+
+
+@pytest.mark.parametrize("sets", [["distiller=rsd"], ["search.distiller=rsd"]])
+def test_one_distiller_is_searched_in_its_own_ranges(sets):
+    plan = compared(*sets)
+    assert plan.distillers == ["rsd"]
+    assert plan.settings.first_guesses == [{"gt_loss_weight": 1.0, "rsd_kappa@rsd": 0.01, "rsd_loss_weight@rsd": 0.1}]
+    some = compared("search.distiller=kd|ofa+rsd", "search.temperature=1.0..3.0")
+    assert some.distillers == ["kd", "ofa+rsd"]
+    assert all(1.0 <= config.temperature <= 3.0 for config in some.drawn)
+
+
+@pytest.mark.parametrize(
+    ("sets", "problems"),
+    [
+        (["dkd_alpha=2"], ["dkd_alpha: no trial reads it; add --set distiller=dkd, or leave it out"]),
+        (["search.rsd_kappa=0.01..0.1"], ["rsd_kappa: no trial reads it; add --set distiller=rsd, or leave it out"]),
+        (
+            ["distiller=rsd", "temperature=4", "projector=pooled", "stages=1"],
+            [f"{name}: no trial reads it; leave it out" for name in ("projector", "stages", "temperature")],
+        ),
+        (
+            ["curriculum_temperature=true", "search.temperature=1..4"],
+            ["temperature: no trial reads it; it is learned with curriculum_temperature, so leave one of them out"],
+        ),
+        (["curriculum_epochs=3"], ["curriculum_epochs: no trial reads it; leave it out"]),
+        (
+            ["distiller=fitnet", "stages=none"],
+            ["stages: distiller fitnet compares stages and no trial has one; choose some"],
+        ),
+        (
+            ["gt_loss_weight=0", "kd_loss_weight=0"],
+            ["gt_loss_weight, kd_loss_weight must not all be 0 where no stage is chosen"],
+        ),
+    ],
+)
+def test_settings_that_nothing_reads_or_that_teach_nothing(sets, problems):
+    assert refused(*sets) == problems
+
+
+def test_what_is_searched_in_vain_is_told():
+    (note,) = planned("distiller=kd").notes
+    assert note.startswith("the space searches eps, stages, which no trial reads") and "search.distiller" in note
+    assert not planned("distiller=ofa+rsd").notes
+    assert not planned("distiller=rsd", "stages=none", function=lambda trial: {"stages": []}).notes

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from search.preflight import preflight
@@ -137,3 +139,11 @@ def test_a_trials_time_is_made_of_its_steps(plan_and_splits):
     assert figures["steps_per_epoch"] == plan.train_images // plan.base.batch_size == 5
     training = figures["step_s"] * figures["steps_per_epoch"] * plan.base.epochs
     assert 0 < training < figures["trial_s"], "judging the holdout is counted too"
+
+
+def test_a_distiller_of_stages_that_the_models_do_not_share_is_refused():
+    plan, splits = planned("distiller=fitnet")
+    rehearse(plan, splits)
+    lonely = replace(plan, available=[], drawn=[plan.base.model_copy(update={"stages": []})], baselines={})
+    with pytest.raises(InputError, match="distiller: fitnet compares stages; student and teacher have none alike"):
+        rehearse(lonely, splits)

@@ -4,9 +4,10 @@ import signal
 import subprocess
 import sys
 
+import optuna
 import pytest
 
-from search.resume import STARTED, as_before, check_same, remember, sole_session
+from search.resume import JOURNAL, STARTED, as_before, check_parameters, check_same, remember, sole_session
 from search.settings import resolve
 from search.study import Scale, Study
 from tests.conftest import TINY
@@ -217,3 +218,25 @@ def test_a_session_that_fails_frees_the_study(tmp_path):
         raise RuntimeError
     with sole_session(tmp_path), pytest.raises(InputError, match=f"process {os.getpid()} on"), sole_session(tmp_path):
         pass
+
+
+def test_a_parameter_cannot_get_other_choices_or_become_another_kind_of_number(tmp_path):
+    def study(storage=None, **sampled):
+        made = optuna.create_study(storage=storage)
+        trial = made.ask()
+        for name, (kind, *arguments) in sampled.items():
+            getattr(trial, f"suggest_{kind}")(name, *arguments)
+        return trial.distributions
+
+    check_parameters(tmp_path, {})  # nothing was searched yet
+    journal = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL))
+    before = {"distiller": ("categorical", ["kd", "rsd"]), "eps": ("float", 1.0, 2.0), "epochs": ("int", 1, 9)}
+    study(optuna.storages.JournalStorage(journal), **before)
+    check_parameters(tmp_path, study(**before))
+    check_parameters(tmp_path, study(eps=("float", 0.5, 3.0), new=("float", 0.0, 1.0)))
+    with pytest.raises(InputError) as caught:
+        check_parameters(tmp_path, study(distiller=("categorical", ["kd", "ofa"]), epochs=("float", 1.0, 9.0)))
+    assert caught.value.problems[0] == (
+        "search.distiller: the study was started with kd|rsd; keep that, or start a new study"
+    )
+    assert len(caught.value.problems) == 2 and caught.value.problems[1].startswith("search.epochs: the study was")

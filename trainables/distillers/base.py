@@ -118,7 +118,10 @@ class Distiller(ABC):
 
     @abstractmethod
     def terms(self, config: TrialConfig, step: Step, module: torch.nn.Module | None) -> dict[str, Tensor]:
-        """Its terms of the loss, unweighted: batch means, scalars, float32, finite at any finite logits."""
+        """Its terms of the loss, unweighted: batch means, scalars, float32, finite at any finite logits.
+
+        A term of stages is left out where none is chosen.
+        """
 
     def hyperparameters(self) -> set[str]:
         """All fields that it reads: its own, its weights and the common ones."""

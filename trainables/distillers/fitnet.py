@@ -14,7 +14,10 @@ class FitNetFields(Strict):
 
 @register
 class FitNet(Distiller):
-    """Feature maps of the chosen stages, brought to a common shape, so that any two architectures can be compared."""
+    """Feature maps of the chosen stages, brought to a common shape, so that any two architectures can be compared.
+
+    Without a stage that both models have, there is no such loss.
+    """
 
     name = "fitnet"
     title = "FitNet (Romero et al., ICLR 2015), also across architectures"
@@ -29,4 +32,6 @@ class FitNet(Distiller):
         return Hints(shapes.student_features, shapes.teacher_features)
 
     def terms(self, config, step, module):
+        if not module.regressors:  # no stage is chosen, or none that the teacher has
+            return {}
         return {"fitnet": module(step.student.features, step.teacher.features)}

@@ -18,8 +18,9 @@ class Contrast(nn.Module):
     The bank holds both embeddings of every training image: 2 * N * dim floats, for ImageNet-1K and 128 dimensions
     1.3 GB. It is shared out over the workers, image i to worker i mod K, so each holds its part only; rows travel where
     they are needed. Negatives are drawn once a step for the whole batch (the authors draw them for each image anew,
-    which takes B times the memory) and images of an anchor's own class are left out. At most one negative an image:
-    with few images, all serve. K workers draw the same negatives as one, and give the same losses.
+    which takes B times the memory), with repetition as theirs are, and images of an anchor's own class are left out.
+    Where there are no more images than negatives, each serves once. K workers draw the same negatives as one, and give
+    the same losses.
 
     Args:
         student_dim, teacher_dim: widths of the embeddings.
@@ -83,7 +84,7 @@ class Contrast(nn.Module):
 
     def shard(self) -> Tensor:
         """This worker's part of the bank, [ceil or floor of N / K, 2 * dim], for a checkpoint."""
-        return self._bank
+        return self._bank.cpu()
 
     def load_shards(self, shards: list[Tensor]) -> None:
         """Takes the parts of all workers that wrote the checkpoint, in rank order; their number may differ."""
