@@ -51,14 +51,20 @@ class Tapped:
             )
         return output
 
-    def forward_intermediates(self, x: Tensor, indices: list[int] | None = None) -> tuple[Final, list[Tensor]]:
+    def forward_intermediates(self, x: Tensor, indices: list[int] | int | None = None) -> tuple[Final, list[Tensor]]:
         """[B, 3, S, S] to what `forward_head` takes, and the features, [B, C, H, W].
 
         Args:
             x: images.
-            indices: into `feature_info`, ascending; None for all.
+            indices: into `feature_info`, ascending; an int for so many of the last, or all that there are, as a model
+                may have none; None for all.
         """
-        infos = [self.feature_info[i] for i in (range(len(self.feature_info)) if indices is None else indices)]
+        if indices is None:
+            infos = self.feature_info
+        elif isinstance(indices, int):
+            infos = self.feature_info[max(len(self.feature_info) - indices, 0) :]
+        else:
+            infos = [self.feature_info[index] for index in indices]
         outputs: dict[str, Tensor] = {}
         inputs: list[Tensor] = []
 
