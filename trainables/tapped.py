@@ -12,10 +12,10 @@ from trainables.trace import first_tensor, to_nchw, trace
 
 
 class Final(NamedTuple):
-    """What `Tapped.forward_head` takes: the logits, [B, num_classes], and what the classifier was given, [B, D]."""
+    """What `Tapped.forward_head` takes: the logits, [B, num_classes], and what the classifier was given."""
 
     logits: Tensor
-    embedding: Tensor | None
+    given: Tensor | None
 
 
 class Tapped:
@@ -71,15 +71,16 @@ class Tapped:
         def keep_output(name: str, module: nn.Module, args: tuple, output: Any) -> None:
             outputs[name] = output
 
-        def keep_input(module: nn.Module, args: tuple) -> None:
-            inputs[:] = [_pooled(first_tensor(args), module)]
+        def keep_input(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            inputs[:] = [first_tensor((args, kwargs))]
 
         with contextlib.ExitStack() as hooks:
             for info in infos:
                 hook = functools.partial(keep_output, info["module"])
                 hooks.enter_context(self.get_submodule(info["module"]).register_forward_hook(hook))
             if self.tapped_classifier is not None:
-                hooks.enter_context(self.get_submodule(self.tapped_classifier).register_forward_pre_hook(keep_input))
+                classifier = self.get_submodule(self.tapped_classifier)
+                hooks.enter_context(classifier.register_forward_pre_hook(keep_input, with_kwargs=True))
             logits = self(x)
         features = [to_nchw(outputs[info["module"]], info["layout"]) for info in infos]
         return Final(logits, inputs[0] if inputs else None), features
@@ -92,10 +93,12 @@ class Tapped:
         """
         if not isinstance(final, Final):  # the model has a method of this name too, and calls it
             return super().forward_head(final, *args, **kwargs, **({"pre_logits": True} if pre_logits else {}))
-        if pre_logits and final.embedding is None:
+        if not pre_logits:
+            return final.logits
+        if final.given is None:
             name = self.pretrained_cfg["architecture"]
             raise InputError(f"{name} has no embedding: no linear layer or 1x1 convolution gives its logits")
-        return final.embedding if pre_logits else final.logits
+        return _pooled(final.given, self.get_submodule(self.tapped_classifier))
 
     def __reduce__(self):
         return _blank, (type(self).__bases__[1],), self.__getstate__()

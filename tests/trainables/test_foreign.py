@@ -229,6 +229,20 @@ class TestOwnModules:
         with pytest.raises(InputError, match="has no embedding"):
             pooled_embedding(model, final)
 
+    def test_a_classifier_called_by_keyword_has_an_embedding(self, mine):
+        name = mine(
+            "class Net(nn.Module):\n"
+            "    def __init__(self, num_classes):\n"
+            "        super().__init__()\n"
+            "        self.conv, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, num_classes)\n"
+            "    def forward(self, x):\n"
+            "        return self.fc(input=self.conv(x).mean((2, 3)))\n"
+        )
+        model, x = built(f"{name}:Net"), torch.randn(2, 3, 32, 32)
+        final, _ = model.forward_intermediates(x)
+        assert torch.equal(model.forward_head(final), model(x))
+        torch.testing.assert_close(pooled_embedding(model, final), model.conv(x).mean((2, 3)))
+
     @pytest.mark.parametrize(
         "name, options, words",
         [
