@@ -4,10 +4,11 @@ import contextlib
 import functools
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
-from trainables.errors import InputError
+from trainables.errors import InputError, one_line
 from trainables.trace import first_tensor, to_nchw, trace
 
 
@@ -104,7 +105,14 @@ class Tapped:
         return _blank, (type(self).__bases__[1],), self.__getstate__()
 
 
-def make_tapped(model: nn.Module, name: str, num_classes: int, img_size: int, modules: list[str] | None = None) -> Any:
+def make_tapped(
+    model: nn.Module,
+    name: str,
+    num_classes: int,
+    img_size: int,
+    modules: list[str] | None = None,
+    field: str = "student",
+) -> Any:
     """Gives a model timm's interface, in place, after one pass over black images.
 
     Args:
@@ -113,17 +121,22 @@ def make_tapped(model: nn.Module, name: str, num_classes: int, img_size: int, mo
         num_classes: logits.
         img_size: pixels, the side S.
         modules: those whose outputs are the features, as they run; None for a choice by rule, `Trace.features`.
+        field: the name in error messages, "student" or "teacher".
 
     Returns:
         The model's output for two black images.
 
     Raises:
-        InputError: the named modules give no features or run in another order.
+        InputError: the named modules give no features or run in another order, or the model's class admits no tapping.
         Exception: whatever the model raises.
     """
+    for part, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            reason = f"{part or 'it'} is TorchScript, which hooks do not see into"
+            raise InputError(_untappable(model, name, field, reason))
     seen = trace(model, num_classes, img_size)
     taken = seen.features() if modules is None else seen.named(modules, name)
-    model.feature_info = [
+    feature_info = [
         {
             "num_chs": output.channels,
             "reduction": max(round(img_size / output.side), 1),
@@ -134,12 +147,24 @@ def make_tapped(model: nn.Module, name: str, num_classes: int, img_size: int, mo
     ]
     own = getattr(model, "pretrained_cfg", None)
     own = own if isinstance(own, dict) else {}
-    model.pretrained_cfg = {"architecture": name, "classifier": seen.classifier, **own}
-    if not isinstance(getattr(model, "num_features", None), int):
-        model.num_features = seen.width or (taken[-1].channels if taken else num_classes)
-    model.__class__ = _tapped_class(type(model))
+    width = seen.width or (taken[-1].channels if taken else num_classes)
+    try:
+        model.feature_info = feature_info
+        model.pretrained_cfg = {"architecture": name, "classifier": seen.classifier, **own}
+        if not isinstance(getattr(model, "num_features", None), int):
+            model.num_features = width
+        model.__class__ = _tapped_class(type(model))
+    except (AttributeError, TypeError) as error:  # a property without a setter, a class that cannot be exchanged
+        raise InputError(_untappable(model, name, field, one_line(error))) from error
     model.tapped_classifier = seen.classifier
     return seen.logits
+
+
+def _untappable(model: nn.Module, name: str, field: str, reason: str) -> str:
+    return (
+        f"{field}={name}: its class {type(model).__name__} cannot be tapped ({reason}); have the factory give a plain "
+        "torch.nn.Module that leaves feature_info, num_features and pretrained_cfg to be set"
+    )
 
 
 @functools.cache

@@ -290,3 +290,31 @@ class TestOwnModules:
         assert "the same model again" in refusal(f"{name}:same")
         del sys.modules[name]
         assert "ModuleNotFoundError" in refusal(f"{mine('import nothing_of_the_kind')}:make")
+
+    @pytest.mark.parametrize(
+        "make, words",
+        [
+            ("Fixed", ["class Fixed cannot be tapped", "'feature_info'"]),
+            ("Last", ["class Last cannot be tapped", "TypeError: no subclasses"]),
+            ("scripted", ["class RecursiveScriptModule cannot be tapped", "it is TorchScript"]),
+            ("traced", ["cannot be tapped", "it is TorchScript"]),
+            ("around", ["class Sequential cannot be tapped", "0 is TorchScript"]),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:.torch.jit.:FutureWarning")
+    def test_a_class_that_cannot_be_tapped_is_named(self, mine, make, words):
+        name = mine(
+            "class Net(nn.Sequential):\n"
+            "    def __init__(self, num_classes):\n"
+            "        super().__init__(nn.Conv2d(3, 8, 32), nn.Flatten(), nn.Linear(8, num_classes))\n\n"
+            "class Fixed(Net):\n    feature_info = property(lambda self: [])\n\n"
+            "class Last(Net):\n"
+            "    def __init_subclass__(cls):\n"
+            "        raise TypeError('no subclasses')\n\n"
+            "def scripted(num_classes):\n    return torch.jit.script(Net(num_classes))\n\n"
+            "def traced(num_classes):\n    return torch.jit.trace(Net(num_classes), torch.zeros(2, 3, 32, 32))\n\n"
+            "def around(num_classes):\n    return nn.Sequential(scripted(num_classes))\n"
+        )
+        message = refusal(f"{name}:{make}", field="teacher")
+        assert message.startswith(f"teacher={name}:{make}: its class ") and "img_size" not in message
+        assert all(word in message for word in words), message
