@@ -11,7 +11,7 @@ from typing import Any
 
 from joblib import cpu_count
 
-from search.paths import storage_folder, writable
+from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import preflight
 from search.rehearsal import estimate, rehearse
@@ -37,8 +37,7 @@ def run_command(arguments, argv: list[str]) -> int:
     """
     flags = {flag: getattr(arguments, flag) for flag in FLAGS if getattr(arguments, flag) is not None}
     sets, space, resume = list(arguments.set), arguments.space, arguments.resume
-    if os.getcwd() not in sys.path:  # models of the user's own, as student=mymodel:make; last, so that it hides nothing
-        sys.path.append(os.getcwd())
+    import_from_current_folder()
     if resume:
         flags, sets = as_before(flags, sets)
     study = load_space(space)

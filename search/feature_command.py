@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from search.feature_report import NUMBERS, PICTURE, PRETRAINED, ROLES, SCRATCH, metrics, print_report, write_report
-from search.paths import storage_folder, writable
+from search.paths import import_from_current_folder, storage_folder, writable
 from search.resume import known_studies
 from search.settings import describe
 from search.terminal import noise_to, person_console
@@ -56,6 +56,7 @@ def run_features(arguments) -> int:
     Raises:
         InputError: what is wrong with the flags, the study, the data, the models or the surroundings.
     """
+    import_from_current_folder()
     storage, uri = storage_folder(arguments.storage), arguments.tracking_uri
     study = _study(storage, arguments.study) if arguments.study else {}
     fields = _resolve(arguments, study)

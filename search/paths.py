@@ -1,6 +1,7 @@
-"""Folders that commands write to."""
+"""Folders that commands write to and import from."""
 
 import os
+import sys
 from pathlib import Path
 
 from trainables.errors import InputError
@@ -24,3 +25,9 @@ def writable(folder: Path) -> bool:
     """Whether the folder, or the nearest one above it that there is, can be written; makes nothing."""
     nearest = next(path for path in [folder, *folder.resolve().parents] if path.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK)
+
+
+def import_from_current_folder() -> None:
+    """Makes models of the user's own importable, as `student=mymodel:make`; last, so that they hide nothing."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

@@ -100,7 +100,9 @@ def preflight(
     }
     _explicit_stages(settings, available)
     if set(settings.stages) - set(available):
-        notes.append(f"{settings.student} has stages {_comma(available)} only; the searched set is cut to them")
+        few = f"stages {_comma(available)} only; the searched set is cut to them"
+        none = "no stages, as none of its modules gives a feature map; its outputs alone are compared"
+        notes.append(f"{settings.student} has {few if available else none}")
         settings = settings.model_copy(update={"stages": available})
     if settings.scale == SCALES[0] and settings.data != "digits":
         budget = f"{settings.labels_per_class} labels a class (all: --set labels_per_class=null)"

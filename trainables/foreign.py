@@ -60,7 +60,8 @@ def build_foreign(
         num_classes, img_size, kwargs, drop, drop_path, field: as for `build_model`.
 
     Raises:
-        InputError: the factory cannot be imported or called so, or its model does not fit the data or the size.
+        InputError: the factory cannot be imported or called so, or its model does not fit the data or the size or
+            cannot be tapped.
     """
     factory = _factory(name, field)
     arguments = _arguments(factory, name, num_classes, img_size, kwargs, drop, drop_path, field)
@@ -76,7 +77,7 @@ def build_foreign(
         if all(hasattr(model, part) for part in INTERFACE):
             logits, _ = probe(model, img_size)
         else:
-            logits = make_tapped(model, name, num_classes, img_size, modules)
+            logits = make_tapped(model, name, num_classes, img_size, modules, field)
     except InputError:
         raise
     except Exception as error:  # a model may fail at a size in any way it likes

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 from PIL import Image
+from torch import nn
 
 from search import features
 from search.ledger import TrialRecord
@@ -214,6 +216,35 @@ def test_a_study_brings_both_models_and_its_data(study, place, capfd):
     said = capfd.readouterr().out
     assert "note: these are not the images by which the study ranked its trials" in said
     assert numbers(place / "other")["settings"]["student_weights"] == "scratch", "the weights were the other model's"
+
+
+@pytest.fixture
+def own(place, monkeypatch):
+    """A student's module in the current folder, which Python does not search by itself."""
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(place))])
+    name = f"own_{place.name.replace('-', '_')}"
+    (place / f"{name}.py").write_text(
+        "import torch.nn as nn\n\n"
+        "def make(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.Flatten(), nn.Linear(32, num_classes))\n"
+    )
+    yield f"{name}:make"
+    sys.modules.pop(name, None)
+
+
+def test_a_module_in_the_current_folder_is_found(own, place):
+    assert features.main(["--teacher", TEACHER, "--student", own, *SMALL, "--out", "out"]) == 0
+    assert numbers(place / "out")["student_layers"] == ["0", "logits"]
+
+
+def test_a_study_of_a_module_in_the_current_folder(own, study, place):
+    kept = yaml.safe_load((study / "best.yaml").read_text())
+    kept["config"]["student"] = own
+    (study / "best.yaml").write_text(yaml.safe_dump(kept))
+    weights = nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.Flatten(), nn.Linear(32, 10))
+    save_weights(weights, study / "best_student.safetensors")
+    assert features.main(["--study", "mine"]) == 0
+    assert numbers(place / "runs" / "features" / "mine")["settings"]["student"] == own
 
 
 def test_a_study_that_cannot_be_used(study, place, refused):

@@ -138,6 +138,19 @@ def test_stages_that_the_student_lacks_are_cut_and_noted():
     assert plan.compose({"stages": [1, 4], "eps": [1.1, 1.4, 1.0]})["eps"] == [1.1, 1.0]
 
 
+def test_a_student_without_any_stage_is_noted(tmp_path, monkeypatch):
+    (tmp_path / "stageless.py").write_text(
+        "import torch.nn as nn\n\n"
+        "def make(num_classes, img_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3 * img_size**2, 8), nn.Linear(8, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plan = planned(student="stageless:make", student_kwargs={})
+    assert plan.available == plan.settings.stages == plan.compose({"stages": [1, 4]})["stages"] == []
+    (note,) = plan.notes
+    assert note.startswith("stageless:make has no stages, as none of its modules gives a feature map;")
+
+
 def test_stages_that_somebody_asked_for_are_not_cut_but_refused():
     (problem,) = refused("stages=1,4", student="levit_128s", student_kwargs={}, img_size=64)
     assert problem == "stages: 1, 4 names stage 4, but levit_128s has 1, 2, 3"

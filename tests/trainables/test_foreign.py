@@ -12,11 +12,12 @@ import torchvision
 from trainables.build import build_model, family, normalization, pooled_embedding
 from trainables.checkpoint import save_weights
 from trainables.config import TrialConfig
-from trainables.distillation import loss_terms
+from trainables.distillation import loss_terms, make_taught, needs_of
 from trainables.distillers.base import Step, TeacherOutput
 from trainables.errors import InputError
 from trainables.projectors import ConvProjector, TokenProjector
 from trainables.student import Student, available_stages, stages_of
+from trainables.teacher import Teacher
 
 VIT = {"image_size": 32, "patch_size": 8, "num_layers": 8, "num_heads": 2, "hidden_dim": 24, "mlp_dim": 48}
 SWIN = {"patch_size": [4, 4], "embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": [2, 2]}
@@ -112,6 +113,34 @@ class TestTorchvision:
         _, [feature] = swin.forward_intermediates(x, indices=[0])
         assert torch.equal(feature[1, :, 5, 9], seen[1][1, 5, 9])
 
+    def test_the_last_features_are_taken_by_their_number(self):
+        model, x = built("resnet18").eval(), torch.randn(2, 3, 32, 32)
+        _, everything = model.forward_intermediates(x)
+        for number, expected in {0: [], 1: everything[-1:], 3: everything[-3:], 9: everything}.items():
+            _, features = model.forward_intermediates(x, indices=number)
+            assert len(features) == len(expected) and all(map(torch.equal, features, expected))
+
+    @pytest.mark.parametrize("distiller", ["rsd", "cc", "rkd", "crd", "fitnet"])
+    @pytest.mark.parametrize("role", ["student", "teacher"])
+    def test_a_step_with_each_distiller_that_looks_inside(self, role, distiller):
+        foreign = {role: "torchvision.models:VisionTransformer", f"{role}_kwargs": VIT}
+        fields = {"student": "test_resnet", "teacher": "test_vit", "stages": [2, 4], "distiller": distiller, **foreign}
+        config = TrialConfig(**fields, epochs=1, img_size=32)
+        torch.manual_seed(0)
+        models = {
+            key: build_model(fields[key], num_classes=5, img_size=32, kwargs=fields.get(f"{key}_kwargs"), field=key)
+            for key in ("student", "teacher")
+        }
+        student = Student(models["student"], 5, 32, config.stages, needs=needs_of(config))
+        teacher = Teacher(models["teacher"], *normalization(models["student"]), needs_of(config))
+        made = make_taught(student, config, teacher, torch.arange(10) % 5).train()
+        x, target, index = torch.randn(8, 3, 32, 32), torch.arange(8) % 5, torch.arange(8)
+        terms = made(x, target, teacher(x), index)
+        assert terms.keys() > {"loss", "gt", "kd", "ofa"}, "its own term"
+        terms["loss"].backward()
+        assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in made.parameters())
+        assert all(weight.grad is None for weight in teacher.parameters())
+
     def test_modules_by_name(self):
         model = built("resnet18", taps=["layer1", "layer3.0.conv1", "avgpool"])
         assert stages_of(model, ["layer1", "layer3.0.conv1", "avgpool"]) == stages_of(model) == [0, 1, 2]
@@ -200,6 +229,20 @@ class TestOwnModules:
         with pytest.raises(InputError, match="has no embedding"):
             pooled_embedding(model, final)
 
+    def test_a_classifier_called_by_keyword_has_an_embedding(self, mine):
+        name = mine(
+            "class Net(nn.Module):\n"
+            "    def __init__(self, num_classes):\n"
+            "        super().__init__()\n"
+            "        self.conv, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, num_classes)\n"
+            "    def forward(self, x):\n"
+            "        return self.fc(input=self.conv(x).mean((2, 3)))\n"
+        )
+        model, x = built(f"{name}:Net"), torch.randn(2, 3, 32, 32)
+        final, _ = model.forward_intermediates(x)
+        assert torch.equal(model.forward_head(final), model(x))
+        torch.testing.assert_close(pooled_embedding(model, final), model.conv(x).mean((2, 3)))
+
     @pytest.mark.parametrize(
         "name, options, words",
         [
@@ -247,3 +290,31 @@ class TestOwnModules:
         assert "the same model again" in refusal(f"{name}:same")
         del sys.modules[name]
         assert "ModuleNotFoundError" in refusal(f"{mine('import nothing_of_the_kind')}:make")
+
+    @pytest.mark.parametrize(
+        "make, words",
+        [
+            ("Fixed", ["class Fixed cannot be tapped", "'feature_info'"]),
+            ("Last", ["class Last cannot be tapped", "TypeError: no subclasses"]),
+            ("scripted", ["class RecursiveScriptModule cannot be tapped", "it is TorchScript"]),
+            ("traced", ["cannot be tapped", "it is TorchScript"]),
+            ("around", ["class Sequential cannot be tapped", "0 is TorchScript"]),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:.torch.jit.:FutureWarning")
+    def test_a_class_that_cannot_be_tapped_is_named(self, mine, make, words):
+        name = mine(
+            "class Net(nn.Sequential):\n"
+            "    def __init__(self, num_classes):\n"
+            "        super().__init__(nn.Conv2d(3, 8, 32), nn.Flatten(), nn.Linear(8, num_classes))\n\n"
+            "class Fixed(Net):\n    feature_info = property(lambda self: [])\n\n"
+            "class Last(Net):\n"
+            "    def __init_subclass__(cls):\n"
+            "        raise TypeError('no subclasses')\n\n"
+            "def scripted(num_classes):\n    return torch.jit.script(Net(num_classes))\n\n"
+            "def traced(num_classes):\n    return torch.jit.trace(Net(num_classes), torch.zeros(2, 3, 32, 32))\n\n"
+            "def around(num_classes):\n    return nn.Sequential(scripted(num_classes))\n"
+        )
+        message = refusal(f"{name}:{make}", field="teacher")
+        assert message.startswith(f"teacher={name}:{make}: its class ") and "img_size" not in message
+        assert all(word in message for word in words), message
