@@ -1,6 +1,6 @@
 """All distillers on one pair, the one of vit_to_mlp: each at its defaults first, then each in its own ranges.
 
-python search/run.py --space spaces/distiller_comparison.py                     # digits, 2 cores, about 6 minutes
+python search/run.py --space spaces/distiller_comparison.py                     # digits, 2 cores, about 7 minutes
 python search/run.py --space spaces/distiller_comparison.py --set 'search.distiller=kd|ofa|ofa+rsd'   # some of them
 python search/run.py --space spaces/distiller_comparison.py --set search.distiller=rsd --trials 32    # one of them
 
