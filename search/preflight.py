@@ -224,7 +224,7 @@ def _explicit_stages(settings: Settings, available: list[int]) -> None:
     if missing:
         raise InputError(
             f"stages: {_comma(settings.stages)} names stage {_comma(missing)}, but {settings.student} has "
-            f"{_comma(available)}"
+            f"{_comma(available) or 'none'}"
         )
 
 

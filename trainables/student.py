@@ -115,7 +115,7 @@ class Student(nn.Module):
         if unknown := [stage for stage in self.stages if stage not in available]:
             raise InputError(
                 f"stages={self.stages}: {model.pretrained_cfg.get('architecture')} has stages "
-                f"{', '.join(map(str, available))}; leave out {', '.join(map(str, unknown))}"
+                f"{', '.join(map(str, available)) or 'of no kind'}; leave out {', '.join(map(str, unknown))}"
             )
         self.indices = [indices[stage - 1] for stage in self.stages]
         if not self.stages:
