@@ -14,7 +14,7 @@ from rich.text import Text
 
 from search.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
 from search.tracking_store import as_text
-from trainables.distillers import hyperparameters, taps_stages
+from trainables.config import fields_read
 
 STATE_STYLES = {COMPLETE: "green", PRUNED: "yellow", FAILED: "red"}
 SHORT = {"eps": "eps", "temperature": "T", "stages": "stages"}
@@ -64,16 +64,10 @@ def settings(record: TrialRecord, names: dict[str, str], joint: str) -> str:
     if record.role == "baseline":
         return ""
     config, distiller = record.config, record.config.get("distiller", "ofa")
-    read = hyperparameters(distiller) | ({"stages"} if taps_stages(distiller) else set())
+    read = fields_read(distiller, config.get("curriculum_temperature", False))
     if distiller != "ofa":
-        own = {field: field for field in (param.partition("@")[0] for param in record.params if "@" in param)}
-        names = {
-            "distiller": "distiller",
-            **{key: short for key, short in names.items() if key in read},
-            **own,
-            **names,
-        }
-        read |= {"distiller"}
+        own = [param.partition("@")[0] for param in record.params if "@" in param]
+        names = {"distiller": "distiller", **names, **{field: names.get(field, field) for field in own}}
 
     def number(value) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -162,7 +156,7 @@ class View:
         return [record for record in self.finished if record.role == "baseline" and record.state == COMPLETE]
 
     def _print(self, text: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # both views give it
 
     def _show_phase(self, news: bool) -> None:
         """Hooks of a view that tells events as they come."""

@@ -10,7 +10,6 @@ from search.space import SearchSpace
 from search.study import SCALES, Study
 from trainables.config import DataFields, Distillation, TrialConfig, fields_read
 from trainables.distillers import DISTILLERS, distillers_of
-from trainables.distillers.base import STUDENT_FEATURES
 from trainables.errors import InputError
 
 SIZES = {"cifar100": (100, 500), "imagenet": (1000, 1281)}  # the real data's classes, and training images of each
@@ -240,7 +239,9 @@ def _baselines(settings: Settings, recipe: dict[str, Any], available: list[int])
 
 def _read_by_some_trial(settings: Settings, drawn: list[TrialConfig], notes: list[str]) -> None:
     """Refuses a setting that no trial's distiller reads, and tells of what is searched in vain."""
-    unread = set(Distillation.model_fields).difference(*(fields_read(config) for config in drawn))
+    unread = set(Distillation.model_fields).difference(
+        *(fields_read(config.distiller, config.curriculum_temperature) for config in drawn)
+    )
     owners = {name: owner for owner, one in DISTILLERS.items() for name in one.Fields.model_fields}
     problems = []
     for name in sorted({name.partition("@")[0] for name in [*settings.pinned, *settings.search]} & unread):
@@ -251,7 +252,7 @@ def _read_by_some_trial(settings: Settings, drawn: list[TrialConfig], notes: lis
             fix = "it is learned with curriculum_temperature, so leave one of them out"
         problems.append(f"{name}: no trial reads it; {fix}")
     for distiller in {config.distiller for config in drawn} - {config.distiller for config in drawn if config.stages}:
-        if any(STUDENT_FEATURES in one.needs for one in distillers_of(distiller)):
+        if any(one.stage_terms and one.stage_terms == one.weights.keys() for one in distillers_of(distiller)):
             problems.append(f"stages: distiller {distiller} compares stages and no trial has one; choose some")
     if problems:
         raise InputError(problems)

@@ -71,9 +71,6 @@ class StudentFields(Strict):
         return self
 
 
-OF_STAGES = {"ofa_loss_weight", "fitnet_loss_weight"}  # weights of terms that only stages have
-
-
 class Distillation(*(distiller.Fields for distiller in DISTILLERS.values() if distiller.Fields is not Strict)):
     """How the student learns: cross-entropy and a distiller's terms, each with its weight.
 
@@ -126,9 +123,10 @@ class Distillation(*(distiller.Fields for distiller in DISTILLERS.values() if di
     def _something_is_learned(self):
         weights, where = {"gt_loss_weight"}, ""
         for distiller in distillers_of(self.distiller):
-            weights |= set(distiller.weights.values())
+            terms = distiller.weights.keys() - (set() if self.stages else distiller.stage_terms)
+            weights |= {distiller.weights[term] for term in terms}
         if not self.stages:
-            weights, where = weights - OF_STAGES, " where no stage is chosen"
+            where = " where no stage is chosen"
         if not any(getattr(self, weight) for weight in weights):
             raise ValueError(f"{', '.join(sorted(weights))} must not all be 0{where}")
         return self
@@ -143,14 +141,14 @@ class Distillation(*(distiller.Fields for distiller in DISTILLERS.values() if di
         return self
 
 
-def fields_read(config: Distillation) -> set[str]:
-    """Which fields of `Distillation` decide a trial's result with its distiller and options."""
-    read = {"distiller", "gt_loss_weight", "normalize_loss_weights"} | hyperparameters(config.distiller)
-    if taps_stages(config.distiller):
+def fields_read(distiller: str, curriculum_temperature: bool = False) -> set[str]:
+    """Which fields of `Distillation` decide the result of trials with this distiller and that option."""
+    read = {"distiller", "gt_loss_weight", "normalize_loss_weights"} | hyperparameters(distiller)
+    if taps_stages(distiller):
         read.add("stages")
-    if any(STAGE_LOGITS in distiller.needs for distiller in distillers_of(config.distiller)):
+    if any(STAGE_LOGITS in one.needs for one in distillers_of(distiller)):
         read.add("projector")
-    if config.curriculum_temperature:
+    if curriculum_temperature:
         read |= {"curriculum_range", "curriculum_epochs", "curriculum_strength"}
         read.discard("temperature")
     return read

@@ -88,8 +88,11 @@ class Taught(nn.Module):
 
 def needs_of(config: TrialConfig) -> set[str]:
     """What the models have to give besides their logits, for a trial's distillers (of `base.NEEDS`)."""
-    needs = set().union(*(distiller.needs for distiller in distillers_of(config.distiller)))
-    return needs if config.ofa_loss_weight > 0 else needs - {STAGE_LOGITS}  # no projectors that nothing asks for
+    needs = set()
+    for distiller in distillers_of(config.distiller):
+        weighed = any(getattr(config, distiller.weights[term]) for term in distiller.stage_terms)
+        needs |= distiller.needs - (set() if weighed else {STAGE_LOGITS})  # no projectors that nothing asks for
+    return needs
 
 
 def make_taught(

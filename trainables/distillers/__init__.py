@@ -8,7 +8,7 @@ import difflib
 from typing import Any
 
 from trainables.distillers import cc, crd, dist, dkd, fitnet, kd, none, ofa, rkd, rsd  # noqa: F401 - they register
-from trainables.distillers.base import COMMON, DISTILLERS, STAGE_LOGITS, STUDENT_FEATURES, Distiller
+from trainables.distillers.base import COMMON, DISTILLERS, Distiller
 
 __all__ = [
     "COMMON",
@@ -52,7 +52,7 @@ def hyperparameters(name: str) -> set[str]:
 
 def taps_stages(name: str) -> bool:
     """Whether trials with this distiller look at the student's stages, so that `stages` matters to them."""
-    return any(distiller.needs & {STAGE_LOGITS, STUDENT_FEATURES} for distiller in distillers_of(name))
+    return any(distiller.stage_terms for distiller in distillers_of(name))
 
 
 def defaults(name: str) -> dict[str, Any]:

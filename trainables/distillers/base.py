@@ -100,6 +100,7 @@ class Distiller(ABC):
         weights: by term of the loss, the field that weighs it.
         needs: of `NEEDS`.
         common: which of `COMMON` it obeys.
+        stage_terms: which of its terms there are only with stages.
         on_logits: whether it compares final logits, of which a combination has one.
     """
 
@@ -110,6 +111,7 @@ class Distiller(ABC):
     weights: ClassVar[dict[str, str]] = {}
     needs: ClassVar[frozenset[str]] = frozenset()
     common: ClassVar[frozenset[str]] = frozenset()
+    stage_terms: ClassVar[frozenset[str]] = frozenset()
     on_logits: ClassVar[bool] = False
 
     def module(self, config: TrialConfig, shapes: Shapes) -> torch.nn.Module | None:

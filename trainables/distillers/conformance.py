@@ -51,6 +51,7 @@ def check_declaration(distiller: Distiller) -> None:
             config_of(distiller, **{field: value})
         if field in own:
             assert own[field].default in bounds, f"the default of {field} is outside its range"
+    assert distiller.stage_terms <= set(distiller.weights), "a term of stages has no weight"
     assert distiller.name == "none" or set(distiller.weights.values()) <= set(distiller.ranges), "a weight has no range"
 
 

@@ -25,6 +25,7 @@ class FitNet(Distiller):
     ranges = {"fitnet_loss_weight": Range(0.01, 100.0, log=True)}
     weights = {"fitnet": "fitnet_loss_weight"}
     needs = frozenset({STUDENT_FEATURES, TEACHER_FEATURES})
+    stage_terms = frozenset({"fitnet"})
 
     def module(self, config, shapes):
         from trainables.losses.fitnet import Hints

@@ -44,6 +44,7 @@ class OFA(Distiller):
     }
     weights = {"kd": "kd_loss_weight", "ofa": "ofa_loss_weight"}
     needs = frozenset({STAGE_LOGITS})
+    stage_terms = frozenset({"ofa"})
     common = frozenset(COMMON)
     on_logits = True
 
