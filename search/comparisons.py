@@ -3,7 +3,7 @@
 import statistics
 from typing import TYPE_CHECKING
 
-from search.ledger import COMPLETE, OBJECTIVE, Ledger, TrialRecord
+from search.ledger import COMPLETE, Ledger, TrialRecord
 
 if TYPE_CHECKING:
     import pandas
@@ -19,7 +19,7 @@ def branches(ledger: Ledger) -> str | None:
     with_, without = ([record for record in complete if _has_branches(record) is has] for has in (True, False))
     if not with_:
         return None
-    best = max(with_, key=lambda record: record.value)
+    best = max(with_, key=lambda record: record.score)
     cost = best.history[0]
     text = (
         f"branches: in training, trial {best.trial_id} has {_count(cost['cost/branch_params'])} parameters and "
@@ -28,8 +28,8 @@ def branches(ledger: Ledger) -> str | None:
     )
     if not without:
         return f"{text}; no complete trial went without, so what they bought is not known"
-    other = max(without, key=lambda record: record.value)
-    gain = best.value - other.value
+    other = max(without, key=lambda record: record.score)
+    gain = best.score - other.score
     bought = f"bought {gain:.2f} points" if gain > 0 else f"bought nothing ({gain:.2f} points)"
     times = [statistics.median(_epoch_seconds(record) for record in group) for group in (with_, without)]
     return (
@@ -48,18 +48,19 @@ def distillers_frame(ledger: Ledger) -> "pandas.DataFrame":
     rows = []
     for name, records in groups.items():
         complete = [record for record in records if record.state == COMPLETE]
-        best = max(complete, key=lambda record: record.value, default=None)
+        best = max(complete, key=lambda record: record.score, default=None)
         rows.append(
             {
                 "distiller": name,
-                OBJECTIVE: best.value if best else None,
+                ledger.objective: best.value if best else None,
                 "best trial": best.trial_id if best else None,
                 "complete": len(complete),
                 "trials": len(records),
                 "seconds": best.seconds if best else None,
             }
         )
-    return pandas.DataFrame(rows).sort_values(OBJECTIVE, ascending=False, ignore_index=True)
+    smaller = any(not record.objectives[record.objective] for record in ledger.records.values())
+    return pandas.DataFrame(rows).sort_values(ledger.objective, ascending=smaller, ignore_index=True)
 
 
 def several_distillers(ledger: Ledger) -> bool:

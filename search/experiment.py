@@ -159,14 +159,12 @@ class Experiment:
 
     def _search(self, broker, lanes):
         """Lets Tune run what is left of the study; returns Optuna's study."""
-        import ray
-        from ray import tune
+        from search.optuna_study import open_study
+        from search.schedulers import make_scheduler
+        from search.searcher import StudySearcher
 
-        from search.proxy import StudyCallback, StudyStopper, make_proxy, make_scheduler
-        from search.searcher import StudySearcher, open_study
-
-        settings = self.settings
-        study = open_study(self.folder, settings.name, settings.sampler, settings.seed)
+        settings, objectives = self.settings, self.plan.objectives
+        study = open_study(self.folder, settings.name, settings.sampler, settings.seed, objectives)
         if not study.trials and self.plan.grid is None:  # a grid begins with them
             for guess in settings.first_guesses[: settings.trials]:
                 study.enqueue_trial(guess)
@@ -175,23 +173,42 @@ class Experiment:
             self.plan.space,
             self.plan.compose,
             {name: config.model_dump() for name, config in self.plan.baselines.items()},
-            self.ledger,
-            self._job,
-            lambda trial_id: ray.get(broker.reason.remote(trial_id)),
             self.plan.grid,
+            *self._searcher_arguments(broker),
         )
         left = searcher.left(settings.trials)
         if left <= 0:
             return study
         self._deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
         self.view.phase("searching")
+        self._tune(searcher, make_scheduler(settings, self.ledger, objectives[0]), left, broker, lanes)
+        if self._out_of_time() and not self._interrupted.is_set():
+            self._end_running(study)
+        return study
+
+    def _searcher_arguments(self, broker) -> tuple:
+        import ray
+
+        return (
+            self.ledger,
+            self._job,
+            lambda trial_id: ray.get(broker.reason.remote(trial_id)),
+            {objective.metric: objective.maximize for objective in self.plan.objectives},
+        )
+
+    def _tune(self, searcher, scheduler, samples: int, broker, lanes) -> None:
+        """One run of Tune over so many records of the searcher."""
+        from ray import tune
+
+        from search.proxy import StudyCallback, StudyStopper, make_proxy
+
         tune.Tuner(
             make_proxy(broker),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=make_scheduler(settings, self.ledger),
-                num_samples=left,
-                max_concurrent_trials=settings.concurrency,
+                scheduler=scheduler,
+                num_samples=samples,
+                max_concurrent_trials=self.settings.concurrency,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -202,9 +219,6 @@ class Experiment:
                 verbose=0,
             ),
         ).fit()
-        if self._out_of_time() and not self._interrupted.is_set():
-            self._end_running(study)
-        return study
 
     def _stop_reason(self, lanes) -> str | None:
         """Why no more should be trained."""
@@ -219,13 +233,14 @@ class Experiment:
 
     def _end_running(self, study) -> None:
         """Closes the records of trials that the time budget cut off; others that are cut off go on with --resume."""
-        from search.searcher import tell
+        from search.optuna_study import tell
 
         for record in list(self.ledger.records.values()):
             if record.state == RUNNING:
                 record.finish(stopped=OUT_OF_TIME)
                 self.ledger.save(record)
-                tell(study, record)
+                if record.role == "trial":
+                    tell(study, record)
                 self._tracker.trial_ended(record)
                 self.view.trial_ended(record)
 

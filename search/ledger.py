@@ -13,18 +13,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-OBJECTIVE = "val/top1"
+from search.objective import TOP1
+
 RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
 
 
 @dataclass
 class TrialRecord:
-    """One trial: `role` is `trial` or `baseline`; `history` has one dict of metrics an epoch (key `epoch`, from 1)."""
+    """One trial; `history` has one dict of metrics an epoch (key `epoch`, from 1)."""
 
-    trial_id: str  # "7" for Optuna's trial number 7; a baseline's own name
-    role: str
+    trial_id: str  # "7"; a baseline's name, "kd", of its own search "kd-3"; a finalist's "7-seed1"
+    role: str  # trial, baseline, finalist or delivery
     config: dict[str, Any]  # the whole TrialConfig, flat
     params: dict[str, Any]  # what was searched, by Optuna's names
+    objectives: dict[str, bool] = field(default_factory=lambda: {TOP1: True})  # metric: whether more is better
+    number: int | None = None  # Optuna's, of a trial
+    of: str = ""  # whose configuration a finalist has, and whose search a baseline belongs to
     state: str = RUNNING
     reason: str = ""
     started: float = field(default_factory=time.time)
@@ -38,9 +42,28 @@ class TrialRecord:
         return int(self.history[-1]["epoch"]) if self.history else 0
 
     @property
+    def objective(self) -> str:
+        """The metric that ranks trials."""
+        return next(iter(self.objectives))
+
+    @property
     def value(self) -> float | None:
-        """The objective at the last epoch reported."""
-        return self.history[-1].get(OBJECTIVE) if self.history else None
+        """The first objective at the last epoch reported."""
+        return self.history[-1].get(self.objective) if self.history else None
+
+    @property
+    def values(self) -> list[float | None]:
+        """All objectives."""
+        return [self.metric(name) for name in self.objectives]
+
+    @property
+    def score(self) -> float | None:
+        """The first objective, turned so that larger is better."""
+        return None if self.value is None else self._sign * self.value
+
+    def metric(self, name: str) -> float | None:
+        """A metric's latest value; some are reported at one epoch only."""
+        return next((entry[name] for entry in reversed(self.history) if name in entry), None)
 
     @property
     def seconds(self) -> float:
@@ -49,8 +72,13 @@ class TrialRecord:
 
     @property
     def best(self) -> float | None:
-        """The objective's best over the epochs."""
-        return max((entry[OBJECTIVE] for entry in self.history if OBJECTIVE in entry), default=None)
+        """The first objective's best over the epochs."""
+        known = [entry[self.objective] for entry in self.history if self.objective in entry]
+        return max(known, key=lambda value: self._sign * value, default=None)
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.objectives[self.objective] else -1
 
     def add(self, metrics: dict[str, float]) -> bool:
         """Appends an epoch's metrics; False where that epoch is known already (a restarted worker repeats itself)."""
@@ -74,7 +102,7 @@ class TrialRecord:
         elif self.value is None:
             self.state, self.reason = FAILED, "it reported no epoch"
         elif not math.isfinite(self.value):
-            self.state, self.reason = FAILED, f"{OBJECTIVE} was not finite"
+            self.state, self.reason = FAILED, f"{self.objective} was not finite"
         elif self.epoch < self.config["epochs"]:
             self.state, self.reason = PRUNED, f"{stopped or 'stopped early by the scheduler'} at epoch {self.epoch}"
         else:
@@ -105,10 +133,15 @@ class Ledger:
             partial.write_text(json.dumps(asdict(record)))
             os.replace(partial, path)
 
+    @property
+    def objective(self) -> str:
+        """The metric that ranks the study's trials."""
+        return next((record.objective for record in self.records.values()), TOP1)
+
     def of_role(self, role: str) -> list[TrialRecord]:
         return [record for record in self.records.values() if record.role == role]
 
     def best(self) -> TrialRecord | None:
-        """The complete trial with the best objective at its last epoch; baselines do not count."""
+        """The complete trial with the best first objective at its last epoch; baselines do not count."""
         complete = [record for record in self.of_role("trial") if record.state == COMPLETE]
-        return max(complete, key=lambda record: record.value, default=None)
+        return max(complete, key=lambda record: record.score, default=None)

@@ -149,7 +149,7 @@ class View:
     @property
     def best(self) -> TrialRecord | None:
         complete = [record for record in self.finished if record.role == "trial" and record.state == COMPLETE]
-        return max(complete, key=lambda record: record.value, default=None)
+        return max(complete, key=lambda record: record.score, default=None)
 
     @property
     def baselines(self) -> list[TrialRecord]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.objective import Objective, parse_objectives
 from search.recipes import TEACHER_RECIPES, family_recipe
 from search.settings import Settings, baseline_params, check_batch, compose, pinned_fields, trial_config
 from search.space import SearchSpace
@@ -34,6 +35,7 @@ class Plan:
     holdout_images: int
     train_images: int
     num_classes: int
+    objectives: list[Objective]
     pairs: list[str] = field(default_factory=list)  # the scale's, by name
     grid: list[dict[str, Any]] | None = None  # with sampler=grid: every point of the space, in the order they are tried
     notes: list[str] = field(default_factory=list)
@@ -138,6 +140,7 @@ def preflight(
         holdout_images=len(splits.holdout),
         train_images=len(splits.train),
         num_classes=num_classes,
+        objectives=parse_objectives(settings.objectives),
         pairs=list(study.scales[settings.scale].pairs),
         grid=grid,
         notes=notes,

@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.ledger import COMPLETE, FAILED, OBJECTIVE, PRUNED, Ledger, TrialRecord
+from search.ledger import COMPLETE, FAILED, PRUNED, Ledger, TrialRecord
+from search.objective import PERCENT, format_value
 from search.tracking_store import as_text, flat_params
 from trainables.config import Distillation
 
@@ -18,12 +19,12 @@ AHEAD = "over scratch"  # the final table's difference in points
 FEWEST_TRIALS = 4  # an importance from fewer is noise
 MARKERS = {COMPLETE: ("o", "#1f77b4"), PRUNED: ("v", "#e0a030"), FAILED: ("x", "#c0392b")}
 BASELINE_COLOURS = ("#555555", "#8c564b", "#9467bd", "#17becf")
-DECIMALS = {OBJECTIVE: 2, BEST: 2, AHEAD: 2, "val/agreement": 2, "val/loss": 4, "seconds": 0, "top1": 2}
+DECIMALS = dict.fromkeys((*PERCENT, BEST, AHEAD, "top1"), 2) | {"val/loss": 4, "seconds": 0}
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
     return {
-        OBJECTIVE: record.value,
+        record.objective: record.value,
         "epochs": record.epoch,
         "seconds": record.seconds,
     }
@@ -40,7 +41,7 @@ def trials_frame(ledger: Ledger) -> "pandas.DataFrame":
         row |= record.params | flat_params(record.config, Distillation.model_fields)
         row |= {key: value for key, value in (record.history or [{}])[0].items() if key.startswith("cost/")}
         rows.append({key: as_text(value) if isinstance(value, list) else value for key, value in row.items()})
-    first = ["trial_id", "role", "state", "reason", "epochs", OBJECTIVE, BEST, "seconds"]
+    first = ["trial_id", "role", "state", "reason", "epochs", ledger.objective, BEST, "seconds"]
     frame = pandas.DataFrame(rows)
     return frame.reindex(columns=first + [column for column in frame.columns if column not in first])
 
@@ -63,7 +64,7 @@ def final_table(ledger: Ledger) -> "pandas.DataFrame":
         last = record.history[-1] if record.history else {}
         row |= {key: last.get(key) for key in ("val/loss", "val/agreement")}
         rows.append(row)
-    columns = ["name", OBJECTIVE, AHEAD, "val/loss", "val/agreement", "epochs", "seconds"]
+    columns = ["name", ledger.objective, AHEAD, "val/loss", "val/agreement", "epochs", "seconds"]
     return pandas.DataFrame(rows, columns=columns)
 
 
@@ -236,5 +237,6 @@ def write_best_yaml(record: TrialRecord, settings: dict[str, Any], path: Path, *
     """
     import yaml
 
-    header = f"# Study {study}, trial {record.trial_id}: {OBJECTIVE} {record.value:.2f} after {record.epoch} epochs.\n"
+    value = f"{record.objective} {format_value(record.objective, record.value)}"
+    header = f"# Study {study}, trial {record.trial_id}: {value} after {record.epoch} epochs.\n"
     path.write_text(header + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

@@ -1,97 +1,53 @@
-"""Our searcher: Tune asks, Optuna answers and is told the truth (COMPLETE, PRUNED or FAIL) of every trial.
+"""Our searchers: Tune asks, the study answers, and Optuna is told the truth (COMPLETE, PRUNED or FAIL) of every trial.
 
 Ray's own OptunaSearch records trials that the scheduler stopped as COMPLETE with a low-fidelity value, and leaves a
 trial whose value is NaN RUNNING for ever; here the state is decided by the ledger's record, once.
 """
 
-import math
-from collections.abc import Callable
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from search.ledger import COMPLETE, FAILED, OBJECTIVE, PRUNED, RUNNING, Ledger, TrialRecord
-from search.resume import JOURNAL
+from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
+from search.optuna_study import reconcile, tell
+from search.schedulers import Live
 from trainables.errors import InputError, StudyError
 
-STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 MAX_REFUSED = 20  # configurations in a row that the space itself makes invalid
 
 
-def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler by our name for it; multivariate, grouped TPE with constant liar is the default."""
-    return {
-        "tpe": lambda: optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=8
-        ),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "gp": lambda: optuna.samplers.GPSampler(seed=seed),
-        "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=seed),
-        "qmc": lambda: optuna.samplers.QMCSampler(seed=seed),
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed),
-        "grid": lambda: optuna.samplers.RandomSampler(seed=seed),  # every point is enqueued: it draws nothing
-    }[name]()
-
-
-def open_study(folder: Path, name: str, sampler: str, seed: int) -> optuna.Study:
-    """The Optuna study of a folder (`optuna.log`, a journal that optuna-dashboard opens), new or as it was left."""
-    study = optuna.create_study(
-        study_name=name,
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        direction="maximize",
-        load_if_exists=True,
-    )
-    # A sampler that goes on must not draw again what it drew first.
-    study.sampler = make_sampler(sampler, (seed + 7919 * len(study.get_trials(deepcopy=False))) % 2**32)
-    return study
-
-
-class StudySearcher(Searcher):
-    """Gives Tune the interrupted trials first, then the baselines, then what Optuna asks for.
+class RecordSearcher(Live, Searcher, ABC):
+    """Gives Tune one record of the ledger after another, and decides its state when it ended.
 
     Args:
-        study: Optuna's study.
-        space: the search function, giving a trial's fields.
-        compose: makes a whole configuration (a dict) of a trial's fields, raising InputError.
-        baselines: by name, their whole configurations.
         ledger: the study's records; a finished trial's state is decided and written here.
         make_job: the broker's job for a record.
         reason: why the broker's trial of that id failed.
-        grid: the points that are tried one after another in place of what Optuna's sampler would draw.
+        objectives: metric and whether more of it is better; the first is Tune's.
     """
 
     def __init__(
         self,
-        study: optuna.Study,
-        space: Callable[[Any], dict[str, Any]],
-        compose: Callable[[dict[str, Any]], dict[str, Any]],
-        baselines: dict[str, dict[str, Any]],
         ledger: Ledger,
         make_job: Callable[[TrialRecord], dict[str, Any]],
         reason: Callable[[str], str],
-        grid: list[dict[str, Any]] | None = None,
+        objectives: dict[str, bool],
     ):
-        super().__init__(metric=OBJECTIVE, mode="max")
-        self._study, self._space, self._compose, self._baselines = study, space, compose, baselines
-        self._ledger, self._make_job, self._reason, self._grid = ledger, make_job, reason, grid
-        self._again = [record for record in ledger.records.values() if record.state == RUNNING]
-        known = {record.trial_id for record in ledger.of_role("baseline") if record.state in (RUNNING, COMPLETE)}
-        self._fresh = [name for name in baselines if name not in known]  # those that failed or were cut off as well
+        metric, maximize = next(iter(objectives.items()))
+        super().__init__(metric=metric, mode="max" if maximize else "min")
+        self._ledger, self._make_job, self._reason, self._objectives = ledger, make_job, reason, objectives
         self._asked: dict[str, TrialRecord] = {}
-        reconcile(study, ledger)
 
-    def left(self, trials: int) -> int:
-        """How many trials and baselines a study of so many trials in all still has to run."""
-        begun = len(self._ledger.of_role("trial")) - sum(record.role == "trial" for record in self._again)
-        missing = max(0, trials - begun)
-        if self._grid is not None:
-            missing = min(missing, len(self._untried()) + sum(record.role == "trial" for record in self._again))
-        return missing + sum(record.role == "baseline" for record in self._again) + len(self._fresh)
+    @abstractmethod
+    def _next(self) -> TrialRecord:
+        """The next record to train."""
+
+    def _ended(self, record: TrialRecord) -> None:
+        """What else is to be told of an ended record, after it was saved."""
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next trial's configuration for Tune.
@@ -111,13 +67,7 @@ class StudySearcher(Searcher):
         record = self._asked.pop(trial_id)
         record.finish(self._reason(record.trial_id) if error else None)
         self._ledger.save(record)
-        tell(self._study, record)
-
-    def __getstate__(self):
-        return {}  # Tune pickles its set-up for a restore of its own, which the ledger replaces
-
-    def __deepcopy__(self, memo):
-        return self
+        self._ended(record)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger and Optuna's journal are on disk already."""
@@ -125,12 +75,65 @@ class StudySearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, as `save`."""
 
+
+class ListSearcher(RecordSearcher):
+    """Gives the records of a list, those that an earlier session left running first; Optuna has no part in them."""
+
+    def __init__(self, records: Iterable[TrialRecord], *arguments):
+        super().__init__(*arguments)
+        self._records = sorted(records, key=lambda record: not record.history)
+
+    def left(self) -> int:
+        """How many there are to train."""
+        return len(self._records)
+
+    def _next(self) -> TrialRecord:
+        return self._records.pop(0)
+
+
+class StudySearcher(RecordSearcher):
+    """Gives Tune the interrupted trials first, then the baselines, then what Optuna asks for.
+
+    Args:
+        study: Optuna's study.
+        space: the search function, giving a trial's fields.
+        compose: makes a whole configuration (a dict) of a trial's fields, raising InputError.
+        baselines: by name, their whole configurations.
+        grid: the points that are tried one after another in place of what Optuna's sampler would draw.
+        arguments: those of `RecordSearcher`.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Callable[[Any], dict[str, Any]],
+        compose: Callable[[dict[str, Any]], dict[str, Any]],
+        baselines: dict[str, dict[str, Any]],
+        grid: list[dict[str, Any]] | None,
+        *arguments,
+    ):
+        super().__init__(*arguments)
+        self._study, self._space, self._compose, self._baselines, self._grid = study, space, compose, baselines, grid
+        mine = [record for record in self._ledger.records.values() if record.role in ("trial", "baseline")]
+        self._again = [record for record in mine if record.state == RUNNING]
+        known = {record.trial_id for record in self._ledger.of_role("baseline") if record.state in (RUNNING, COMPLETE)}
+        self._fresh = [name for name in baselines if name not in known]  # those that failed or were cut off as well
+        reconcile(study, self._ledger)
+
+    def left(self, trials: int) -> int:
+        """How many trials and baselines a study of so many trials in all still has to run."""
+        begun = len(self._ledger.of_role("trial")) - sum(record.role == "trial" for record in self._again)
+        missing = max(0, trials - begun)
+        if self._grid is not None:
+            missing = min(missing, len(self._untried()) + sum(record.role == "trial" for record in self._again))
+        return missing + sum(record.role == "baseline" for record in self._again) + len(self._fresh)
+
     def _next(self) -> TrialRecord:
         if self._again:
             return self._again.pop(0)
         if self._fresh:
             name = self._fresh.pop(0)
-            return TrialRecord(trial_id=name, role="baseline", config=self._baselines[name], params={})
+            return TrialRecord(name, "baseline", self._baselines[name], {}, self._objectives)
         for _ in range(MAX_REFUSED):
             trial = self._ask()
             try:
@@ -139,8 +142,12 @@ class StudySearcher(Searcher):
                 self._study.tell(trial, state=TrialState.FAIL)
                 refused = error
                 continue
-            return TrialRecord(trial_id=str(trial.number), role="trial", config=config, params=trial.params)
+            return TrialRecord(str(trial.number), "trial", config, trial.params, self._objectives, trial.number)
         raise StudyError(f"the space gave {MAX_REFUSED} bad configurations in a row: {refused}")
+
+    def _ended(self, record: TrialRecord) -> None:
+        if record.role == "trial":  # baselines are none of Optuna's
+            tell(self._study, record)
 
     def _ask(self) -> optuna.Trial:
         if self._grid is not None and not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
@@ -151,29 +158,3 @@ class StudySearcher(Searcher):
         """The grid's points that no trial has had, running ones and those of earlier sessions included."""
         tried = [record.params for record in self._ledger.of_role("trial")]
         return [point for point in self._grid if point not in tried]
-
-
-def tell(study: optuna.Study, record: TrialRecord) -> None:
-    """Tells Optuna how a trial ended, with its value at every epoch; baselines are none of Optuna's."""
-    if record.role != "trial":
-        return
-    stored = study.get_trials(deepcopy=False)[int(record.trial_id)]
-    trial = optuna.trial.Trial(study, stored._trial_id)
-    for entry in record.history:
-        if math.isfinite(entry[OBJECTIVE]):
-            trial.report(entry[OBJECTIVE], step=int(entry["epoch"]))
-    trial.set_user_attr("state", record.state)
-    if record.reason:
-        trial.set_user_attr("reason", record.reason)
-    # With PRUNED, Optuna takes the last intermediate value itself.
-    study.tell(trial, record.value if record.state == COMPLETE else None, state=STATES[record.state])
-
-
-def reconcile(study: optuna.Study, ledger: Ledger) -> None:
-    """After an interruption: tells Optuna what only the ledger knows, and ends what only Optuna knows."""
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        record = ledger.records.get(str(trial.number))
-        if record is None:
-            study.tell(trial.number, state=TrialState.FAIL)
-        elif record.state != RUNNING:
-            tell(study, record)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from search.objective import parse_objectives
 from search.study import SCALES, Scale, Study
 from search.values import Part, parse_sets
 from trainables.config import DataFields, Distillation, Recipe, StudentFields, TeacherFields, TrialConfig
@@ -16,7 +17,7 @@ from trainables.errors import InputError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of studies and baselines: names of folders
 RESERVED = ("artifacts", "features", "teachers", "mlflow.db")  # what else lies in the storage
-SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2}
+SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2, "finalists": 1, "seeds": 1}
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
 
 
@@ -34,13 +35,26 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation):
     teacher_recipe: dict[str, Any] = {}  # the same, with teacher_source=fit
     epochs: int = Field(20, ge=1)  # each trial's length
     full_epochs: int | None = Field(None, ge=1)  # the recipe's length at full budget; None: its own
+    objectives: list[str] = Field(["val/top1"], min_length=1)  # metrics; the first ranks trials and is scheduled by
     trials: int = Field(16, ge=1)  # in all, baselines not counted
-    time_budget: float | None = Field(None, gt=0)  # seconds for the trials
+    time_budget: float | None = Field(None, gt=0)  # seconds of the whole study, all its sessions together
+    gpu_hours: float | None = Field(None, gt=0)  # the same for hours of GPUs that trials hold
+    money: float | None = Field(None, gt=0)  # the same for what those cost, in the currency of the price
+    price_per_gpu_hour: float | None = Field(None, gt=0)
+    total_epochs: int | None = Field(None, ge=1)  # the same for epochs of all trials together
+    target: float | None = None  # of the first objective: the search ends when a complete trial reaches it
+    patience: int | None = Field(None, ge=1)  # the search ends after so many ended trials without a better one
     seed: int = Field(0, ge=0)
-    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "nsga2", "grid"] = "tpe"  # grid: each combination once
-    scheduler: Literal["asha", "none"] = "asha"
+    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "nsga2", "nsga3", "grid", "brute"] = "tpe"
+    scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
     grace_epochs: int = Field(1, ge=1)  # no trial is stopped before
     reduction_factor: int = Field(3, ge=2)  # ASHA keeps one in so many at each rung
+    brackets: int = Field(3, ge=1)  # of hyperband: trials are shared out to so many, each with a later first rung
+    stopping_schedule: Literal["full", "rung"] = "full"  # the learning rate's: of full length, or anew at each rung
+    finalists: int = Field(3, ge=0)  # the best trials that are trained again, with the baselines; 0: no final
+    seeds: int = Field(3, ge=1)  # how often each finalist is trained again
+    tune_baselines: int = Field(0, ge=0)  # trials of a small search for each baseline; 0: as they are
+    simulate: str | None = None  # learning curves in place of training: synthetic, a study's name, module:function
     concurrency: int | None = Field(None, ge=1)  # lanes; None: as many as fit
     workers_per_trial: int = Field(1, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
@@ -252,6 +266,10 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
         problems.append(f"search.{name}: {name} is set to one value as well; give one of the two")
     if settings.name in RESERVED:
         problems.append(f"name: '{settings.name}' is taken by the storage itself; give another --name")
+    try:
+        parse_objectives(settings.objectives)
+    except InputError as error:
+        problems += error.problems
     names = [baseline if isinstance(baseline, str) else baseline.get("name") for baseline in settings.baselines]
     for baseline, name in zip(settings.baselines, names, strict=True):
         if isinstance(baseline, str) and baseline not in BASELINES:

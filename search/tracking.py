@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.ledger import COMPLETE, FAILED, OBJECTIVE, PRUNED, RUNNING, TrialRecord
+from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
 from search.tracking_store import (
     as_text,
     connect,
@@ -31,6 +31,7 @@ INTERRUPTED = "interrupted"
 RUN_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
 PAUSES_S = (0.5, 2.0)  # between the three tries of an item
 GRACE_S = 3.0  # for the item in hand when closing runs out of time
+EVERY_EPOCH = "train/loss"  # by it is seen which epochs the server has
 LONGEST_REASON = 2000  # characters; MLflow refuses tags of more than 8000
 
 
@@ -266,7 +267,7 @@ class Tracker:
             known = client.search_runs([self.experiment_id], query, max_results=1)
         if known:
             run = _Run(known[0].info.run_id)
-            run.steps = {metric.step for metric in client.get_metric_history(run.run_id, OBJECTIVE)}
+            run.steps = {metric.step for metric in client.get_metric_history(run.run_id, EVERY_EPOCH)}
             client.update_run(run.run_id, status="RUNNING")
             client.set_tag(run.run_id, "state", RUNNING)
         else:

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 DICTS = ("search", "recipe", "teacher_recipe", "student_kwargs", "teacher_kwargs")
-LISTS = ("stages", "baselines", "warm_start")  # where one value is a list of one
+LISTS = ("stages", "baselines", "warm_start", "objectives", "metrics")  # where one value is a list of one
 LISTED = (*LISTS, "eps", "taps", "crop_scale", "crop_ratio", "curriculum_range")
 
 

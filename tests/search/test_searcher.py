@@ -5,7 +5,10 @@ import pytest
 from optuna.trial import TrialState
 
 from search.ledger import FAILED, Ledger, TrialRecord
-from search.searcher import StudySearcher, make_sampler, open_study
+from search.objective import TOP1, Objective
+from search.optuna_study import open_study
+from search.samplers import make_sampler
+from search.searcher import StudySearcher
 
 
 def space(trial):
@@ -17,16 +20,17 @@ GRID = [{"eps": 1.0}, {"eps": 1.5}, {"eps": 2.0}]
 
 def make(folder, baselines=None, sampler="random", grid=None):
     ledger = Ledger(folder / "trials")
-    study = open_study(folder, "s", sampler, 0)
+    study = open_study(folder, "s", sampler, 0, [Objective(TOP1, True)])
     searcher = StudySearcher(
         study,
         space,
         lambda fields: {"epochs": 3, **fields},
         baselines or {},
+        grid,
         ledger,
         lambda record: {"known_epoch": record.epoch},
         lambda trial_id: f"reason of {trial_id}",
-        grid,
+        {TOP1: True},
     )
     return study, ledger, searcher
 

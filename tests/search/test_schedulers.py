@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search.ledger import FAILED, OBJECTIVE, RUNNING, Ledger, TrialRecord
-from search.proxy import make_scheduler
+from search.ledger import FAILED, RUNNING, Ledger, TrialRecord
+from search.objective import TOP1, Objective
+from search.schedulers import make_scheduler
 from search.settings import resolve
 from search.study import Scale, Study
 
@@ -32,7 +33,7 @@ def record(ledger, trial_id, *values, role="trial", ended=True):
     """A trial of an earlier session, with its objective by epoch."""
     made = TrialRecord(trial_id, role, {"epochs": EPOCHS}, {})
     for epoch, value in enumerate(values, 1):
-        made.add({"epoch": epoch, OBJECTIVE: value})
+        made.add({"epoch": epoch, TOP1: value})
     if ended:
         made.finish()
     ledger.save(made)
@@ -43,7 +44,8 @@ class Tune:
     """Tells a scheduler of trials as Tune does."""
 
     def __init__(self, ledger, **fields):
-        self.ledger, self.scheduler, self.trials = ledger, make_scheduler(settings(**fields), ledger), 0
+        self.ledger, self.trials = ledger, 0
+        self.scheduler = make_scheduler(settings(**fields), ledger, Objective(TOP1, True))
 
     def add(self, trial_id, role="trial"):
         if trial_id not in self.ledger.records:
@@ -54,10 +56,10 @@ class Tune:
         return trial
 
     def report(self, trial, epoch, value):
-        return self.scheduler.on_trial_result(None, trial, {"epoch": epoch, OBJECTIVE: value})
+        return self.scheduler.on_trial_result(None, trial, {"epoch": epoch, TOP1: value})
 
     def complete(self, trial, epoch, value):
-        self.scheduler.on_trial_complete(None, trial, {"epoch": epoch, OBJECTIVE: value})
+        self.scheduler.on_trial_complete(None, trial, {"epoch": epoch, TOP1: value})
 
 
 def test_a_weak_trial_is_stopped_at_its_first_rung(ledger):
@@ -184,7 +186,7 @@ def test_a_trial_cut_off_before_its_first_report_starts_like_a_new_one(ledger):
 def test_without_a_scheduler_nothing_is_stopped(ledger):
     for name in "abc":
         record(ledger, name, 90.0)
-    assert type(make_scheduler(settings(scheduler="none"), ledger)) is FIFOScheduler
+    assert type(make_scheduler(settings(scheduler="none"), ledger, Objective(TOP1, True))) is FIFOScheduler
 
 
 @pytest.mark.parametrize(("epochs", "grace"), [(1, 1), (1, 5), (2, 2), (3, 10)])
@@ -196,6 +198,6 @@ def test_studies_shorter_than_their_grace_have_a_scheduler_too(ledger, epochs, g
 
 
 def test_tune_may_copy_and_pickle_its_set_up(ledger):
-    scheduler = make_scheduler(settings(), ledger)
+    scheduler = make_scheduler(settings(), ledger, Objective(TOP1, True))
     assert copy.deepcopy(scheduler) is scheduler
     assert vars(pickle.loads(pickle.dumps(scheduler))) == {}
