@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.cluster import start_ray
+from search.finalists import FINALIST
 from search.ledger import RUNNING, Ledger
 from search.preflight import Plan
 from search.tracking import Tracker
@@ -74,6 +75,7 @@ class Experiment:
         try:
             teacher = self._ready_teacher(broker, lanes)
             study = None if self._interrupted.is_set() else self._search(broker, lanes)
+            self._final(broker, lanes)
         finally:
             if not isinstance(sys.exception(), KeyboardInterrupt):  # at once: Ray's processes end with this one
                 self.view.phase("stopping the lanes")
@@ -168,11 +170,13 @@ class Experiment:
         if not study.trials and self.plan.grid is None:  # a grid begins with them
             for guess in settings.first_guesses[: settings.trials]:
                 study.enqueue_trial(guess)
+        baselines = {name: config.model_dump() for name, config in self.plan.baselines.items()}
         searcher = StudySearcher(
             study,
             self.plan.space,
             self.plan.compose,
-            {name: config.model_dump() for name, config in self.plan.baselines.items()},
+            baselines,
+            self._baseline_searches(baselines),
             self.plan.grid,
             *self._searcher_arguments(broker),
         )
@@ -180,11 +184,52 @@ class Experiment:
         if left <= 0:
             return study
         self._deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
+        begun = sum(record.role != FINALIST for record in self.ledger.records.values()) - searcher.running
+        self.view.expect(begun + left + max(self.plan.final_count, len(self.ledger.of_role(FINALIST))))
         self.view.phase("searching")
-        self._tune(searcher, make_scheduler(settings, self.ledger, objectives[0]), left, broker, lanes)
+        self._tune("search", searcher, make_scheduler(settings, self.ledger, objectives[0]), left, broker, lanes)
         if self._out_of_time() and not self._interrupted.is_set():
             self._end_running(study)
         return study
+
+    def _baseline_searches(self, baselines: dict[str, dict]) -> list:
+        """The small searches of the baselines, where this session or an earlier one asked for them."""
+        from search.baselines import BaselineSearch
+        from trainables.config import TrialConfig
+
+        settings = self.settings
+        if not settings.tune_baselines and not any(record.of for record in self.ledger.of_role("baseline")):
+            return []
+        return [
+            BaselineSearch(
+                self.folder,
+                name,
+                config,
+                settings.tune_baselines,
+                settings.seed + number,
+                self.ledger,
+                lambda config: TrialConfig(**config),
+            )
+            for number, (name, config) in enumerate(baselines.items())
+        ]
+
+    def _final(self, broker, lanes) -> None:
+        """Trains the best trials and the baselines again, in full and over seeds; they alone see the test split."""
+        from ray.tune.schedulers import FIFOScheduler
+
+        from search.finalists import final_records
+        from search.searcher import ListSearcher
+
+        if self._stop_reason(lanes) or not self.settings.finalists:
+            return
+        records = final_records(self.ledger, self.settings)
+        if not records:
+            return
+        again = sum(record.trial_id in self.ledger.records for record in records)
+        self.view.expect(len(self.ledger.records) - again + len(records))
+        self.view.phase("training the finalists and the baselines again, each with other seeds")
+        searcher = ListSearcher(records, *self._searcher_arguments(broker))
+        self._tune("final", searcher, FIFOScheduler(), len(records), broker, lanes)
 
     def _searcher_arguments(self, broker) -> tuple:
         import ray
@@ -196,7 +241,7 @@ class Experiment:
             {objective.metric: objective.maximize for objective in self.plan.objectives},
         )
 
-    def _tune(self, searcher, scheduler, samples: int, broker, lanes) -> None:
+    def _tune(self, name: str, searcher, scheduler, samples: int, broker, lanes) -> None:
         """One run of Tune over so many records of the searcher."""
         from ray import tune
 
@@ -212,7 +257,7 @@ class Experiment:
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name="tune",
+                name=name,
                 storage_path=str(self.folder / "ray"),
                 callbacks=[StudyCallback(broker, self.ledger, self._tracker, self.view)],
                 stop=StudyStopper(lambda: self._stop_reason(lanes) is not None),
@@ -250,6 +295,7 @@ class Experiment:
             "config": record.config,
             "folder": str(self.ledger.trial_folder(record.trial_id)),
             "known_epoch": record.epoch,
+            "test": record.role == FINALIST,
             "teacher_folder": str(self._teacher_folder),
         }
 

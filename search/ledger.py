@@ -28,7 +28,7 @@ class TrialRecord:
     params: dict[str, Any]  # what was searched, by Optuna's names
     objectives: dict[str, bool] = field(default_factory=lambda: {TOP1: True})  # metric: whether more is better
     number: int | None = None  # Optuna's, of a trial
-    of: str = ""  # whose configuration a finalist has, and whose search a baseline belongs to
+    of: str = ""  # the record whose configuration a finalist has; the baseline whose search a baseline belongs to
     state: str = RUNNING
     reason: str = ""
     started: float = field(default_factory=time.time)

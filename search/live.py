@@ -53,7 +53,7 @@ def percent(value: float | None) -> str:
 
 
 def name(record: TrialRecord) -> str:
-    return f"{record.role} {record.trial_id}"
+    return record.trial_id if record.role == "finalist" else f"{record.role} {record.trial_id}"
 
 
 def settings(record: TrialRecord, names: dict[str, str], joint: str) -> str:
@@ -61,7 +61,7 @@ def settings(record: TrialRecord, names: dict[str, str], joint: str) -> str:
 
     A distiller other than OFA is named, and what was searched of its own follows.
     """
-    if record.role == "baseline":
+    if record.role != "trial" and not record.params:
         return ""
     config, distiller = record.config, record.config.get("distiller", "ofa")
     read = fields_read(distiller, config.get("curriculum_temperature", False))
@@ -106,6 +106,11 @@ class View:
             news = text.split(":")[0] != self._phase.split(":")[0]
             self._phase = text
             self._show_phase(news)
+
+    def expect(self, total: int) -> None:
+        """How many trials, baselines and finalists there are to be in all."""
+        with self._lock:
+            self.total = total
 
     def trial_started(self, record: TrialRecord) -> None:
         with self._lock:

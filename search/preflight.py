@@ -54,9 +54,17 @@ class Plan:
         """Those that trials may have."""
         return sorted({config.distiller for config in self.drawn})
 
+    @property
+    def final_count(self) -> int:
+        """How many runs the final has, if as many trials complete."""
+        settings = self.settings
+        return (
+            (min(settings.finalists, self.trials) + len(self.baselines)) * settings.seeds if settings.finalists else 0
+        )
+
     def trial_count(self) -> int:
-        """Trials and baselines together."""
-        return self.trials + len(self.baselines)
+        """Trials, baselines with their own searches, and finalists together."""
+        return self.trials + len(self.baselines) * (1 + self.settings.tune_baselines) + self.final_count
 
 
 def preflight(

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from search.baselines import BaselineSearch
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
 from search.optuna_study import reconcile, tell
 from search.schedulers import Live
@@ -92,13 +93,14 @@ class ListSearcher(RecordSearcher):
 
 
 class StudySearcher(RecordSearcher):
-    """Gives Tune the interrupted trials first, then the baselines, then what Optuna asks for.
+    """Gives Tune the interrupted trials first, then the baselines and their searches, then what Optuna asks for.
 
     Args:
         study: Optuna's study.
         space: the search function, giving a trial's fields.
         compose: makes a whole configuration (a dict) of a trial's fields, raising InputError.
         baselines: by name, their whole configurations.
+        tuning: the small searches of those that are tuned.
         grid: the points that are tried one after another in place of what Optuna's sampler would draw.
         arguments: those of `RecordSearcher`.
     """
@@ -109,14 +111,18 @@ class StudySearcher(RecordSearcher):
         space: Callable[[Any], dict[str, Any]],
         compose: Callable[[dict[str, Any]], dict[str, Any]],
         baselines: dict[str, dict[str, Any]],
+        tuning: list[BaselineSearch],
         grid: list[dict[str, Any]] | None,
         *arguments,
     ):
         super().__init__(*arguments)
         self._study, self._space, self._compose, self._baselines, self._grid = study, space, compose, baselines, grid
+        self._tuning = {search.name: search for search in tuning}
         mine = [record for record in self._ledger.records.values() if record.role in ("trial", "baseline")]
         self._again = [record for record in mine if record.state == RUNNING]
-        known = {record.trial_id for record in self._ledger.of_role("baseline") if record.state in (RUNNING, COMPLETE)}
+        known = {
+            record.trial_id for record in mine if record.role == "baseline" and record.state in (RUNNING, COMPLETE)
+        }
         self._fresh = [name for name in baselines if name not in known]  # those that failed or were cut off as well
         reconcile(study, self._ledger)
 
@@ -126,7 +132,13 @@ class StudySearcher(RecordSearcher):
         missing = max(0, trials - begun)
         if self._grid is not None:
             missing = min(missing, len(self._untried()) + sum(record.role == "trial" for record in self._again))
-        return missing + sum(record.role == "baseline" for record in self._again) + len(self._fresh)
+        baselines = sum(record.role == "baseline" for record in self._again) + len(self._fresh)
+        return missing + baselines + sum(search.left() for search in self._tuning.values())
+
+    @property
+    def running(self) -> int:
+        """How many of them an earlier session left off."""
+        return len(self._again)
 
     def _next(self) -> TrialRecord:
         if self._again:
@@ -134,6 +146,9 @@ class StudySearcher(RecordSearcher):
         if self._fresh:
             name = self._fresh.pop(0)
             return TrialRecord(name, "baseline", self._baselines[name], {}, self._objectives)
+        for search in self._tuning.values():
+            if search.left():
+                return search.next(self._objectives)
         for _ in range(MAX_REFUSED):
             trial = self._ask()
             try:
@@ -146,8 +161,10 @@ class StudySearcher(RecordSearcher):
         raise StudyError(f"the space gave {MAX_REFUSED} bad configurations in a row: {refused}")
 
     def _ended(self, record: TrialRecord) -> None:
-        if record.role == "trial":  # baselines are none of Optuna's
+        if record.role == "trial":
             tell(self._study, record)
+        elif record.of:
+            self._tuning[record.of].tell(record)
 
     def _ask(self) -> optuna.Trial:
         if self._grid is not None and not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING]):

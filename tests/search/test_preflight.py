@@ -43,7 +43,7 @@ def test_the_plan_knows_the_data_and_the_models():
     assert (plan.num_classes, plan.train_images, plan.holdout_images) == (10, 80, 287)
     assert plan.available == [1, 2, 3, 4] and plan.notes == []
     assert plan.base.model_dump(include=set(FIELDS)) == {key: FIELDS[key] for key in FIELDS}
-    assert plan.trial_count() == plan.settings.trials + 2
+    assert plan.trial_count() == plan.settings.trials + 2 + plan.final_count == 16 + 2 + (3 + 2) * 3
     assert plan.data_fingerprint != planned(holdout=0.3).data_fingerprint
 
 
@@ -187,12 +187,12 @@ def grid_of(trial):
 def test_a_grid_begins_with_the_first_guesses_and_has_them_once():
     plan = planned("sampler=grid", "trials=4", function=grid_of, guesses=[{"eps": 1.4, "t": 2}, {"eps": 1.4}])
     assert [point["eps"] for point in plan.grid][:2] == [1.4, 1.4] and len(plan.grid) == 6
-    assert plan.trials == 4 and plan.trial_count() == 6 and plan.notes == []
+    assert plan.trials == 4 and plan.trial_count() == 6 + plan.final_count and plan.notes == []
 
 
 def test_more_trials_than_a_grid_has_points_are_fine_and_said():
     plan = planned("sampler=grid", "trials=50", function=grid_of)
-    assert plan.trials == 6 and plan.trial_count() == 8
+    assert plan.trials == 6 and plan.trial_count() == 8 + plan.final_count
     assert plan.notes == ["the grid has 6 points, so there are no more trials, though 50 were asked"]
 
 

@@ -26,6 +26,7 @@ def make(folder, baselines=None, sampler="random", grid=None):
         space,
         lambda fields: {"epochs": 3, **fields},
         baselines or {},
+        [],
         grid,
         ledger,
         lambda record: {"known_epoch": record.epoch},

@@ -1,0 +1,94 @@
+"""A small search for each baseline, so that OFA-KD is not compared with an untuned rival."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
+from search.samplers import make_sampler
+from trainables.distillers import suggest
+
+JOURNAL = "baselines.log"  # Optuna's, beside the study's own
+LR_SPAN = 3.0  # the learning rate is searched from its own value over this to its own value times this
+
+
+class BaselineSearch:
+    """Tunes one baseline by TPE: its distiller's declared hyperparameters, and the learning rate.
+
+    The baseline as it was given counts as the first of its trials. None of them is stopped early, so that they have the
+    epochs of the trials that they are compared with.
+
+    Args:
+        folder: the study's folder.
+        name: the baseline's.
+        config: its whole configuration.
+        trials: how many there are to be besides the baseline as it was given.
+        seed: of the sampler.
+        ledger: the study's records.
+        check: raises where a whole configuration is not valid.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        config: dict[str, Any],
+        trials: int,
+        seed: int,
+        ledger: Ledger,
+        check: Callable[[dict[str, Any]], Any],
+    ):
+        self.name, self._config, self._trials, self._ledger, self._check = name, config, trials, ledger, check
+        self._study = optuna.create_study(
+            study_name=name,
+            storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+            direction="maximize",
+            sampler=make_sampler("tpe", seed + 7919 * len(self._records())),
+            load_if_exists=True,
+        )
+        known = {record.number for record in self._records()}
+        for trial in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if trial.number not in known:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+        for record in self._records():
+            if record.state != RUNNING:
+                self.tell(record)
+
+    def left(self) -> int:
+        """How many of its trials are still to begin."""
+        return max(0, self._trials - len(self._records()))
+
+    def next(self, objectives: dict[str, bool]) -> TrialRecord:
+        """Its next trial."""
+        trial = self._study.ask()
+        config = {**self._config, **tuned_fields(trial, self._config)}
+        self._check(config)
+        number = len(self._records()) + 1
+        return TrialRecord(
+            f"{self.name}-{number}", "baseline", config, trial.params, objectives, number=trial.number, of=self.name
+        )
+
+    def tell(self, record: TrialRecord) -> None:
+        """Tells its sampler how one of its trials ended; a second time changes nothing."""
+        trial = self._study.get_trials(deepcopy=False)[record.number]
+        if trial.state.is_finished():
+            return
+        state = TrialState.COMPLETE if record.state == COMPLETE else TrialState.FAIL
+        self._study.tell(record.number, record.score if record.state == COMPLETE else None, state=state)
+
+    def _records(self) -> list[TrialRecord]:
+        return [record for record in self._ledger.of_role("baseline") if record.of == self.name]
+
+
+def tuned_fields(trial, config: dict[str, Any]) -> dict[str, Any]:
+    """What a baseline's search draws: the ranges that its distiller declares, and the learning rate about its own."""
+    lr = config["lr"]
+    return {
+        **suggest(trial, config["distiller"]),
+        "lr": trial.suggest_float("lr", lr / LR_SPAN, lr * LR_SPAN, log=True),
+    }

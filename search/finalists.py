@@ -1,0 +1,72 @@
+"""The final: the best trials and the baselines trained again over seeds, in full, and judged on the test split.
+
+The search chose its best on the holdout and with one seed, so its figure flatters it; these are the ones to believe.
+"""
+
+from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
+from search.settings import Settings
+
+FINALIST = "finalist"
+
+
+def front(records: list[TrialRecord]) -> list[TrialRecord]:
+    """Those that no other record beats in one objective without losing in another (the Pareto front)."""
+
+    def turned(record: TrialRecord) -> list[float]:
+        signs = (1 if maximize else -1 for maximize in record.objectives.values())
+        return [sign * value for sign, value in zip(signs, record.values, strict=True)]
+
+    points = [(record, turned(record)) for record in records if None not in record.values]
+
+    def beaten(mine: list[float]) -> bool:
+        return any(
+            other != mine and all(theirs >= own for theirs, own in zip(other, mine, strict=True)) for _, other in points
+        )
+
+    return [record for record, mine in points if not beaten(mine)]
+
+
+def chosen(ledger: Ledger, count: int) -> list[TrialRecord]:
+    """The trials of the final, best first: with one objective the best by it; with several, those of the Pareto front
+    that are best by the first, or all of a smaller front."""
+    complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
+    if complete and len(complete[0].objectives) > 1:
+        complete = front(complete)
+    distinct: list[TrialRecord] = []
+    for record in sorted(complete, key=lambda record: record.score, reverse=True):
+        if all(record.config != other.config for other in distinct):
+            distinct.append(record)
+    return distinct[:count]
+
+
+def best_baselines(ledger: Ledger) -> dict[str, TrialRecord]:
+    """Each baseline's best complete record by its name: of its own small search, where there was one."""
+    best: dict[str, TrialRecord] = {}
+    for record in ledger.of_role("baseline"):
+        name = record.of or record.trial_id
+        if record.state == COMPLETE and (name not in best or record.score > best[name].score):
+            best[name] = record
+    return best
+
+
+def final_records(ledger: Ledger, settings: Settings) -> list[TrialRecord]:
+    """The runs of the final that are still to be made, seed by seed, so that those of one seed can be compared early.
+
+    All of them have the search's epochs, data and stream, other seeds than the search had, and a learning-rate schedule
+    of full length. A run that an earlier session left off goes on; one that failed is tried again.
+    """
+    entrants = chosen(ledger, settings.finalists)
+    if not entrants:
+        return []
+    entrants = [*entrants, *best_baselines(ledger).values()]
+    records = []
+    for seed in range(settings.seed + 1, settings.seed + 1 + settings.seeds):
+        for entrant in entrants:
+            trial_id = f"{entrant.trial_id}-seed{seed}"
+            known = ledger.records.get(trial_id)
+            if known is None or known.state not in (RUNNING, COMPLETE):
+                config = {**entrant.config, "seed": seed, "sched_restarts": []}
+                known = TrialRecord(trial_id, FINALIST, config, entrant.params, entrant.objectives, of=entrant.trial_id)
+            if known.state != COMPLETE:
+                records.append(known)
+    return records
