@@ -6,8 +6,9 @@ from typing import Any
 
 from search.objective import Objective, parse_objectives
 from search.recipes import TEACHER_RECIPES, family_recipe
-from search.settings import Settings, baseline_params, check_batch, compose, pinned_fields, trial_config
+from search.settings import Settings, baseline_params, check_batch, pinned_fields, trial_config
 from search.space import SearchSpace
+from search.students import Students
 from search.study import SCALES, Study
 from trainables.config import DataFields, Distillation, TrialConfig, fields_read
 from trainables.distillers import DISTILLERS, distillers_of
@@ -22,10 +23,10 @@ class Plan:
 
     settings: Settings
     space: SearchSpace
-    family: str
-    recipe: dict[str, Any]  # the student's, resolved
+    students: Students  # all that a trial may have
+    family: str  # of the settings' own student, as is what follows
+    recipe: dict[str, Any]  # resolved
     teacher_recipe: dict[str, Any]  # with teacher_source=fit
-    full_length: dict[str, int]  # epochs, warm-up and decay of the recipe where it is not shortened
     available: list[int]  # the student's stages
     base: TrialConfig  # the settings without anything searched
     baselines: dict[str, TrialConfig]
@@ -42,7 +43,7 @@ class Plan:
 
     def compose(self, fields: dict[str, Any]) -> dict[str, Any]:
         """A trial's whole configuration from what the space returned."""
-        return compose(self.settings, self.recipe, self.available, fields).model_dump()
+        return self.students.compose(self.settings, fields).model_dump()
 
     @property
     def trials(self) -> int:
@@ -91,16 +92,13 @@ def preflight(
     notes: list[str] = []
     splits = _splits(settings, dry_run and not named & {"data", "data_dir"}, notes)
     num_classes = len(splits.classes)
-    student = _build(settings, "student", num_classes, dry_run, named, notes)
+    students = Students(settings, lambda one: _build(one, "student", num_classes, dry_run, named, notes))
+    student = students.of({})
+    recipe, available = student.recipe, student.available
     settings, teacher = _teacher(settings, num_classes, dry_run, named, notes)
 
     from trainables.build import family
-    from trainables.student import available_stages
 
-    available = available_stages(student, settings.taps)
-    kind = family(student) if settings.family == "auto" else settings.family
-    recipe, full_length = family_recipe(settings.recipes, kind, settings.epochs, settings.full_epochs)
-    recipe |= settings.recipe
     teacher_recipe = {
         "epochs": settings.epochs,
         **family_recipe(settings.recipes, family(teacher), settings.epochs, settings.full_epochs)[0],
@@ -123,7 +121,7 @@ def preflight(
     space = SearchSpace(study.space, settings.search, pinned_fields(settings, recipe))
 
     def composed(fields: dict[str, Any]) -> TrialConfig:
-        return compose(settings, recipe, available, fields)
+        return students.compose(settings, fields)
 
     drawn = space.check(settings.seed, composed)
     guesses = list(filter(None, (space.matching(params) for params in earlier)))
@@ -135,10 +133,10 @@ def preflight(
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,
-        family=kind,
+        students=students,
+        family=student.family,
         recipe=recipe,
         teacher_recipe=teacher_recipe,
-        full_length=full_length,
         available=available,
         base=trial_config(settings, recipe, {}),
         baselines=baselines,

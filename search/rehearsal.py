@@ -10,7 +10,7 @@ from trainables.config import TrialConfig
 from trainables.distillers import distillers_of
 from trainables.errors import InputError
 
-TRIED = ("distiller", "opt", "sched", "aa", "train_interpolation", "bce_loss", "enhance", "projector", "amp")
+TRIED = ("student", "distiller", "opt", "sched", "aa", "train_interpolation", "bce_loss", "enhance", "projector", "amp")
 TIMED_STEPS, TIMED_S = 3, 5.0  # calls, or fewer where they take longer
 TIMED_BATCH = 32  # a larger batch is taken to cost in proportion
 TIMED_STEP_S = 1.0  # as many images as this allows are timed on a CPU, where a few tell as much as many
@@ -28,7 +28,8 @@ def rehearse(plan: Plan, splits) -> None:
     for config in _kinds(plan):
         terms = _one_step(config, splits, workers)
         for distiller in distillers_of(config.distiller):
-            if config.stages == plan.available and not distiller.weights.keys() <= terms.keys():
+            own = config.student == plan.base.student
+            if own and config.stages == plan.available and not distiller.weights.keys() <= terms.keys():
                 raise InputError(f"distiller: {distiller.name} compares stages; student and teacher have none alike")
     if plan.base.teacher_source == "fit":
         try:

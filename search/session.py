@@ -136,7 +136,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
             "data_fingerprint": plan.data_fingerprint,
             "teacher_top1": outcome.teacher["top1"],
             "teacher_sha256": outcome.teacher["sha256"],
-            "full_length": plan.full_length,
+            "full_length": plan.students.of(best.config).full_length,
             "searched": best.params,
             "config": best.config,
         }

@@ -70,7 +70,7 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation):
     dashboard_port: int | None = Field(None, ge=1, le=65535)  # of Ray's dashboard; None: no dashboard
 
 
-SEARCHABLE = set(Distillation.model_fields) | set(Recipe.model_fields) - {"epochs"}
+SEARCHABLE = set(Distillation.model_fields) | set(Recipe.model_fields) - {"epochs"} | {"student", "student_kwargs"}
 FLAT_RECIPE = set(Recipe.model_fields) - {"epochs"}
 
 
