@@ -12,11 +12,12 @@ from pathlib import Path
 
 from search.cluster import start_ray
 from search.finalists import FINALIST
-from search.ledger import RUNNING, Ledger
+from search.ledger import RUNNING, Ledger, TrialRecord
 from search.preflight import Plan
 from search.tracking import Tracker
 from trainables.errors import InputError, StudyError
 
+TESTED = (FINALIST, "delivery")  # the roles that the test split is for
 OUT_OF_TIME = "stopped by the time budget"
 TEACHER = "teacher"  # the teacher's trial id at the broker
 
@@ -39,18 +40,22 @@ class Experiment:
         folder: the study's folder.
         tracker: MLflow's side, not yet open.
         open_tracking: opens it; called once the teacher is fit to teach, so that a refused study leaves nothing there.
+        records: the folder of the ledger within the study's.
 
     Attributes:
         view: the terminal's side; set before `run`.
+        teacher_folder: where the teacher is kept for all studies.
     """
 
-    def __init__(self, plan: Plan, folder: Path, tracker: Tracker, open_tracking: Callable[[], None]):
+    def __init__(
+        self, plan: Plan, folder: Path, tracker: Tracker, open_tracking: Callable[[], None], records: str = "trials"
+    ):
         self.plan, self.settings, self.folder = plan, plan.settings, Path(folder).resolve()
-        self.ledger = Ledger(self.folder / "trials")
+        self.ledger = Ledger(self.folder / records)
         self._tracker, self._open_tracking, self.view = tracker, open_tracking, None
         self._interrupted = threading.Event()
         self._deadline: float | None = None
-        self._teacher_folder = self.folder.parent / "teachers" / self._teacher_fingerprint()
+        self.teacher_folder = self.folder.parent / "teachers" / self._teacher_fingerprint()
 
     def run(self) -> Outcome:
         """Trains the study's remaining trials; no lane is left after it, but Ray is, until `close`.
@@ -59,6 +64,55 @@ class Experiment:
             StudyError: no lane could be had, or the teacher could not be made ready.
             InputError: the teacher does not clearly beat chance, or does not fit.
         """
+        with self._lanes() as (broker, lanes):
+            teacher = self._ready_teacher(broker, lanes)
+            study = None if self._interrupted.is_set() else self._search(broker, lanes)
+            self._final(broker, lanes)
+        if (lost := lanes.all_lost()) and not self._interrupted.is_set():
+            raise StudyError(lost)
+        return Outcome(self._interrupted.is_set(), self.ledger, teacher, study)
+
+    def train(self, record: TrialRecord) -> bool:
+        """Trains one record outside a search, in a lane, and judges it on the test split; goes on where it was left.
+
+        Returns:
+            False where it was interrupted.
+
+        Raises:
+            StudyError: the training failed, or no lane could be had.
+            InputError: the configuration does not fit the data.
+        """
+        with self._lanes() as (broker, lanes):
+            import ray
+
+            from search.lanes import follow
+
+            self.view.phase("opening MLflow")
+            self._open_tracking()
+            self.ledger.save(record)
+            self._tracker.trial_started(record)
+            self.view.trial_started(record)
+
+            def on_report(metrics: dict) -> None:
+                if record.add(metrics):
+                    self.ledger.save(record)
+                    self._tracker.trial_epoch(record, metrics)
+                    self.view.trial_epoch(record)
+
+            ray.get(broker.submit.remote(record.trial_id, self._job(record), judged=False))
+            self.view.phase("training")
+            ended = follow(broker, lanes, record.trial_id, on_report, self._interrupted.is_set)
+            if ended is None:
+                return False
+            record.finish()
+            self.ledger.save(record)
+            self._tracker.trial_ended(record)
+            self.view.trial_ended(record)
+        return True
+
+    @contextlib.contextmanager
+    def _lanes(self):
+        """Ray, the broker and the lanes; no lane is left after it, but Ray is, until `close`."""
         self.view.phase("starting Ray")
         start_ray(self.settings)
         import ray
@@ -73,18 +127,13 @@ class Experiment:
         lanes = Lanes(broker, self.settings, self.folder / "ray")
         lanes.start()
         try:
-            teacher = self._ready_teacher(broker, lanes)
-            study = None if self._interrupted.is_set() else self._search(broker, lanes)
-            self._final(broker, lanes)
+            yield broker, lanes
         finally:
             if not isinstance(sys.exception(), KeyboardInterrupt):  # at once: Ray's processes end with this one
                 self.view.phase("stopping the lanes")
                 ray.get(broker.close.remote())
                 if not lanes.close():
                     self.view.note("a lane does not quit; it ends with Ray")
-        if (lost := lanes.all_lost()) and not self._interrupted.is_set():
-            raise StudyError(lost)
-        return Outcome(self._interrupted.is_set(), self.ledger, teacher, study)
 
     def close(self) -> None:
         """Leaves Ray: its processes end where this study started them."""
@@ -114,6 +163,7 @@ class Experiment:
         """Has a lane make the teacher ready and judges it; returns its figures."""
         import ray
 
+        from search.lanes import follow
         from trainables.teacher import clearly_beats_chance
 
         job = {
@@ -121,29 +171,22 @@ class Experiment:
             "config": self.plan.base.model_dump(),
             "recipe": self.plan.teacher_recipe,
             "folder": str(self.folder / "teacher"),
-            "teacher_folder": str(self._teacher_folder),
+            "teacher_folder": str(self.teacher_folder),
         }
         self.view.phase(f"bringing up {self.settings.concurrency} lane(s); making {self.settings.teacher} ready")
         ray.get(broker.submit.remote(TEACHER, job, judged=False))
         epochs = self.plan.teacher_recipe["epochs"]
-        while True:
-            event = broker.next.remote(TEACHER)
-            while not ray.wait([event], timeout=0.5)[0]:
-                if self._interrupted.is_set():
-                    return {}
-                if lost := lanes.all_lost():
-                    raise StudyError(lost)
-            kind, payload = ray.get(event)
-            if kind == "report":
-                accuracy = payload["val/top1"]
-                self.view.phase(f"fitting the teacher: epoch {payload['epoch']}/{epochs}, holdout {accuracy:.2f}%")
-            elif kind == "bad_input":
-                raise InputError(payload)
-            elif kind == "failed":
-                raise StudyError(f"the teacher could not be made ready: {payload}")
-            else:
-                break
-        teacher = payload
+
+        def on_report(metrics: dict) -> None:
+            accuracy = metrics["val/top1"]
+            self.view.phase(f"fitting the teacher: epoch {metrics['epoch']}/{epochs}, holdout {accuracy:.2f}%")
+
+        try:
+            teacher = follow(broker, lanes, TEACHER, on_report, self._interrupted.is_set)
+        except StudyError as error:
+            raise StudyError(f"the teacher could not be made ready: {error}") from error
+        if teacher is None:
+            return {}
         words = f"teacher {self.settings.teacher}: {teacher['top1']:.2f}% on the holdout of {teacher['images']} images"
         if not clearly_beats_chance(teacher["top1"], teacher["images"], teacher["classes"]):
             if not self.settings.smoke:
@@ -295,8 +338,8 @@ class Experiment:
             "config": record.config,
             "folder": str(self.ledger.trial_folder(record.trial_id)),
             "known_epoch": record.epoch,
-            "test": record.role == FINALIST,
-            "teacher_folder": str(self._teacher_folder),
+            "test": record.role in TESTED,
+            "teacher_folder": str(self.teacher_folder),
         }
 
     def _teacher_fingerprint(self) -> str:

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import ray
@@ -10,12 +11,47 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from search.settings import Settings
+from trainables.errors import InputError, StudyError
 from trainables.lane import serve
 
 RESTARTS = 3  # of a lane whose Ray Train run itself ended; a worker's death is Ray Train's own business
 QUIT_S = 120.0  # a lane that is just coming up quits once it stands; Ray must not go before its thread has ended
 
 log = logging.getLogger(__name__)
+
+
+def follow(
+    broker,
+    lanes: "Lanes",
+    trial_id: str,
+    on_report: Callable[[dict], None],
+    interrupted: Callable[[], bool],
+) -> dict | None:
+    """Waits for a job that was submitted outside Tune, passing its reports on.
+
+    Returns:
+        Its result, {} where it has none; None where it was interrupted.
+
+    Raises:
+        StudyError: it failed, or no lane is left.
+        InputError: the job asks for what cannot be.
+    """
+    while True:
+        event = broker.next.remote(trial_id)
+        while not ray.wait([event], timeout=0.5)[0]:
+            if interrupted():
+                return None
+            if lost := lanes.all_lost():
+                raise StudyError(lost)
+        kind, payload = ray.get(event)
+        if kind == "report":
+            on_report(payload)
+        elif kind == "bad_input":
+            raise InputError(payload)
+        elif kind == "failed":
+            raise StudyError(payload)
+        else:
+            return None if kind == "stopped" else payload or {}
 
 
 class Lanes:

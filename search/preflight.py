@@ -35,7 +35,7 @@ class Plan:
     data_fingerprint: str
     holdout_images: int
     train_images: int
-    num_classes: int
+    classes: list[str]
     objectives: list[Objective]
     pairs: list[str] = field(default_factory=list)  # the scale's, by name
     grid: list[dict[str, Any]] | None = None  # with sampler=grid: every point of the space, in the order they are tried
@@ -145,7 +145,7 @@ def preflight(
         data_fingerprint=splits.fingerprint,
         holdout_images=len(splits.holdout),
         train_images=len(splits.train),
-        num_classes=num_classes,
+        classes=splits.classes,
         objectives=parse_objectives(settings.objectives),
         pairs=list(study.scales[settings.scale].pairs),
         grid=grid,

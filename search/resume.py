@@ -24,7 +24,12 @@ STAYS = sorted(
 def remember(folder: Path, settings: Settings, data_fingerprint: str, flags: dict[str, Any], sets: list[str]) -> None:
     """Writes what the study was started with; a resumed one keeps what must stay and remembers the newer flags."""
     stays = {name: value for name, value in settings.model_dump(mode="json").items() if name in STAYS}
-    content = {"flags": flags, "set": sets, "stays": {**stays, "data_fingerprint": data_fingerprint}}
+    content = {
+        "space": settings.space,
+        "flags": flags,
+        "set": sets,
+        "stays": {**stays, "data_fingerprint": data_fingerprint},
+    }
     partial = folder / f"{STARTED}.partial"
     partial.write_text(json.dumps(content, indent=1))
     os.replace(partial, folder / STARTED)
@@ -45,6 +50,19 @@ def as_before(flags: dict[str, Any], sets: list[str]) -> tuple[dict[str, Any], l
     given = {*flags, *(item.split("=")[0] for item in sets)}
     kept = [item for item in before["set"] if item.split("=")[0] not in given]
     return {**{key: value for key, value in before["flags"].items() if key not in given}, **flags}, kept + sets
+
+
+def space_of(folder: Path) -> Path:
+    """The space file that a study was started with, or the copy of it where that is gone.
+
+    Raises:
+        InputError: the study's folder has neither.
+    """
+    before = Path((_read(folder) or {}).get("space", ""))
+    found = next((path for path in (before, folder / "space.py") if path.is_file()), None)
+    if found is None:
+        raise InputError(f"--study: the space file of '{folder.name}' is gone ({before}); put it back")
+    return found
 
 
 def check_same(folder: Path, settings: Settings, data_fingerprint: str) -> None:

@@ -59,7 +59,10 @@ def test_the_students_recipe_is_its_familys(student, family, opt):
     assert own["opt"] == opt
     assert plan.recipe == {**own, "warmup_epochs": 1}, "the warm-up of 40 epochs, shortened to 4 epochs"
     assert plan.base.model_dump(include=set(own)) == own and plan.base.epochs == FIELDS["epochs"]
-    assert plan.students.of({}).full_length == {"epochs": 40, "warmup_epochs": RECIPES["embedded"][family]["warmup_epochs"]}
+    assert plan.students.of({}).full_length == {
+        "epochs": 40,
+        "warmup_epochs": RECIPES["embedded"][family]["warmup_epochs"],
+    }
 
 
 def test_a_named_family_and_named_recipe_fields_are_above_the_familys():

@@ -1,0 +1,159 @@
+"""The command behind `search/train.py`: the configuration that a study found, trained for use."""
+
+import os
+import shutil
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search.experiment import Experiment
+from search.ledger import COMPLETE, Ledger, TrialRecord
+from search.live import make_view
+from search.model_card import WEIGHTS, write_card
+from search.paths import import_from_current_folder, storage_folder
+from search.preflight import Plan, preflight
+from search.recipes import family_recipe
+from search.resume import as_before, check_same, sole_session, space_of
+from search.settings import load_space, resolve
+from search.terminal import noise_to, person_console
+from search.tracking import Tracker
+from trainables.errors import InputError, StudyError
+
+DELIVERED, ROLE = "delivered", "delivery"
+CONFIG, CARD = "config.yaml", "MODEL_CARD.md"
+
+
+def deliver(arguments) -> int:
+    """Trains as the flags say and leaves weights, configuration and model card; returns the exit code.
+
+    A run that was cut off goes on from its last epoch; one that is complete is only named.
+
+    Raises:
+        InputError: there is no such study or trial, or its data, models or teacher are no longer what they were.
+    """
+    from search.command import LOG, tracking_uri
+
+    plan, folder = _plan(arguments)
+    source = _source(Ledger(folder / "trials"), folder, arguments.trial)
+    record = _record(plan, source, arguments.epochs)
+    out = folder / DELIVERED / record.trial_id
+    console = person_console()
+    ledger = Ledger(folder / DELIVERED)
+    known = ledger.records.get(record.trial_id)
+    if known and known.config == record.config and known.state != "failed":
+        record = known
+    elif known:
+        shutil.rmtree(out)
+    if record.state != COMPLETE:
+        with sole_session(folder), noise_to(folder / LOG):
+            interrupted = _train(plan, folder, record, tracking_uri(plan.settings), console)
+        if interrupted:
+            console.print("interrupted; the same command goes on")
+            return 130
+    _write(plan, source, record, folder, out)
+    top1 = record.metric("test/top1")
+    console.print(
+        f"{record.of} of study {folder.name}, trained for {record.epoch} epochs on training split and holdout: "
+        f"top-1 {top1:.2f} on the test split"
+    )
+    for name in (WEIGHTS, CONFIG, CARD):
+        console.print(f"  {out / name}")
+    return 0
+
+
+def _plan(arguments) -> tuple[Plan, Path]:
+    """The study as it was started, checked anew; one lane."""
+    flags = {"name": arguments.study, "storage": arguments.storage, "tracking_uri": arguments.tracking_uri}
+    flags |= {"address": arguments.address, "concurrency": 1}
+    import_from_current_folder()
+    folder = storage_folder(arguments.storage or "runs") / arguments.study
+    given = {name: value for name, value in flags.items() if value is not None}
+    flags, sets = as_before(given, [])
+    space = space_of(folder)
+    settings = resolve(load_space(str(space)), {**flags, "space": str(space)}, sets)
+    with noise_to(Path(os.devnull)):
+        plan, _ = preflight(load_space(str(space)), settings)
+    check_same(folder, plan.settings, plan.data_fingerprint)
+    return plan, folder
+
+
+def _source(ledger: Ledger, folder: Path, trial: str | None) -> TrialRecord:
+    """The trial whose configuration is trained: the one asked for, or the study's best."""
+    if trial is None:
+        if not (folder / "best.yaml").exists():
+            raise InputError(f"--study: '{folder.name}' has no finished best trial yet; name one with --trial")
+        trial = str(yaml.safe_load((folder / "best.yaml").read_text())["trial"])
+    record = ledger.records.get(trial)
+    if record is None or record.role not in ("trial", "baseline"):
+        there = ", ".join(one.trial_id for one in ledger.records.values() if one.role in ("trial", "baseline"))
+        raise InputError(f"--trial: '{folder.name}' has no trial '{trial}'; there are {there or 'none'}")
+    return record
+
+
+def _record(plan: Plan, source: TrialRecord, epochs: int | None) -> TrialRecord:
+    """The training's own record: the source's configuration at full length, on all images but the test split's."""
+    settings, facts = plan.settings, plan.students.of(source.config)
+    if epochs is not None and epochs < 1:
+        raise InputError(f"--epochs: {epochs} must be at least 1")
+    epochs = epochs or facts.full_length["epochs"]
+    at_length, _ = family_recipe(settings.recipes, facts.family, epochs, settings.full_epochs)
+    own = settings.recipe.keys() | source.params.keys()  # what was set or searched holds at any length
+    longer = {part: at_length[part] for part in facts.full_length if part != "epochs" and part not in own}
+    config = {**source.config, **longer, "epochs": epochs, "train_with_holdout": True, "sched_restarts": []}
+    of = f"{source.role} {source.trial_id}"
+    return TrialRecord(of.replace(" ", "-"), ROLE, config, source.params, source.objectives, of=of)
+
+
+def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> bool:
+    """Trains in a lane, logged under the study's parent run; whether it was interrupted."""
+    tracker = Tracker(
+        uri,
+        str(folder.parent / "artifacts"),
+        plan.settings.name,
+        spool=folder / "tracking_errors.log",
+        on_run_id=lambda record: experiment.ledger.save(record),
+        on_warning=lambda text: view.note(text),
+    )
+    experiment = Experiment(plan, folder, tracker, lambda: tracker.open_study({}, {}, {}, resume=True), DELIVERED)
+    if not experiment.teacher_folder.is_dir():
+        raise InputError(
+            f"--study: its teacher is no longer in {experiment.teacher_folder.parent}; "
+            f"have it made again: search/run.py --name {folder.name} --resume"
+        )
+    title = f"{plan.settings.teacher} teaches {record.config['student']}"
+    done = False
+    with make_view(console, 1, study=f"{folder.name}: {record.of}", pair=title) as view:
+        experiment.view = view
+        try:
+            with experiment.interruptible():
+                done = experiment.train(record)
+        except StudyError as error:
+            record.finish(str(error))
+            experiment.ledger.save(record)
+            tracker.trial_ended(record)
+            raise
+        except Exception:
+            traceback.print_exc()  # into the log
+            raise
+        finally:
+            tracker.close("FINISHED")
+            experiment.close()
+    return not done
+
+
+def _write(plan: Plan, source: TrialRecord, record: TrialRecord, folder: Path, out: Path) -> None:
+    """The configuration and the card beside the weights, which the lane has left."""
+    facts: dict[str, Any] = {
+        "study": folder.name,
+        "from": record.of,
+        "test": {name: value for name, value in record.history[-1].items() if name.startswith("test/")},
+        "searched": source.params,
+        "config": record.config,
+        "data_fingerprint": plan.data_fingerprint,
+        "classes": plan.classes,
+    }
+    (out / CONFIG).write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+    write_card(out / CARD, plan, source, record, folder)
