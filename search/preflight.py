@@ -146,7 +146,7 @@ def preflight(
         holdout_images=len(splits.holdout),
         train_images=len(splits.train),
         classes=splits.classes,
-        objectives=parse_objectives(settings.objectives),
+        objectives=parse_objectives(settings.objectives, settings.metrics),
         pairs=list(study.scales[settings.scale].pairs),
         grid=grid,
         notes=notes,

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from search.objective import parse_objectives
 from search.study import SCALES, Scale, Study
 from search.values import Part, parse_sets
-from trainables.config import DataFields, Distillation, Recipe, StudentFields, TeacherFields, TrialConfig
+from trainables.config import DataFields, Distillation, JudgingFields, Recipe, StudentFields, TeacherFields, TrialConfig
 from trainables.errors import InputError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of studies and baselines: names of folders
@@ -21,7 +21,7 @@ SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2, "finalis
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
 
 
-class Settings(DataFields, TeacherFields, StudentFields, Distillation):
+class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFields):
     """All that decides a study; what a flag does not set is reached by `--set FIELD=VALUE`."""
 
     name: str = Field(pattern=NAME)
@@ -267,7 +267,7 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
     if settings.name in RESERVED:
         problems.append(f"name: '{settings.name}' is taken by the storage itself; give another --name")
     try:
-        parse_objectives(settings.objectives)
+        parse_objectives(settings.objectives, settings.metrics)
     except InputError as error:
         problems += error.problems
     names = [baseline if isinstance(baseline, str) else baseline.get("name") for baseline in settings.baselines]

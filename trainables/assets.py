@@ -9,6 +9,7 @@ from trainables.build import normalization
 from trainables.config import DataFields, TrialConfig
 from trainables.context import RunContext
 from trainables.data import Splits, load_splits
+from trainables.errors import InputError
 from trainables.stream import eval_loader
 from trainables.teacher import Teacher, build_teacher
 
@@ -40,9 +41,19 @@ class Assets:
         """The teacher, taking images in the given normalisation and giving what `needs` names besides logits."""
         return Teacher(self._bare_teacher(config), mean, std, needs).to(self.device)
 
-    def holdout(self, config: TrialConfig, context: RunContext, mean, std):
-        """This rank's batches of the holdout, normalised by `mean` and `std`; kept as tensors where they are small."""
-        split, size = self.splits(config).holdout, config.img_size
+    def images(self, part: str, config: TrialConfig, context: RunContext, mean, std):
+        """This rank's batches of the holdout or the test split, normalised; kept as tensors where they are small.
+
+        Args:
+            part: `holdout` or `test`.
+            mean, std: of the model's normalisation.
+
+        Raises:
+            InputError: the data have no test split.
+        """
+        split, size = getattr(self.splits(config), part), config.img_size
+        if split is None:
+            raise InputError(f"data={config.data!r}: its classes are too small for a test split; --set finalists=0")
 
         def load():
             return eval_loader(
@@ -59,21 +70,21 @@ class Assets:
         if len(split) * 3 * size * size * 4 > KEEP_DECODED:
             return load()
         key = (self._data_key(config), tuple(mean), tuple(std), context.rank, context.world_size)
-        return self._once(f"holdout {tuple(mean)}", key, lambda: list(load()))
+        return self._once(f"{part} {tuple(mean)}", key, lambda: list(load()))
 
-    def teacher_classes(self, config: TrialConfig, context: RunContext) -> torch.Tensor | None:
-        """The class the teacher gives to each of this rank's holdout images, in order; None before it stands."""
+    def teacher_classes(self, config: TrialConfig, context: RunContext, part: str = "holdout") -> torch.Tensor | None:
+        """The class the teacher gives to each of this rank's images of a split, in order; None before it stands."""
         if self.teacher_weights is None:
             return None
 
         @torch.no_grad()
         def classify():
             model = self._bare_teacher(config)
-            batches = self.holdout(config, context, *normalization(model))
+            batches = self.images(part, config, context, *normalization(model))
             return torch.cat([model(images.to(self.device)).argmax(1).cpu() for images, _ in batches])
 
         key = (self._data_key(config), str(self.teacher_weights), context.rank, context.world_size)
-        return self._once("teacher classes", key, classify)
+        return self._once(f"teacher classes, {part}", key, classify)
 
     def _bare_teacher(self, config: TrialConfig) -> torch.nn.Module:
         def build():

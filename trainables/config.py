@@ -4,6 +4,7 @@ The fields are flat and carry the names that the command line, MLflow and `best.
 names of timm's train.py (but `crop_scale` and `crop_ratio`, since `scale` is the study's).
 """
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,6 +13,7 @@ from trainables.distillers import COMMON, DISTILLERS, distillers_of, hyperparame
 from trainables.distillers.base import STAGE_LOGITS
 from trainables.fields import Strict
 
+METRICS = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1", "ece", "agreement", "top1_raw", "top1_ema")
 Source = Literal["scratch", "pretrained", "checkpoint"]
 Taps = Literal["ofakd", "even"] | list[int] | list[str]
 
@@ -27,6 +29,24 @@ class DataFields(Strict):
     max_images: int | None = Field(None, ge=2)  # cap on each split, for smoke runs
     loader_workers: int = Field(0, ge=0)  # processes that decode and augment, a worker
     data_seed: int = 0  # draws the holdout and the label budget
+    train_with_holdout: bool = False  # the holdout's images are trained on too, and no longer judge: for delivery
+
+
+class JudgingFields(Strict):
+    """By what a student is judged, besides the usual metrics."""
+
+    metrics: list[str] = []  # the user's own, package.module:function(logits [N, C], target [N]) -> float
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_functions(cls, metrics):
+        names = [path.rpartition(":")[2] for path in metrics]
+        for path, name in zip(metrics, names, strict=True):
+            if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", path):
+                raise ValueError(f"{path!r} is no package.module:function")
+            if name in METRICS or names.count(name) > 1:
+                raise ValueError(f"there is a metric {name!r} already; give the function of {path!r} another name")
+        return metrics
 
 
 class TeacherFields(Strict):
@@ -171,6 +191,7 @@ class Recipe(Strict):
     warmup_epochs: int = Field(0, ge=0)
     decay_epochs: int = Field(30, ge=1)  # step schedule
     decay_rate: float = Field(0.1, gt=0)
+    sched_restarts: list[int] = []  # epochs after which the schedule starts anew, each piece down to its floor
     clip_grad: float | None = Field(None, gt=0)  # largest norm of the gradient
     smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0)
@@ -192,6 +213,13 @@ class Recipe(Strict):
     amp: bool = False
     amp_dtype: Literal["float16", "bfloat16"] = "bfloat16"
 
+    @field_validator("sched_restarts")
+    @classmethod
+    def _restarts_ascend(cls, epochs):
+        if sorted(set(epochs)) != epochs or any(epoch < 1 for epoch in epochs):
+            raise ValueError("must be ascending epochs from 1")
+        return epochs
+
     @field_validator("crop_scale", "crop_ratio")
     @classmethod
     def _is_a_range(cls, bounds, info):
@@ -201,7 +229,7 @@ class Recipe(Strict):
         return bounds
 
 
-class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe):
+class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe, JudgingFields):
     """Everything that decides one trial's result."""
 
     seed: int = 0

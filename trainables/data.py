@@ -27,9 +27,9 @@ class Splits:
     """Who sees which images; `test` is None only where the classes are too small to spare one.
 
     Attributes:
-        train: the student's images, a part of `teacher_train`.
+        train: the student's images, a part of `teacher_train`; with `train_with_holdout` the holdout's too.
         teacher_train: the training split without the holdout.
-        holdout: ranks trials; no training image is in it.
+        holdout: ranks trials; no training image is in it, but for a delivery's.
         fingerprint: 16 hexadecimal digits that differ for other data or other splits.
     """
 
@@ -107,8 +107,12 @@ def _draw_splits(fields: DataFields, name: str, train: ImageList, test: ImageLis
         student = teacher_train.subset(ranks < fields.labels_per_class)
     parts = {"train": student, "teacher_train": teacher_train, "holdout": holdout, "test": test}
     _decode_small([teacher_train, holdout, test])
+    joined = student
+    if fields.train_with_holdout:
+        chosen = np.concatenate([student.indices, holdout.indices])
+        joined = ImageList(student.source, chosen, np.concatenate([student.targets, holdout.targets]))
     return Splits(
-        train=student,
+        train=joined,
         teacher_train=teacher_train,
         holdout=holdout,
         test=test if len(test) else None,

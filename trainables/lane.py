@@ -2,7 +2,7 @@
 
 Rank 0 takes jobs from the broker (search/broker.py) and shares them with the other ranks over a gloo group of its own;
 a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `config`, `folder`, `teacher_folder`, and
-for a trial `known_epoch`, for a teacher `recipe`.
+for a trial `known_epoch` and `test`, for a teacher `recipe`.
 """
 
 import gc
@@ -73,7 +73,7 @@ def _run(job: dict, assets: Assets, context: RunContext, broker) -> dict:
             assets.teacher_weights = None
             return {"result": prepare_teacher(config, job["recipe"], assets, context, Path(job["teacher_folder"]))}
         assets.teacher_weights = Path(job["teacher_folder"]) / WEIGHTS
-        run_trial(config, assets, context, job["known_epoch"])
+        run_trial(config, assets, context, job["known_epoch"], job.get("test", False))
         return {}
     except TrialFailure as error:  # every rank meets it alike
         return {"error": str(error)}

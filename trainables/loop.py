@@ -4,6 +4,7 @@ import math
 import time
 from contextlib import nullcontext
 
+import numpy as np
 import timm.utils
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -16,11 +17,12 @@ from trainables.context import RunContext, TrialFailure
 from trainables.cost import costs
 from trainables.distillation import make_taught, needs_of
 from trainables.evaluate import evaluate
+from trainables.metrics import Predictions
 from trainables.optim import make_optimizer, make_scheduler
 from trainables.stream import train_loader
 from trainables.student import Student
 
-STUDENT = "student.safetensors"
+STUDENT, TEST = "student.safetensors", "test.npz"
 TERM_NAMES = {"loss": "train/loss", "temperature": "train/temperature"}  # the others are train/loss_TERM
 
 
@@ -45,7 +47,9 @@ def build_student(config: TrialConfig, num_classes: int) -> Student:
     return Student(model, num_classes, config.img_size, config.stages, config.taps, config.projector, needs_of(config))
 
 
-def run_trial(config: TrialConfig, assets: Assets, context: RunContext, known_epoch: int = 0) -> bool:
+def run_trial(
+    config: TrialConfig, assets: Assets, context: RunContext, known_epoch: int = 0, test: bool = False
+) -> bool:
     """Trains one configuration, going on from its checkpoint where there is one.
 
     Reports once an epoch (metrics in percent, seconds and images per second, by the names of the tracking schema, and
@@ -56,6 +60,8 @@ def run_trial(config: TrialConfig, assets: Assets, context: RunContext, known_ep
         assets: the data and the teacher, which outlive the trial.
         context: where it runs.
         known_epoch: the last epoch whose report has arrived; later ones in the checkpoint are reported again.
+        test: judge the delivered student on the test split too: the last epoch has `test/*`, and `test.npz` in the
+            trial's folder has `target` and `predicted`, int64 [N] each, in the split's order. Nothing else reads it.
 
     Returns:
         True where it ran to its last epoch, False where a report's answer stopped it.
@@ -64,7 +70,7 @@ def run_trial(config: TrialConfig, assets: Assets, context: RunContext, known_ep
         TrialFailure: the loss is not finite.
         InputError: the configuration does not fit the models or the data.
     """
-    run = _Run(config, assets, context)
+    run = _Run(config, assets, context, test)
     try:
         for metrics in run.history:
             if metrics["epoch"] > known_epoch and not context.report(metrics):
@@ -83,9 +89,9 @@ def run_trial(config: TrialConfig, assets: Assets, context: RunContext, known_ep
 class _Run:
     """The moving parts of a trial between two epochs."""
 
-    def __init__(self, config: TrialConfig, assets: Assets, context: RunContext):
+    def __init__(self, config: TrialConfig, assets: Assets, context: RunContext, test: bool):
         self.begun, self.first_step_s = time.perf_counter(), None
-        self.config, self.assets, self.context = config, assets, context
+        self.config, self.assets, self.context, self.test = config, assets, context, test
         checkpoint.seed_everything(config.seed)
         splits = assets.splits(config)
         self.num_classes = len(splits.classes)
@@ -132,23 +138,29 @@ class _Run:
             "epoch": self.epoch,
             **{TERM_NAMES.get(name, f"train/loss_{name}"): value for name, value in terms.items()},
             "time/images_per_s": images * self.context.world_size / (trained - begun),
-            **{f"val/{name}": value for name, value in self._judge().items()},
         }
-        if not math.isfinite(metrics["val/loss"]):
-            raise TrialFailure(f"the holdout loss is {metrics['val/loss']} in epoch {self.epoch}")
-        metrics["best/val_top1"] = max([metrics["val/top1"]] + [entry["val/top1"] for entry in self.history])
+        if not self.config.train_with_holdout:
+            metrics |= {f"val/{name}": value for name, value in self._judge().items()}
+            if not math.isfinite(metrics["val/loss"]):
+                raise TrialFailure(f"the holdout loss is {metrics['val/loss']} in epoch {self.epoch}")
+            metrics["best/val_top1"] = max([metrics["val/top1"]] + [entry["val/top1"] for entry in self.history])
         metrics["time/epoch_s"] = time.perf_counter() - begun
+        metrics["time/trained_s"] = sum(entry["time/epoch_s"] for entry in [*self.history, metrics])
         metrics["time/start_s"] = self.first_step_s  # from the slot to the first step of this attempt
         if not self.history:  # once a trial
             metrics |= costs(self.taught, self.config.img_size)
         self.history.append(metrics)
+        if self.test and self.epoch == self.config.epochs:
+            metrics |= {f"test/{name}": value for name, value in self._evaluate(self.delivered(), "test").items()}
         self._save()
         return metrics
 
     def delivered(self) -> torch.nn.Module:
         """The student that is handed over: the one that the last epoch's `val/*` are of."""
         last = self.history[-1]
-        return self.ema.module if self.ema and last["val/top1_ema"] > last["val/top1_raw"] else self.student.model
+        # Where nothing is judged, the average is taken: that is what it is for.
+        averaged = self.ema and last.get("val/top1_ema", math.inf) > last.get("val/top1_raw", 0.0)
+        return self.ema.module if averaged else self.student.model
 
     def close(self) -> None:
         """Ends the loader's processes."""
@@ -190,10 +202,15 @@ class _Run:
         better = averaged if averaged["top1"] > raw["top1"] else raw
         return {**better, "top1_raw": raw["top1"], "top1_ema": averaged["top1"]}
 
-    def _evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+    def _evaluate(self, model: torch.nn.Module, part: str = "holdout") -> dict[str, float]:
         if self.context.world_size > 1:
             timm.utils.distribute_bn(model, self.context.world_size, reduce=True)
-        return evaluate(model, self.assets, self.config, self.context)
+        look = self._keep_predictions if part == "test" else lambda predictions: None
+        return evaluate(model, self.assets, self.config, self.context, part=part, look=look)
+
+    def _keep_predictions(self, predictions: Predictions) -> None:
+        path = self.context.folder / TEST
+        np.savez(path, target=predictions.target.numpy(), predicted=predictions.predicted.numpy())
 
     def _resume(self) -> None:
         state = checkpoint.load_checkpoint(self.context.folder)
@@ -203,7 +220,6 @@ class _Run:
         self.taught.load_shards(state["shards"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.scheduler.load_state_dict(state["scheduler"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.epoch, self.history = state["epoch"], state["history"]
@@ -221,7 +237,6 @@ class _Run:
                     "taught": self.taught.state_dict(),
                     "shards": shards,
                     "optimizer": self.optimizer.state_dict(),
-                    "scheduler": self.scheduler.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "ema": self.ema.module.state_dict() if self.ema else None,
                     "random": random,

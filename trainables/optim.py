@@ -3,6 +3,7 @@
 import torch
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 
 from trainables.config import TrialConfig
 from trainables.distillation import Taught
@@ -36,18 +37,43 @@ def make_optimizer(taught: Taught, config: TrialConfig) -> torch.optim.Optimizer
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: TrialConfig, steps_per_epoch: int):
-    """timm's schedule over the trial's full length, stepped once an update (`step_update`)."""
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched=config.sched,
-        num_epochs=config.epochs,
-        warmup_epochs=min(config.warmup_epochs, config.epochs - 1),  # a shortened trial keeps an epoch at full rate
-        warmup_lr=min(config.warmup_lr, config.lr),  # a searched low rate must not rise to them
-        min_lr=min(config.min_lr, config.lr),
-        decay_epochs=config.decay_epochs,
-        decay_rate=config.decay_rate,
-        step_on_epochs=False,
-        updates_per_epoch=steps_per_epoch,
-    )
-    scheduler.step_update(0)  # the first step's rates, each group's `lr_scale` applied
-    return scheduler
+    """timm's schedule over the trial's full length, or one after another where it restarts; stepped once an update.
+
+    Its `step_update(step)` sets each group's rate; it depends on the step alone, so a resumed trial asks for its own.
+    """
+    ends = [*(epoch for epoch in config.sched_restarts if epoch < config.epochs), config.epochs]
+    pieces = {}
+    for begin, end in zip([0, *ends], ends, strict=False):
+        share = (end - begin) / config.epochs
+        pieces[begin * steps_per_epoch], _ = create_scheduler_v2(
+            optimizer,
+            sched=config.sched,
+            num_epochs=end - begin,
+            # A shortened trial keeps an epoch at full rate; a later piece needs no warm-up.
+            warmup_epochs=0 if begin else min(config.warmup_epochs, end - 1),
+            warmup_lr=min(config.warmup_lr, config.lr),  # a searched low rate must not rise to them
+            min_lr=min(config.min_lr, config.lr),
+            decay_epochs=config.decay_epochs * share if config.sched_restarts else config.decay_epochs,
+            decay_rate=config.decay_rate,
+            step_on_epochs=False,
+            updates_per_epoch=steps_per_epoch,
+        )
+    schedule = Schedule(pieces)
+    schedule.step_update(0)  # the first step's rates, each group's `lr_scale` applied
+    return schedule
+
+
+class Schedule:
+    """timm schedules one after another.
+
+    Args:
+        pieces: by the update with which each begins, ascending from 0.
+    """
+
+    def __init__(self, pieces: dict[int, Scheduler]):
+        self._pieces = pieces
+
+    def step_update(self, step: int) -> None:
+        """Sets the rates for the update of that number, from 0."""
+        begin = max(begin for begin in self._pieces if begin <= step)
+        self._pieces[begin].step_update(step - begin)

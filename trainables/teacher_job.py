@@ -4,12 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from trainables.assets import Assets
 from trainables.checkpoint import save_weights
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
+from trainables.data import Splits
 from trainables.evaluate import evaluate
 from trainables.loop import STUDENT, run_trial
+from trainables.metrics import Predictions, recall_by_class
 from trainables.teacher import ABOUT, WEIGHTS, build_teacher, fit_config, weights_hash
 
 
@@ -26,7 +30,8 @@ def prepare_teacher(config: TrialConfig, recipe: dict, assets: Assets, context: 
         kept: where this teacher is kept for all studies.
 
     Returns:
-        `top1` and `loss` on the holdout, `images` of the holdout, `classes`, `sha256` of the weights, `epochs` fitted.
+        `top1` and `loss` on the holdout, `by_class` (recall in percent there, by class), `images` of the holdout,
+        `classes`, `class_counts` (images of each class, by split), `sha256` of the weights, `epochs` fitted.
 
     Raises:
         InputError: the weights cannot be had or are another architecture's.
@@ -49,16 +54,29 @@ def _make(config: TrialConfig, recipe: dict, assets: Assets, context: RunContext
     else:
         context.from_rank_0(lambda: save_weights(build_teacher(config, len(splits.classes)), weights))
     model = build_teacher(config, len(splits.classes), weights).to(context.device).eval()
-    judged = evaluate(model, assets, config, context, agreement=False)
+    recalls: list[float] = []
+
+    def look(predictions: Predictions) -> None:
+        recalls.extend(recall_by_class(predictions))
+
+    judged = evaluate(model, assets, config, context, agreement=False, look=look)
     about = {
         "top1": judged["top1"],
         "loss": judged["loss"],
+        "by_class": recalls,
         "images": len(splits.holdout),
         "classes": len(splits.classes),
+        "class_counts": {part: _counts(splits, part) for part in ("train", "teacher_train", "holdout", "test")},
         "sha256": weights_hash(weights),
         "epochs": epochs,
     }
     context.from_rank_0(lambda: (context.folder / ABOUT).write_text(json.dumps(about)))
+
+
+def _counts(splits: Splits, part: str) -> list[int]:
+    """Images of each class in a split, in the order of the classes."""
+    images = getattr(splits, part)
+    return [] if images is None else np.bincount(images.targets, minlength=len(splits.classes)).tolist()
 
 
 def _move(folder: Path, kept: Path) -> None:

@@ -4,7 +4,7 @@ from torch import nn
 
 from trainables.build import build_model
 from trainables.config import TrialConfig
-from trainables.cost import costs
+from trainables.cost import costs, latency_ms
 from trainables.distillation import make_taught, needs_of
 from trainables.student import Student
 from trainables.teacher import Teacher
@@ -59,3 +59,11 @@ def test_pytorchs_own_attention_counts():
     rest = 2 * 16 * 3 * 64 * width + 2 * width * 5
     assert costs(made, 32)["cost/student_flops"] == pytest.approx(2 * layer + rest, rel=0.01)
     assert isinstance(made.student.model, nn.Module) and torch.backends.mha.get_fastpath_enabled()
+
+
+def test_latency_leaves_the_model_as_it_was_and_is_of_one_image():
+    model = build_model("test_resnet", num_classes=5, img_size=64)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert 0 < latency_ms(model.train(), 64) < 10_000
+    assert model.training, "and its batch-norms have seen nothing:"
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -1,4 +1,5 @@
 import json
+import re
 from datetime import timedelta
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from PIL import Image
 from safetensors.torch import load_file
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from tests.conftest import TINY
 from tests.trainables.pictures import normalised, raw, with_fitted_head
@@ -16,7 +18,9 @@ from trainables.build import build_model
 from trainables.checkpoint import save_weights
 from trainables.config import TrialConfig
 from trainables.context import RunContext
+from trainables.errors import InputError
 from trainables.evaluate import evaluate
+from trainables.metrics import recall_by_class
 from trainables.teacher import build_teacher
 
 FIELDS = {**TINY, "holdout": 0.201, "student": "mixer_nano", "teacher": "mixer_nano"}
@@ -62,16 +66,53 @@ def test_the_figures_are_those_of_an_independent_computation(teacher_weights):
         "top1": pytest.approx(100 * np.mean(ranked[:, 0] == target)),
         "top5": pytest.approx(100 * np.mean([label in row[:5] for label, row in zip(target, ranked, strict=True)])),
         "loss": pytest.approx(losses.mean(), rel=1e-5),
+        "balanced_accuracy": pytest.approx(100 * balanced_accuracy_score(target, ranked[:, 0])),
+        "macro_f1": pytest.approx(100 * f1_score(target, ranked[:, 0], average="macro")),
+        "ece": pytest.approx(100 * calibration_error(logits, target), rel=1e-4),
         "agreement": pytest.approx(100 * np.mean(ranked[:, 0] == taught.argmax(1))),
     }
     assert 0 < metrics["top1"] < metrics["top5"] < 100 and 0 < metrics["agreement"] < 100, "the test would see little"
     assert metrics["agreement"] != pytest.approx(metrics["top1"])
 
 
+def calibration_error(logits, target):
+    """Guo et al., 2017: the gaps between confidence and accuracy in 15 bins, weighted by the bins' shares."""
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, right = shares.max(1), shares.argmax(1) == target
+    bins = np.clip((confidence * 15).astype(int), 0, 14)
+    return sum(abs(confidence[bins == i].sum() - right[bins == i].sum()) for i in range(15)) / len(target)
+
+
+def test_the_users_own_metrics_are_reported(teacher_weights, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "def zeros_found(logits, target):\n    return (logits.argmax(1)[target == 0] == 0).float().mean()\n"
+        "def broken(logits, target):\n    return 'high'\n"
+    )
+    config, student = TrialConfig(**FIELDS, metrics=["mine:zeros_found"]), make_student()
+    seen = []
+    metrics = evaluate(student, Assets(), config, ALONE, look=seen.append)
+    assert 0 < metrics["zeros_found"] < 1
+    assert metrics["zeros_found"] == pytest.approx(recall_by_class(seen[0])[0] / 100)
+    for path, problem in {
+        "mine:broken": "metrics: broken(logits, target) fails",
+        "mine:missing": "metrics: mine has no 'missing'",
+        "nowhere:f": "metrics: nowhere:f cannot be imported",
+    }.items():
+        with pytest.raises(InputError, match=re.escape(problem)):
+            evaluate(student, Assets(), TrialConfig(**FIELDS, metrics=[path]), ALONE)
+
+
+@pytest.mark.parametrize("metrics", [["mine"], ["a:top1"], ["a:f", "b:f"]])
+def test_a_metric_of_no_use_is_refused(metrics):
+    with pytest.raises(ValueError, match=r"metrics|metric "):
+        TrialConfig(**FIELDS, metrics=metrics)
+
+
 def test_agreement_is_left_out_where_no_teacher_stands(teacher_weights):
     config, student = TrialConfig(**FIELDS), make_student()
     without = evaluate(student, Assets(), config, ALONE)
-    assert set(without) == {"top1", "top5", "loss"}
+    assert set(without) == {"top1", "top5", "loss", "balanced_accuracy", "macro_f1", "ece"}
     assert evaluate(student, Assets(teacher_weights=teacher_weights), config, ALONE, agreement=False) == without
 
 

@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,11 +14,11 @@ from trainables.checkpoint import NAME
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
 from trainables.distillers import distillers_of
-from trainables.loop import STUDENT, build_student, run_trial
+from trainables.loop import STUDENT, TEST, build_student, run_trial
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
 
-TIMES = ("time/epoch_s", "time/images_per_s", "time/start_s")
+TIMES = ("time/epoch_s", "time/images_per_s", "time/start_s", "time/trained_s", "cost/latency_ms")
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,12 @@ def test_a_trial_reports_every_metric_of_the_schema(tiny, assets, tmp_path):
     reports = []
     run_trial(tiny(epochs=2), assets, RunContext(tmp_path, lambda metrics: reports.append(metrics) or True))
     assert [metrics["epoch"] for metrics in reports] == [1, 2]
-    costs = {"cost/student_params", "cost/student_flops", "cost/branch_params", "cost/branch_flops"}
+    costs = {"cost/student_params", "cost/student_flops", "cost/branch_params", "cost/branch_flops", "cost/latency_ms"}
     assert set(reports[0]) == set(reports[1]) | costs  # what does not change is told once
     assert set(reports[1]) == {
         "epoch", "train/loss", "train/loss_gt", "train/loss_kd", "train/loss_ofa", "val/top1", "val/top5", "val/loss",
         "val/agreement", "best/val_top1", "time/epoch_s", "time/images_per_s", "time/start_s",
+        "time/trained_s", "val/balanced_accuracy", "val/macro_f1", "val/ece",
     }  # fmt: skip
 
 
@@ -206,3 +208,33 @@ def test_two_workers_give_the_losses_of_one(tiny, assets, tmp_path, distiller, t
     for alone, shared in zip(one, two, strict=True):
         for name in ("train/loss", "train/loss_gt", *(f"train/loss_{term}" for term in terms), "val/loss"):
             assert shared[name] == pytest.approx(alone[name], rel=2e-4), name
+
+
+def test_only_a_trial_that_is_told_to_reads_the_test_split(tiny, assets, tmp_path, monkeypatch):
+    test, asked = assets.splits(tiny()).test, []
+    images = Assets.images
+    monkeypatch.setattr(Assets, "images", lambda self, part, *rest: asked.append(part) or images(self, part, *rest))
+    train(tiny(epochs=2), assets, tmp_path / "plain")
+    assert set(asked) == {"holdout"} and not (tmp_path / "plain" / TEST).exists()
+    reports = []
+    context = RunContext(tmp_path / "tested", lambda metrics: reports.append(metrics) or True)
+    run_trial(tiny(epochs=2), assets, context, test=True)
+    assert not any(name.startswith("test/") for name in reports[0])
+    kept = np.load(tmp_path / "tested" / TEST)
+    assert (kept["target"] == test.targets).all()
+    assert reports[1]["test/top1"] == pytest.approx(100 * np.mean(kept["target"] == kept["predicted"]))
+    assert {name.replace("test/", "val/") for name in reports[1] if name.startswith("test/")} == {
+        name for name in reports[1] if name.startswith("val/")
+    }
+
+
+def test_a_delivery_trains_on_the_holdout_too_and_is_not_judged_by_it(tiny, assets, tmp_path):
+    plain, config = tiny(epochs=2), tiny(epochs=2, train_with_holdout=True)
+    ours, theirs = assets.splits(plain), Assets().splits(config)
+    assert theirs.fingerprint == ours.fingerprint
+    assert len(theirs.train) == len(ours.train) + len(ours.holdout)
+    assert theirs.train.targets.tolist() == ours.train.targets.tolist() + ours.holdout.targets.tolist()
+    reports = []
+    run_trial(config, assets, RunContext(tmp_path, lambda metrics: reports.append(metrics) or True), test=True)
+    assert not any(name.startswith(("val/", "best/")) for metrics in reports for name in metrics)
+    assert "test/top1" in reports[-1] and (tmp_path / STUDENT).exists()

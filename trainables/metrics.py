@@ -1,0 +1,114 @@
+"""How good predictions are: the figures of a split from what a model said of each of its images."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_accuracy,
+    multiclass_f1_score,
+    multiclass_recall,
+)
+
+from trainables.errors import InputError, one_line
+
+BINS = 15  # of the calibration error
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of a split's images, in the split's order, on the CPU.
+
+    Attributes:
+        target: [N] int64, the images' classes.
+        predicted: [N] int64, the class of the largest logit.
+        confidence: [N] float32, its softmax.
+        in_top5: [N] bool, whether the class is among the five largest logits.
+        loss: [N] float64, the cross-entropy.
+        agreed: [N] bool, whether the teacher predicts the same class; None where there is no teacher.
+        logits: [N, C] float32; None where nobody asked for them.
+        classes: C.
+    """
+
+    target: Tensor
+    predicted: Tensor
+    confidence: Tensor
+    in_top5: Tensor
+    loss: Tensor
+    agreed: Tensor | None
+    logits: Tensor | None
+    classes: int
+
+
+def figures(predictions: Predictions, own: dict[str, Callable[[Tensor, Tensor], float]]) -> dict[str, float]:
+    """All metrics of a split.
+
+    Args:
+        predictions: of every image.
+        own: the user's metrics by name, each called with logits [N, C] and target [N].
+
+    Returns:
+        In percent `top1`, `top5`, `balanced_accuracy` (mean recall of the classes), `macro_f1`, `ece` (expected
+        calibration error: confidence beside accuracy in 15 bins, Guo et al., 2017) and, with a teacher, `agreement`;
+        the mean cross-entropy `loss`, which is the negative log-likelihood; and the user's as they come.
+
+    Raises:
+        InputError: a metric of the user's fails or gives no number.
+    """
+    said, target, classes = predictions.predicted, predictions.target, predictions.classes
+    right = said == target
+    found = {
+        "top1": _percent(right),
+        "top5": _percent(predictions.in_top5),
+        "loss": predictions.loss.mean().item(),
+        "balanced_accuracy": 100 * multiclass_accuracy(said, target, classes, average="macro").item(),
+        "macro_f1": 100 * multiclass_f1_score(said, target, classes, average="macro").item(),
+        # The error of the largest probability as one of being right, which needs no [N, C].
+        "ece": 100 * binary_calibration_error(predictions.confidence, right.long(), n_bins=BINS, norm="l1").item(),
+    }
+    if predictions.agreed is not None:
+        found["agreement"] = _percent(predictions.agreed)
+    return found | {name: _call(name, metric, predictions) for name, metric in own.items()}
+
+
+def recall_by_class(predictions: Predictions) -> list[float]:
+    """The share in percent of each class's images that were given that class, in the order of the classes."""
+    said, target, classes = predictions.predicted, predictions.target, predictions.classes
+    return (100 * multiclass_recall(said, target, classes, average=None)).tolist()
+
+
+def own_metrics(paths: list[str]) -> dict[str, Callable[[Tensor, Tensor], float]]:
+    """The user's metrics by the name they are reported with, that of the function.
+
+    Args:
+        paths: `package.module:function` each.
+
+    Raises:
+        InputError: one cannot be imported.
+    """
+    found = {}
+    for path in paths:
+        module, _, name = path.partition(":")
+        try:
+            found[name] = getattr(importlib.import_module(module), name)
+        except AttributeError as error:
+            raise InputError(f"metrics: {sys.modules[module].__name__} has no '{name}' ({path})") from error
+        except Exception as error:  # the user's code
+            raise InputError(f"metrics: {path} cannot be imported: {one_line(error)}") from error
+        if not callable(found[name]):
+            raise InputError(f"metrics: {path} is a {type(found[name]).__name__}, not a function")
+    return found
+
+
+def _call(name: str, metric: Callable[[Tensor, Tensor], float], predictions: Predictions) -> float:
+    try:
+        return float(metric(predictions.logits, predictions.target))
+    except Exception as error:  # the user's code
+        raise InputError(f"metrics: {name}(logits, target) fails: {one_line(error)}; it must give a number") from error
+
+
+def _percent(which: Tensor) -> float:
+    return 100 * which.double().mean().item()
