@@ -103,7 +103,8 @@ def _record(plan: Plan, source: TrialRecord, epochs: int | None) -> TrialRecord:
     longer = {part: at_length[part] for part in facts.full_length if part != "epochs" and part not in own}
     config = {**source.config, **longer, "epochs": epochs, "train_with_holdout": True, "sched_restarts": []}
     of = f"{source.role} {source.trial_id}"
-    return TrialRecord(of.replace(" ", "-"), ROLE, config, source.params, source.objectives, of=of)
+    objectives = {name.replace("val/", "test/"): maximize for name, maximize in source.objectives.items()}
+    return TrialRecord(of.replace(" ", "-"), ROLE, config, source.params, objectives, of=of)
 
 
 def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> bool:

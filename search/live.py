@@ -158,7 +158,13 @@ class View:
 
     @property
     def baselines(self) -> list[TrialRecord]:
-        return [record for record in self.finished if record.role == "baseline" and record.state == COMPLETE]
+        """Each baseline's best, of its own search where it has one."""
+        best: dict[str, TrialRecord] = {}
+        for record in self.finished:
+            known = best.get(record.of or record.trial_id)
+            if record.role == "baseline" and record.state == COMPLETE and (not known or record.score > known.score):
+                best[record.of or record.trial_id] = record
+        return list(best.values())
 
     def _print(self, text: str) -> None:
         raise NotImplementedError  # both views give it

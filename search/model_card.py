@@ -16,9 +16,9 @@ CARD = """---
 
 # {student}, distilled from {teacher}
 
-An image classifier of {classes} classes ({data_name}), {params:,.0f} parameters, for images of {size} pixels. It was
-trained with [OFA-KD](https://arxiv.org/abs/2310.19444) from a frozen `{teacher}` ({teacher_top1}); its hyperparameters
-are those of {of} of the study `{study}`.
+An image classifier of {classes} classes ({data_name}), {params:,.0f} parameters, for images of {size} pixels.
+It was trained by [OFA-KD](https://arxiv.org/abs/2310.19444) with a frozen `{teacher}` as teacher ({teacher_top1}).
+Its hyperparameters are those of {of} of the study `{study}`.
 
 ## How good it is
 
@@ -43,8 +43,8 @@ training split and the holdout together, and its teacher on the training split a
 {loading}
 ```
 
-Images are squares of {size} pixels, scaled to 0..1 and normalised by mean {mean} and deviation {std}. The classes, in
-the order of the logits, are in `config.yaml`.
+Images are squares of {size} pixels, scaled to 0..1, then normalised by mean {mean} and deviation {std}.
+The classes, in the order of the logits, are in `config.yaml`.
 
 ## What to keep in mind
 
