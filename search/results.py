@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.ledger import COMPLETE, FAILED, PRUNED, Ledger, TrialRecord
-from search.objective import PERCENT, format_value
+from search.objective import PERCENT, TOP1, format_value
 from search.tracking_store import as_text, flat_params
 from trainables.config import Distillation
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BEST = "best/val_top1"
 AHEAD = "over scratch"  # the final table's difference in points
+SHARES = ("val/top1", "val/top5", "val/agreement")  # percents that are shares of the images
 FEWEST_TRIALS = 4  # an importance from fewer is noise
 MARKERS = {COMPLETE: ("o", "#1f77b4"), PRUNED: ("v", "#e0a030"), FAILED: ("x", "#c0392b")}
 BASELINE_COLOURS = ("#555555", "#8c564b", "#9467bd", "#17becf")
@@ -82,38 +83,43 @@ def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else as_text(value)
 
 
-def verdict(ledger: Ledger, holdout_images: int) -> str:
+def verdict(ledger: Ledger, holdout_images: int | None) -> str:
     """One honest sentence on whether the search was worth it.
 
     Args:
         ledger: the study's records.
-        holdout_images: the holdout's size, which bounds what a difference can mean.
+        holdout_images: the holdout's size, which bounds what a difference can mean; None where it is not known.
     """
-    best, scratch = ledger.best(), _scratch(ledger)
+    best, scratch, metric = ledger.best(), _scratch(ledger), ledger.objective
     if best is None:
         return "No trial completed, so there is nothing to compare."
+    images = f" ({holdout_images} images)" if holdout_images else ""
     if scratch is None:
         return (
-            f"The best trial ({best.trial_id}) reaches {best.value:.2f} on the holdout ({holdout_images} images); "
+            f"The best trial ({best.trial_id}) reaches {'' if metric == TOP1 else f'{metric} '}"
+            f"{format_value(metric, best.value)} on the holdout{images}; "
             "the student trained alone did not complete, so there is nothing to compare it with."
         )
-    points = best.value - scratch.value
-    # Both models saw the same images; taking them as independent overstates the error rather than hides it.
-    shares = (best.value / 100, scratch.value / 100)
-    error = 100 * math.sqrt(sum(share * (1 - share) for share in shares) / holdout_images)
-    if points <= 0:
-        gap = f"it is {-points:.2f} points behind" if points < 0 else "they are equal"
-        claim = f"does NOT beat the student trained alone: {gap}"
-    elif points <= error:
-        claim = f"is {points:.2f} points above the student trained alone, which is no more than chance explains,"
+    ahead, error = best.score - scratch.score, None
+    if metric in SHARES and holdout_images:
+        # Both models saw the same images; taking them as independent overstates the error rather than hides it.
+        shares = (best.value / 100, scratch.value / 100)
+        error = 100 * math.sqrt(sum(share * (1 - share) for share in shares) / holdout_images)
+        images = f" ({holdout_images} images, so about ±{error:.1f} points of sampling error)"
+    gap = f"{format_value(metric, abs(ahead))} {'points' if metric in PERCENT else f'of {metric}'}"
+    if ahead <= 0:
+        claim = f"does NOT beat the student trained alone: {f'it is {gap} behind' if ahead else 'they are equal'}"
+    elif error is not None and ahead <= error:
+        claim = f"is {gap} {_side(best)} the student trained alone, which is no more than chance explains,"
     else:
-        claim = f"beats the student trained alone by {points:.2f} points"
+        claim = f"beats the student trained alone by {gap}"
     complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
-    chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and points > 0 else ""
-    return (
-        f"The best trial ({best.trial_id}) {claim} on the holdout ({holdout_images} images, so about ±{error:.1f} "
-        f"points of sampling error); {chosen}seeds were not repeated."
-    )
+    chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and ahead > 0 else ""
+    return f"The best trial ({best.trial_id}) {claim} on the holdout{images}; {chosen}seeds were not repeated."
+
+
+def _side(record: TrialRecord) -> str:
+    return "above" if record.objectives[record.objective] else "below"
 
 
 def print_table(console: "Console", frame: "pandas.DataFrame") -> None:
@@ -126,11 +132,12 @@ def print_table(console: "Console", frame: "pandas.DataFrame") -> None:
         numeric = pandas.api.types.is_numeric_dtype(frame[column])
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.to_dict("records"):
-        table.add_row(*(_cell(key, value) for key, value in row.items()))
+        table.add_row(*(cell(key, value) for key, value in row.items()))
     console.print(table, markup=False, highlight=False)
 
 
-def _cell(column: str, value: Any) -> str:
+def cell(column: str, value: Any) -> str:
+    """A table's value as text, by its column; `-` where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
@@ -157,12 +164,10 @@ def plot_history(ledger: Ledger, path: Path) -> None:
     baselines = [record for record in ledger.of_role("baseline") if record.state == COMPLETE]
     records = [(place, record) for place, record in enumerate(ledger.of_role("trial"), 1) if record.state in MARKERS]
     complete = [(place, record.value) for place, record in records if record.state == COMPLETE]
-    levels = [value for _, value in complete] + [record.value for record in baselines]
-    # A trial stopped after one epoch lies far below; drawn to scale it would flatten what matters.
-    floor = min(levels) - max(1.0, max(levels) - min(levels)) if levels else -math.inf
+    low, high = view_range(ledger)
     for state, (marker, colour) in MARKERS.items():
         points = [(place, record.value) for place, record in records if record.state == state]
-        shown = [point for point in points if point[1] is not None and point[1] >= floor]
+        shown = [point for point in points if point[1] is not None and low <= point[1] <= high]
         if shown:
             axes.scatter(*zip(*shown, strict=True), marker=marker, color=colour, s=36, label=state, zorder=3)
         rest = sorted({place for place, _ in points} - {place for place, _ in shown})
@@ -170,20 +175,37 @@ def plot_history(ledger: Ledger, path: Path) -> None:
             style = {"marker": marker, "color": colour, "s": 36, "label": f"{state}, off the scale"}
             axes.scatter(rest, [0] * len(rest), transform=axes.get_xaxis_transform(), clip_on=False, zorder=4, **style)
     if complete:
-        best = [max(value for _, value in complete[: count + 1]) for count in range(len(complete))]
+        better = max if _maximized(ledger) else min
+        best = [better(value for _, value in complete[: count + 1]) for count in range(len(complete))]
         places = [place for place, _ in complete] + [max(place for place, _ in records)]
         axes.step(places, [*best, best[-1]], where="post", color=MARKERS[COMPLETE][1], alpha=0.6, label="best so far")
     for index, record in enumerate(baselines):
         colour = BASELINE_COLOURS[index % len(BASELINE_COLOURS)]
-        label = f"{record.trial_id} ({record.value:.2f})"
+        label = f"{record.trial_id} ({format_value(ledger.objective, record.value)})"
         axes.axhline(record.value, color=colour, linestyle=("--", ":", "-.")[index % 3], linewidth=1.2, label=label)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="trial, in the order they started", ylabel="val/top1 at the last epoch (%)")
+    axes.set(xlabel="trial, in the order they started", ylabel=f"{ledger.objective} at the last epoch")
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
+
+
+def view_range(ledger: Ledger) -> tuple[float, float]:
+    """From where to where the first objective is worth showing: a trial stopped after one epoch lies far off, and drawn
+    to scale it would flatten what matters."""
+    levels = [record.value for record in ledger.records.values() if record.state == COMPLETE]
+    if not levels:
+        return -math.inf, math.inf
+    least = 1.0 if ledger.objective in PERCENT else 0.05 * max(map(abs, levels))
+    margin = max(least, max(levels) - min(levels))
+    return min(levels) - margin, max(levels) + margin
+
+
+def _maximized(ledger: Ledger) -> bool:
+    record = next(iter(ledger.records.values()))
+    return record.objectives[record.objective]
 
 
 def plot_importance(study: "optuna.Study", path: Path) -> dict[str, float] | None:
@@ -200,7 +222,9 @@ def plot_importance(study: "optuna.Study", path: Path) -> dict[str, float] | Non
     shares, problem = None, f"{len(complete)} complete trials: importances need at least {FEWEST_TRIALS}"
     if len(complete) >= FEWEST_TRIALS:
         try:
-            shares = optuna.importance.get_param_importances(study)
+            several = len(study.directions) > 1  # then that of the first, by which trials are ranked
+            target = (lambda trial: trial.values[0]) if several else None
+            shares = optuna.importance.get_param_importances(study, target=target)
             problem = "no parameter varies among the complete trials"
         except Exception as error:  # evaluators fail in many ways on odd studies; the report goes on without
             problem = f"the importances could not be computed: {error}"

@@ -1,0 +1,49 @@
+"""Writes a study's report: one page to act on, in HTML and in Markdown.
+
+    python search/report.py --study STUDY
+
+Exit codes: 0 done, 1 failed while running, 2 bad input (one line a problem), 130 interrupted.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: the repository's root is what holds the packages, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = argparse.ArgumentParser(
+        prog="search/report.py",
+        description="Write what came of a study: report.html and report.md in its folder, and in MLflow.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--study", required=True, help="the study's name")
+    add("--storage", default="runs", metavar="DIR", help="where the study lies (default: runs)")
+    add("--tracking-uri", metavar="URI", help="MLflow server or store (default: the study's)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the report; returns the exit code."""
+    arguments = make_parser().parse_args(argv)
+    from search.exits import exit_code
+
+    def command() -> int:
+        from search.report_command import run_report
+
+        return run_report(arguments)
+
+    return exit_code(command)
+
+
+def console() -> None:
+    """The console command `ofakd-report`."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,104 @@
+"""The command behind `search/report.py`, and the function that a study calls at its end."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.ledger import Ledger
+from search.paths import storage_folder, writable
+from search.report_facts import Facts, read_facts, read_study
+from search.terminal import noise_to, person_console
+from search.tracking_store import check_tracking, connect, experiment_exists, first_line, shown
+from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    import optuna
+
+PAGE, TEXT = "report.html", "report.md"
+
+
+def run_report(arguments) -> int:
+    """Writes a study's report as the flags say; returns the exit code.
+
+    Raises:
+        InputError: there is no such study, it has no trials, its files are broken, or its folder cannot be written.
+    """
+    storage = storage_folder(arguments.storage)
+    console = person_console()
+    with noise_to(Path(os.devnull)):
+        facts, ledger, study = read_study(storage, arguments.study)
+        if not writable(facts.folder):
+            raise InputError(f"--storage: {facts.folder} cannot be written; give a folder that can")
+        said = write(facts, ledger, study)
+        problem = _log(facts, _tracking_uri(facts, storage, arguments.tracking_uri))
+    if problem:
+        print(f"warning: the report is not in MLflow: {problem}", file=sys.stderr)
+    console.print(said, markup=False)
+    for name in (PAGE, TEXT):
+        console.print(f"  {facts.folder / name}", markup=False)
+    return 0
+
+
+def write_report(folder: Path, ledger: Ledger, study: "optuna.Study | None") -> list[Path]:
+    """Writes `report.html` and `report.md` into a study's folder.
+
+    Args:
+        folder: the study's, with its `settings.yaml` and, where a trial completed, its `best.yaml`.
+        ledger: its records.
+        study: Optuna's; None where it is gone.
+
+    Returns:
+        The two files.
+
+    Raises:
+        InputError: a file of the study is broken.
+    """
+    write(read_facts(Path(folder), ledger), ledger, study)
+    return [Path(folder) / PAGE, Path(folder) / TEXT]
+
+
+def write(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> str:
+    """Writes both files, each whole or not at all; returns the report's first sentence."""
+    from search.report_page import to_html, to_markdown
+    from search.report_sections import lead, sections, subtitle
+
+    said = lead(facts, ledger)
+    content = (facts.settings.name, subtitle(facts, ledger), said, sections(facts, ledger, study))
+    for name, text in ((PAGE, to_html(*content)), (TEXT, to_markdown(*content))):
+        partial = facts.folder / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, facts.folder / name)
+    return said
+
+
+def _tracking_uri(facts: Facts, storage: Path, given: str | None) -> str:
+    """The store that is given, the study's own, or SQLite in the storage."""
+    from search.values import parse_sets
+
+    started = {**facts.started.get("flags", {}), **parse_sets(facts.started.get("set", []), [])}
+    return given or started.get("tracking_uri") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def _log(facts: Facts, uri: str) -> str | None:
+    """Puts both files into the study's parent run; returns why not, where that cannot be.
+
+    The report stands in the folder either way, so nothing here is an error.
+    """
+    name = facts.settings.name
+    try:
+        check_tracking(uri)
+        if not experiment_exists(uri, name):
+            return f"{shown(uri)} has no experiment '{name}'; name its store with --tracking-uri"
+        client = connect(uri)
+        experiment = client.get_experiment_by_name(name)
+        runs = client.search_runs([experiment.experiment_id], "tags.role = 'study'", max_results=1)
+        if not runs:
+            return f"experiment '{name}' at {shown(uri)} has no parent run"
+        for file in (PAGE, TEXT):
+            client.log_artifact(runs[0].info.run_id, str(facts.folder / file))
+    except InputError as error:
+        return "; ".join(error.problems)
+    except Exception as error:  # each store and driver has its own
+        return f"{shown(uri)}: {first_line(error)}"
+    return None

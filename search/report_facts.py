@@ -1,0 +1,157 @@
+"""What a study's folder tells beside its records: settings, how it was started, the teacher, the account."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from search.ledger import Ledger
+from search.resume import JOURNAL, STARTED, known_studies
+from search.settings import Settings, describe
+from search.tracking_store import shown
+from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    import optuna
+
+SETTINGS = "settings.yaml"
+TEACHER, TEST_FILE = "teacher.json", "test.npz"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a report needs to know of a study besides its records.
+
+    Attributes:
+        folder: the study's.
+        settings: those of its latest session.
+        written: `settings.yaml` as it stands, resolved recipes included.
+        started: how it was started: `space`, `flags`, `set`; {} where that is not known.
+        teacher: as `trainables.teacher_job.prepare_teacher` returns it; {} where it is not known.
+        account: `account.json`; {} in studies without one.
+        holdout_images, test_images: the splits' sizes; None where they are not known.
+    """
+
+    folder: Path
+    settings: Settings
+    written: str
+    started: dict[str, Any]
+    teacher: dict[str, Any]
+    account: dict[str, Any]
+    holdout_images: int | None
+    test_images: int | None
+
+    @property
+    def command(self) -> str:
+        """The command that started the study, the password of a tracking server left out."""
+        words = ["python", "search/run.py", "--space", str(self.started.get("space", self.settings.space))]
+        flags = {"name": self.settings.name, **self.started.get("flags", {})}
+        for name, value in flags.items():
+            if name == "space" or value is False or value is None:
+                continue
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words += [shown(str(part)) for part in (value if isinstance(value, list) else [value])]
+        given = self.started.get("set", [])
+        return shlex.join([*words, *(["--set", *map(shown, given)] if given else [])])
+
+
+def read_study(storage: Path, name: str) -> tuple[Facts, Ledger, "optuna.Study | None"]:
+    """A study by its name: its facts, its records, and Optuna's study where its journal is there.
+
+    Raises:
+        InputError: there is no such study, it has no trials yet, or a file of it is broken.
+    """
+    folder = Path(storage) / name
+    if not (folder / "trials").is_dir():
+        raise InputError(f"--study: there is no study '{name}' in {storage}{known_studies(Path(storage))}")
+    try:
+        ledger = Ledger(folder / "trials")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"--study: a record.json of '{name}' is broken ({error}); move its folder away") from error
+    if not ledger.records:
+        raise InputError(f"--study: '{name}' has no trials yet; run it first")
+    return read_facts(folder, ledger), ledger, _optuna_study(folder, name)
+
+
+def read_facts(folder: Path, ledger: Ledger) -> Facts:
+    """The facts of a study's folder.
+
+    Raises:
+        InputError: a file is broken, or there are no settings.
+    """
+    written, settings = _settings(folder)
+    best = _read(folder / "best.yaml")
+    teacher = _teacher(folder.parent, best.get("teacher_sha256"))
+    counts = teacher.get("class_counts", {})
+    return Facts(
+        folder,
+        settings,
+        written,
+        _read(folder / STARTED),
+        teacher,
+        _read(folder / "account.json"),
+        best.get("holdout_images") or teacher.get("images"),
+        sum(counts.get("test", [])) or _tested(ledger),
+    )
+
+
+def _settings(folder: Path) -> tuple[str, Settings]:
+    path = folder / SETTINGS
+    if not path.exists():
+        raise InputError(f"--study: {path} is missing; the study ended before it began, start it again")
+    written = path.read_text()
+    content = _read(path)
+    try:  # other versions of the settings had fewer fields, or more
+        return written, Settings(**{name: content[name] for name in Settings.model_fields if name in content})
+    except ValidationError as error:
+        raise InputError([f"{path}: {line}" for line in describe(error, set(Settings.model_fields))]) from error
+
+
+def _teacher(storage: Path, sha256: str | None) -> dict[str, Any]:
+    """The teacher's figures from the storage, by the hash of its weights."""
+    for path in sorted(storage.glob(f"teachers/*/{TEACHER}")):
+        if (about := _read(path)).get("sha256") == sha256:
+            return about
+    return {}
+
+
+def _tested(ledger: Ledger) -> int | None:
+    """The number of test images that a finalist was judged on."""
+    import numpy as np
+
+    for record in ledger.of_role("finalist"):
+        path = ledger.trial_folder(record.trial_id) / TEST_FILE
+        if path.exists():
+            with np.load(path) as kept:
+                return len(kept["target"])
+    return None
+
+
+def _optuna_study(folder: Path, name: str) -> "optuna.Study | None":
+    if not (folder / JOURNAL).exists():
+        return None
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    names = [one.study_name for one in storage.get_all_studies()]
+    return optuna.load_study(study_name=name, storage=storage) if name in names else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file, {} where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else json.loads(path.read_text())
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"--study: {path} is broken ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--study: {path} is broken (it holds no fields)")
+    return content

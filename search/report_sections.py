@@ -1,0 +1,310 @@
+"""The sections of a study's report, in the order in which a reader acts on them."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pandas
+
+from search import agreement, comparisons, report_figures, results, spending, statistics
+from search.finalists import front
+from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
+from search.objective import format_value
+from search.report_facts import SETTINGS, Facts
+from search.report_page import Block, Charts, Code, Section, Table, Text
+from search.tracking_store import as_text
+
+if TYPE_CHECKING:
+    import optuna
+
+WEAKEST, BEST_TRIALS = 5, 10  # rows of these tables
+NO_JOURNAL = "Optuna's journal of this study is gone, so this cannot be drawn."
+BARE = "No trial ran to its end, so there is nothing to draw."
+
+
+def lead(facts: Facts, ledger: Ledger) -> str:
+    """The sentence that the reader came for: the final's, or the search's where there was no final."""
+    final = statistics.sentence(ledger, ledger.folder, facts.test_images)
+    return final or results.verdict(ledger, facts.holdout_images)
+
+
+def subtitle(facts: Facts, ledger: Ledger) -> str:
+    """What the study is about, in a line."""
+    settings, counts = facts.settings, Counter(record.state for record in ledger.of_role("trial"))
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"
+    return (
+        f"{settings.teacher} teaches {settings.student} on {settings.data}, scale {settings.scale}. Trials: {states}."
+    )
+
+
+def sections(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> list[Section]:
+    """All of them; one that has nothing to show says why."""
+    return [
+        Section("Result", _result(ledger)),
+        Section("Teacher", _teacher(facts)),
+        Section("Optimisation history", _history(study, ledger)),
+        *([Section("Pareto front", _pareto(study, ledger))] if len(facts.settings.objectives) > 1 else []),
+        Section("Parallel coordinates", _parallel(study, ledger)),
+        Section("Each parameter", _slices(study, ledger)),
+        Section("Importance", _importance(study, ledger)),
+        Section("Could early stopping have misled?", _rungs(facts, ledger)),
+        Section("Learning curves", _curves(ledger)),
+        Section("Timeline", _drawn(study, lambda: report_figures.timeline(study, ledger), "Nothing ran.")),
+        Section("Cost", _cost(facts, ledger)),
+        Section("How it ended", _end(facts, ledger)),
+        Section("To repeat it", _repeat(facts)),
+    ]
+
+
+def _result(ledger: Ledger) -> list[Block]:
+    blocks: list[Block] = []
+    if statistics.winner(ledger):
+        blocks += [
+            Text(
+                "The final: the best trials and the baselines, each trained again with other seeds. The best was chosen "
+                "on the holdout (val/), so that the test split (test/), which chose nothing, can judge it."
+            ),
+            Table(statistics.final_frame(ledger, ledger.folder)),
+            *_charts(lambda: report_figures.final(ledger), "No run of the final has figures of the test split."),
+            Text(
+                "± is the standard deviation over the seeds. Dots are means with their 95% intervals (Student's t), "
+                "which of two or three seeds are wide and may leave the picture; ticks are the single runs. p is "
+                "corrected for the number of baselines (Holm). Two or three seeds find large differences only: no "
+                "difference shown does not mean that there is none.",
+                note=True,
+            ),
+            Text("In the search itself, with one seed and on the images that chose:"),
+        ]
+    else:
+        blocks.append(
+            Text(
+                "There was no final, so nothing here is from the test split or from more than one seed "
+                "(--set finalists=3 seeds=3 makes one).",
+                note=True,
+            )
+        )
+    table = results.final_table(ledger)
+    blocks.append(Table(table) if len(table) else Text("Neither a trial nor a baseline has figures.", note=True))
+    if comparisons.several_distillers(ledger):
+        blocks.append(Table(comparisons.distillers_frame(ledger)))
+    if best := statistics.best_record(ledger):
+        blocks.append(Text(f"The best, trial {best.trial_id}: {', '.join(results.in_words(best.params).split('  '))}"))
+    if cost := comparisons.branches(ledger):
+        blocks.append(Text(cost[0].upper() + cost[1:] + "."))
+    return blocks
+
+
+def _teacher(facts: Facts) -> list[Block]:
+    teacher, name = facts.teacher, facts.settings.teacher
+    if not teacher:
+        return [Text(f"The figures of {name} are not known: its folder is gone, or no trial completed.", note=True)]
+    blocks: list[Block] = [
+        Text(f"{name} reaches {teacher['top1']:.2f}% top-1 on the holdout of {teacher['images']} images.")
+    ]
+    if not teacher.get("by_class"):
+        return [*blocks, Text("It was judged before the recall of each class was kept.", note=True)]
+    counts, names = teacher.get("class_counts", {}), teacher.get("class_names")
+    rows = [
+        {
+            "class": names[place] if names else str(place),
+            "recall on the holdout in %": f"{recall:.1f}",
+            **{f"images: {part}": of[place] for part, of in counts.items() if of},
+        }
+        for place, recall in sorted(enumerate(teacher["by_class"]), key=lambda item: item[1])[:WEAKEST]
+    ]
+    words = "The classes that it knows least" + ("" if names else ", by their place in the order of the classes")
+    return [*blocks, Text(f"{words}; no student learns from it what it does not know:"), Table(pandas.DataFrame(rows))]
+
+
+def _history(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
+    blocks = _drawn(study, lambda: report_figures.history(study, ledger), BARE, picture="history.png")
+    complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
+    if complete:
+        ranked = sorted(complete, key=lambda record: record.score, reverse=True)[:BEST_TRIALS]
+        title = f"The best {len(ranked)} of {len(complete)} complete trials (trials.csv has all):"
+        blocks += [Text(title), Table(_trials_frame(ranked))]
+    return blocks
+
+
+def _trials_frame(records: list[TrialRecord]) -> pandas.DataFrame:
+    rows = [
+        {
+            "trial": record.trial_id,
+            **{name: format_value(name, record.metric(name)) for name in record.objectives},
+            **{name: _short(value) for name, value in record.params.items()},
+        }
+        for record in records
+    ]
+    return pandas.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else as_text(value)
+
+
+def _pareto(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
+    blocks = _drawn(study, lambda: report_figures.pareto(study, ledger), BARE)
+    complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
+    if complete:
+        best = sorted(front(complete), key=lambda record: record.score, reverse=True)
+        text = f"{len(best)} of {len(complete)} complete trials are beaten by no other in all objectives:"
+        blocks += [Text(text), Table(_trials_frame(best))]
+    return blocks
+
+
+def _parallel(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
+    empty = "It takes two or more complete trials and a parameter that all of them have."
+    blocks = _drawn(study, lambda: report_figures.parallel(study, ledger), empty)
+    trials = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
+    common = report_figures.common_parameters(study) if study else []
+    some = [name for name in dict.fromkeys(name for one in trials for name in one.params) if name not in common]
+    if common and some:
+        blocks.append(Text(f"Left out, since only some trials have them: {', '.join(some)}.", note=True))
+    return blocks
+
+
+def _slices(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
+    blocks = _drawn(study, lambda: report_figures.slices(study, ledger), "It takes two or more complete trials.")
+    if isinstance(blocks[0], Charts):
+        blocks.append(Text("Complete trials, later ones darker; dashed lines are the baselines.", note=True))
+    return blocks
+
+
+def _importance(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
+    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
+
+    seed = 0  # of the forest: the same study always gives the same figure
+    few = f"It takes {results.FEWEST_TRIALS} or more complete trials and a parameter that varies among them."
+    blocks: list[Block] = []
+    for name, evaluator, words, picture in (
+        ("PED-ANOVA", PedAnovaImportanceEvaluator(), "what sets the best trials apart from all", "importance.png"),
+        ("fANOVA", FanovaImportanceEvaluator(seed=seed), "what the result varies with over the whole space", None),
+    ):
+        blocks.append(Text(f"{name}, {words}:"))
+        blocks += _drawn(
+            study, lambda evaluator=evaluator: report_figures.importance(study, ledger, evaluator), few, picture=picture
+        )
+    complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
+    blocks.append(
+        Text(
+            f"Both are over the {complete} complete trials and are rough for few. fANOVA judges only parameters that "
+            "every complete trial has; PED-ANOVA judges a conditional one among the trials that have it.",
+            note=True,
+        )
+    )
+    return blocks
+
+
+def _rungs(facts: Facts, ledger: Ledger) -> list[Block]:
+    settings = facts.settings
+    rungs = agreement.rung_epochs(settings.scheduler, settings.grace_epochs, settings.reduction_factor, settings.epochs)
+    found = agreement.agreements(ledger)
+    blocks: list[Block] = [Text(agreement.sentence(ledger, rungs))]
+    blocks += _charts(
+        lambda: report_figures.rung_agreement(found, rungs),
+        f"The correlation by epoch needs {agreement.FEWEST_TRIALS} complete trials with different results.",
+    )
+    rows = [
+        {
+            "epoch": one.epoch,
+            "complete trials": one.trials,
+            "ρ with the end": None if one.correlation is None else f"{one.correlation:.2f}",
+            "stopped here": one.stopped,
+            "of these ahead of one let through": one.ahead,
+        }
+        for one in found
+        if one.epoch in rungs or one.stopped
+    ]
+    if rows:
+        blocks.append(Table(pandas.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)))
+    if any(one.stopped for one in found):
+        blocks.append(
+            Text(
+                "Read ρ with care: the stopped trials are not in it. Those let through are alike, which lowers it; "
+                "those that would have caught up late are missing, which raises it.",
+                note=True,
+            )
+        )
+    return blocks
+
+
+def _curves(ledger: Ledger) -> list[Block]:
+    blocks = _charts(lambda: report_figures.curves(ledger), "No trial reported an epoch.")
+    if isinstance(blocks[0], Charts):
+        note = "Blue: ran to the end. Orange: stopped early. Red: failed. Dashed: the baselines."
+        blocks.append(Text(note, note=True))
+    return blocks
+
+
+def _cost(facts: Facts, ledger: Ledger) -> list[Block]:
+    settings, account = facts.settings, facts.account
+    blocks: list[Block] = [
+        Table(spending.by_part(ledger, settings, account)),
+        Table(spending.by_phase(ledger, settings, account)),
+    ]
+    lanes = f"{settings.concurrency or 1} lane(s), each with {settings.workers_per_trial} worker(s)"
+    gpus = f"{settings.gpus_per_trial:g} GPU(s)" if settings.gpus_per_trial else "no GPU"
+    text = f"Training is what the epochs took, summed over {lanes} and {gpus}."
+    if lost := account.get("lost_epochs"):
+        text += f" {lost} further epochs were of runs that were begun anew."
+    if not account:
+        text += " This study has no account.json, so start-up, the teacher and pauses are not told apart."
+    if settings.gpus_per_trial and not settings.price_per_gpu_hour:
+        text += " --set price_per_gpu_hour=N gives the cost in money."
+    return [*blocks, Text(text, note=True)]
+
+
+def _end(facts: Facts, ledger: Ledger) -> list[Block]:
+    trials = ledger.of_role("trial")
+    ended = sum(record.state != RUNNING for record in trials)
+    if by := facts.account.get("ended_by"):
+        text = f"Ended by: {by}."
+    elif ended >= facts.settings.trials:
+        text = f"All {facts.settings.trials} trials were made."
+    else:
+        text = f"{ended} of {facts.settings.trials} trials have ended; --resume goes on with the rest."
+    states = [state for state in (COMPLETE, PRUNED, FAILED, RUNNING)]
+    counts = Counter((record.role, record.state) for record in ledger.records.values())
+    rows = [
+        {"": part, **{state: counts[role, state] for state in states}}
+        for role, part in spending.PARTS.items()
+        if ledger.of_role(role)
+    ]
+    blocks: list[Block] = [Text(text), Table(pandas.DataFrame(rows))]
+    failed = [record for record in ledger.records.values() if record.state == FAILED]
+    if failed:
+        rows = [
+            {"failed": one.trial_id, "at epoch": one.epoch, "reason": one.reason.strip() or "not known"}
+            for one in failed
+        ]
+        blocks.append(Table(pandas.DataFrame(rows)))
+    if reasons := Counter(record.reason for record in ledger.records.values() if record.state == PRUNED):
+        rows = [{"pruned": count, "reason": reason} for reason, count in reasons.most_common()]
+        blocks.append(Table(pandas.DataFrame(rows)))
+    return blocks
+
+
+def _repeat(facts: Facts) -> list[Block]:
+    return [
+        Text("It was started by (give another --name to make a study of its own):"),
+        Code(facts.command, "sh"),
+        Text(f"The space as it was is in space.py, and all that was settled in {SETTINGS}:"),
+        Code(facts.written, "yaml"),
+    ]
+
+
+def _drawn(study: "optuna.Study | None", make: Callable, empty: str, picture: str | None = None) -> list[Block]:
+    return [Text(NO_JOURNAL, note=True)] if study is None else _charts(make, empty, picture)
+
+
+def _charts(make: Callable, empty: str, picture: str | None = None) -> list[Block]:
+    """What a function of `report_figures` draws, or why it is not there."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Optuna's experimental functions, and of what it leaves out
+            made = make()
+    except Exception as error:  # plots and evaluators fail in many ways on odd studies; the report goes on without
+        return [Text(f"This could not be drawn: {type(error).__name__}: {error}", note=True)]
+    figures = made if isinstance(made, list) else [made] if made is not None else []
+    return [Charts(figures, picture)] if figures else [Text(empty, note=True)]

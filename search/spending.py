@@ -1,0 +1,111 @@
+"""Where a study's time went: by what was trained, from its records, and by phase of its sessions, from its account."""
+
+from typing import TYPE_CHECKING, Any
+
+from search.ledger import Ledger
+from search.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas
+
+PARTS = {"trial": "trials", "baseline": "baselines", "finalist": "finalists"}
+TEACHER, WORKING = "teacher", ("search", "finalists")  # phases of `search.account`
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `8 s`, `3 min 05 s`, `2 h 40 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def by_part(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pandas.DataFrame":
+    """One row for the teacher (where the account tells its time), the trials, the baselines and the finalists.
+
+    `training` is what their epochs took, each in its lane; GPU-hours are that time's, and money that at the price set.
+    """
+    import pandas
+
+    rows = []
+    if (spent := _phases(account, "held_s").get(TEACHER)) is not None:
+        rows.append({"part": "teacher", "runs": None, "epochs": None, "seconds": spent})
+    for role, part in PARTS.items():
+        if records := ledger.of_role(role):
+            epochs = sum(record.epoch for record in records)
+            rows.append(
+                {
+                    "part": part,
+                    "runs": len(records),
+                    "epochs": epochs,
+                    "seconds": sum(record.seconds for record in records),
+                }
+            )
+    rows.append({"part": "all", **{name: _sum(rows, name) for name in ("runs", "epochs", "seconds")}})
+    for row in rows:
+        seconds = row.pop("seconds")
+        row["training"] = duration(seconds)
+        row |= _priced(seconds, settings)
+    return pandas.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)
+
+
+def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pandas.DataFrame":
+    """Wall time, what lanes were at work in it, and what they waited: a row a phase of the account.
+
+    A study without an account has one row, from its first record's start to its last one's end, pauses included.
+    """
+    import pandas
+
+    lanes = settings.concurrency or 1
+    walls, held = _phases(account, "wall_s"), _phases(account, "held_s")
+    if not walls:
+        ended = [record.ended for record in ledger.records.values() if record.ended]
+        started = min((record.started for record in ledger.records.values()), default=0.0)
+        span = max(ended, default=started) - started
+        walls, held = {"first start to last end": span}, {}
+        held["first start to last end"] = sum(record.seconds for record in ledger.records.values())
+        working = tuple(walls)
+    else:
+        working = WORKING
+    rows = [
+        {
+            "phase": phase,
+            "wall time": duration(wall),
+            "lanes at work": duration(held[phase]) if held.get(phase) else None,
+            "lanes waiting": duration(max(0.0, lanes * wall - held.get(phase, 0.0))) if phase in working else None,
+        }
+        for phase, wall in walls.items()
+    ]
+    if len(rows) > 1:
+        rows.append(
+            {
+                "phase": "all",
+                "wall time": duration(sum(walls.values())),
+                "lanes at work": duration(sum(held.values())),
+                "lanes waiting": None,
+            }
+        )
+    return pandas.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)
+
+
+def _phases(account: dict[str, Any], kind: str) -> dict[str, float]:
+    """The seconds of all sessions by phase."""
+    found: dict[str, float] = {}
+    for session in account.get("sessions", []):
+        for phase, seconds in session.get(kind, {}).items():
+            found[phase] = found.get(phase, 0.0) + seconds
+    return found
+
+
+def _priced(seconds: float, settings: Settings) -> dict[str, Any]:
+    if not settings.gpus_per_trial:
+        return {}
+    hours = seconds / 3600 * settings.gpus_per_trial
+    price = settings.price_per_gpu_hour
+    return {"GPU-hours": f"{hours:.2f}", **({"money": f"{hours * price:.2f}"} if price else {})}
+
+
+def _sum(rows: list[dict[str, Any]], name: str) -> Any:
+    return sum(row[name] for row in rows if row[name] is not None)
