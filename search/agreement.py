@@ -73,47 +73,54 @@ def agreements(ledger: Ledger) -> list[Agreement]:
 
 
 def sentence(ledger: Ledger, rungs: list[int]) -> str:
-    """Whether early stopping could have misled, in words.
+    """Whether early stopping could have misled, in words; the weakest epoch at which trials were stopped decides.
 
     Args:
-        rungs: the epochs at which trials were compared; the first of them decides, since it sees least.
+        rungs: the epochs at which trials were compared.
     """
     found = {one.epoch: one for one in agreements(ledger)}
-    complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
     stopped, ahead = (sum(getattr(one, name) for one in found.values()) for name in ("stopped", "ahead"))
     if not rungs and not stopped:
-        opening, first = f"No trial could be stopped early, so nothing was misled.{_sound_from(found)}", None
-    else:
-        opening = ""
-        first = next((found[epoch] for epoch in rungs or sorted(found) if epoch in found), None)
-    if first is not None and first.correlation is not None:
-        opening = (
-            f"At epoch {first.epoch}, {'the first rung' if rungs else 'the first one'}, the ranking of the "
-            f"{first.trials} complete trials agrees with their final one by {_figures(first)}: {_judged(first)}."
-            + (_sound_from(found) if first.correlation < FAIR else "")
-        )
-    elif not opening:
-        opening = (
+        return f"No trial could be stopped early, so nothing was misled.{_sound_from(found)}"
+    looked = [one for one in found.values() if one.stopped or (not stopped and one.epoch in rungs)]
+    weakest = min((one for one in looked if one.correlation is not None), key=_correlation, default=None)
+    if weakest is None:
+        complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
+        text = (
             f"{complete} complete trial{'s' * (complete != 1)} cannot show whether early stopping could have misled: "
-            f"it takes {FEWEST_TRIALS} or more, with different results, and an epoch before their last one."
+            f"it takes {FEWEST_TRIALS} or more, with different results."
         )
-    if not stopped:
-        return opening
-    share = f"{ahead} of the {stopped} stopped trials stood, when stopped, above a trial that was let through"
-    return f"{opening} {share}{'; their end is not known.' if ahead else '.'}"
+    else:
+        where = "where trials were stopped" if stopped else "where trials could have been stopped"
+        which = f", the weakest of the {len(looked)} epochs {where}," if len(looked) > 1 else f", {where},"
+        text = (
+            f"At epoch {weakest.epoch}{which} the ranking of the {weakest.trials} complete trials agrees with their "
+            f"final one by {_figures(weakest)}: {_judged(weakest)}."
+        )
+        if weakest.correlation < FAIR:
+            text += _sound_from(found)
+    if stopped:
+        text += f" {ahead} of the {stopped} stopped trials stood, when stopped, above a trial that was let through"
+        text += "; how they would have ended is not known." if ahead else "."
+    return text
+
+
+def _correlation(one: Agreement) -> float:
+    return one.correlation
 
 
 def _sound_from(found: dict[int, Agreement]) -> str:
     """From which epoch on the ranking agreed well with the final one, as a sentence; empty where it is not known."""
-    known = [one for one in found.values() if one.correlation is not None]
-    first = next(
-        (one for place, one in enumerate(known) if all(later.correlation >= GOOD for later in known[place:])), None
-    )
+    first = None
+    for one in reversed(found.values()):
+        if one.correlation is not None and one.correlation < GOOD:
+            break
+        first = one if one.correlation is not None else first
     if first is None:
         return ""
     return (
-        f" From epoch {first.epoch} on, the ranking of its {first.trials} complete trials agreed well with their final one "
-        f"(ρ ≥ {GOOD}): trials like these could be stopped from there (--set grace_epochs={first.epoch})."
+        f" From epoch {first.epoch} on, the ranking of the {first.trials} complete trials agreed well with their final "
+        f"one (ρ ≥ {GOOD}): trials like these could be stopped from there (--set grace_epochs={first.epoch})."
     )
 
 
@@ -129,7 +136,7 @@ def _judged(one: Agreement) -> str:
         return f"early stopping had good grounds{unsure}"
     if one.correlation >= FAIR:
         return f"early stopping was right more often than not{unsure}"
-    return "early stopping could have misled, and a later first rung is safer"
+    return "early stopping could have misled, and a later one is safer"
 
 
 def _curve(record: TrialRecord) -> dict[int, float]:

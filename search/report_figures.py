@@ -188,6 +188,7 @@ def rung_agreement(found: list[Agreement], rungs: list[int]) -> "Figure | None":
     figure.add_scatter(
         x=[one.epoch for one in banded] + [one.epoch for one in reversed(banded)],
         y=[one.high for one in banded] + [one.low for one in reversed(banded)],
+        mode="lines",
         fill="toself",
         fillcolor="rgba(31,119,180,.13)",
         line={"width": 0},
@@ -215,7 +216,7 @@ def final(ledger: Ledger) -> "Figure | None":
     if not found:
         return None
     best, figure = statistics.winner(ledger), go.Figure()
-    found.sort(key=lambda item: (item[0] != best, item[0].baseline is not None, -mean_of.fmean(item[1])))
+    found.sort(key=lambda item: (item[0] != best, item[0].baseline is not None, -_holdout_score(item[0])))
     every = [value for _, values in found for value in values]
     for one, values in reversed(found):
         summed = statistics.summary(values)
@@ -240,6 +241,10 @@ def final(ledger: Ledger) -> "Figure | None":
     margin = 0.6 * (max(every) - min(every)) or 0.02 * abs(mean_of.fmean(every)) or 1.0
     figure.update_xaxes(title=metric, range=[min(every) - margin, max(every) + margin])  # intervals of few seeds leave
     return _styled(figure, 110 + 42 * len(found), legend=False)
+
+
+def _holdout_score(one: statistics.Entrant) -> float:
+    return mean_of.fmean(run.score for run in one.runs.values())
 
 
 def common_parameters(study: optuna.Study) -> list[str]:

@@ -62,8 +62,8 @@ def _result(ledger: Ledger) -> list[Block]:
     if statistics.winner(ledger):
         blocks += [
             Text(
-                "The final: the best trials and the baselines, each trained again with other seeds. The best was chosen "
-                "on the holdout (val/), so that the test split (test/), which chose nothing, can judge it."
+                "The final: the best trials and the baselines, each trained again with other seeds. The best was "
+                "chosen on the holdout (val/), so that the test split (test/), which chose nothing, can judge it."
             ),
             Table(statistics.final_frame(ledger, ledger.folder)),
             *_charts(lambda: report_figures.final(ledger), "No run of the final has figures of the test split."),

@@ -30,8 +30,8 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; position: sticky
 td { max-width: 34rem; overflow-wrap: anywhere; }
 .number { text-align: right; white-space: nowrap; }
 tbody tr:hover { background: var(--tint); }
-pre { background: var(--tint); border: 1px solid var(--line); border-radius: 6px; padding: .9rem 1.1rem; max-height: 26rem;
-  overflow: auto; font: .84rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre { background: var(--tint); border: 1px solid var(--line); border-radius: 6px; padding: .9rem 1.1rem;
+  max-height: 26rem; overflow: auto; font: .84rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 figure { margin: 0; min-width: 0; }
 .single { margin: 1rem 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem; margin: 1rem 0; }
@@ -50,7 +50,9 @@ figure { margin: 0; min-width: 0; }
   figure, tr, .lead { break-inside: avoid; }
   .table, pre { max-height: none; overflow: visible; }
   pre { white-space: pre-wrap; }
-  th { position: static; }
+  th { position: static; white-space: normal; }
+  table { font-size: 8pt; }
+  th, td { padding-right: .6rem; }
   .charts { grid-template-columns: 1fr 1fr; }
 }
 """
