@@ -109,7 +109,9 @@ def _settings(folder: Path) -> tuple[str, Settings]:
     try:  # other versions of the settings had fewer fields, or more
         return written, Settings(**{name: content[name] for name in Settings.model_fields if name in content})
     except ValidationError as error:
-        raise InputError([f"{path}: {line}" for line in describe(error, set(Settings.model_fields))]) from error
+        raise InputError(
+            [f"--study: {path}: {line}" for line in describe(error, set(Settings.model_fields))]
+        ) from error
 
 
 def _teacher(storage: Path, sha256: str | None) -> dict[str, Any]:

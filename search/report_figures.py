@@ -16,7 +16,7 @@ from search import statistics
 from search.agreement import Agreement
 from search.ledger import COMPLETE, FAILED, PRUNED, Ledger, TrialRecord
 from search.objective import format_value
-from search.results import BASELINE_COLOURS, FEWEST_TRIALS, MARKERS, view_range
+from search.results import BASELINE_COLOURS, FEWEST_TRIALS, MARKERS, importance_target, view_range
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -53,7 +53,7 @@ def history(study: optuna.Study, ledger: Ledger) -> "Figure | None":
 
 
 def pareto(study: optuna.Study, ledger: Ledger) -> "list[Figure]":
-    """The first objective against each other one, the front in Optuna's red, and the baselines."""
+    """The first objective against each other one, the front in red, and the baselines."""
     names = list(next(iter(ledger.records.values())).objectives)
     if not _complete(study):
         return []
@@ -64,6 +64,12 @@ def pareto(study: optuna.Study, ledger: Ledger) -> "list[Figure]":
             targets=lambda trial, place=place: (trial.values[place], trial.values[0]),
             target_names=[name, names[0]],
         )
+        for trace in figure.data:  # Optuna shades them by number, the earliest ones white
+            best = trace.marker.colorbar.title.text == "Best Trial"
+            colour = MARKERS[FAILED if best else COMPLETE][1]
+            label = "on the front" if best else "beaten"
+            trace.update(name=label, showlegend=True)
+            trace.marker.update(color=colour, showscale=False, size=9, line={"width": 0})
         for colour, record in zip(BASELINE_COLOURS, _baselines(ledger), strict=False):
             figure.add_scatter(
                 x=[record.metric(name)],
@@ -108,11 +114,17 @@ def slices(study: optuna.Study, ledger: Ledger) -> "list[Figure]":
     return figures
 
 
-def importance(study: optuna.Study, ledger: Ledger, evaluator) -> "Figure | None":
-    """Each parameter's share of what decided the first objective."""
+def importance(study: optuna.Study, ledger: Ledger, evaluator: str) -> "Figure | None":
+    """Each parameter's share of what decided the first objective, by `PED-ANOVA` or `fANOVA`."""
     if len(_complete(study)) < FEWEST_TRIALS:
         return None
-    figure = visualization.plot_param_importances(study, evaluator=evaluator, **_first(study, ledger))
+    judge = (
+        optuna.importance.FanovaImportanceEvaluator(seed=0)  # of its forest: a study's figure stays the same
+        if evaluator == "fANOVA"
+        else optuna.importance.PedAnovaImportanceEvaluator()
+    )
+    target = {"target": importance_target(study), "target_name": ledger.objective}
+    figure = visualization.plot_param_importances(study, evaluator=judge, **target)
     figure.update_traces(marker={"color": MARKERS[COMPLETE][1]}, cliponaxis=False)
     bars = sum(len(trace.y or ()) for trace in figure.data)
     return _styled(figure, 110 + 28 * bars, legend=False) if bars else None

@@ -172,18 +172,15 @@ def _slices(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
 
 
 def _importance(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
-    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
-
-    seed = 0  # of the forest: the same study always gives the same figure
     few = f"It takes {results.FEWEST_TRIALS} or more complete trials and a parameter that varies among them."
     blocks: list[Block] = []
-    for name, evaluator, words, picture in (
-        ("PED-ANOVA", PedAnovaImportanceEvaluator(), "what sets the best trials apart from all", "importance.png"),
-        ("fANOVA", FanovaImportanceEvaluator(seed=seed), "what the result varies with over the whole space", None),
+    for evaluator, words, picture in (
+        ("PED-ANOVA", "what sets the best trials apart from all", "importance.png"),
+        ("fANOVA", "what the result varies with over the whole space", None),
     ):
-        blocks.append(Text(f"{name}, {words}:"))
+        blocks.append(Text(f"{evaluator}, {words}:"))
         blocks += _drawn(
-            study, lambda evaluator=evaluator: report_figures.importance(study, ledger, evaluator), few, picture=picture
+            study, lambda name=evaluator: report_figures.importance(study, ledger, name), few, picture=picture
         )
     complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
     blocks.append(

@@ -1,6 +1,7 @@
 """What came of a study: tables, one plain sentence, pictures and the best configuration, all from the ledger."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def final_table(ledger: Ledger) -> "pandas.DataFrame":
         row |= {key: last.get(key) for key in ("val/loss", "val/agreement")}
         rows.append(row)
     columns = ["name", ledger.objective, AHEAD, "val/loss", "val/agreement", "epochs", "seconds"]
-    return pandas.DataFrame(rows, columns=columns)
+    return pandas.DataFrame(rows, columns=list(dict.fromkeys(columns)))  # the loss may be the objective
 
 
 def _scratch(ledger: Ledger) -> TrialRecord | None:
@@ -222,9 +223,7 @@ def plot_importance(study: "optuna.Study", path: Path) -> dict[str, float] | Non
     shares, problem = None, f"{len(complete)} complete trials: importances need at least {FEWEST_TRIALS}"
     if len(complete) >= FEWEST_TRIALS:
         try:
-            several = len(study.directions) > 1  # then that of the first, by which trials are ranked
-            target = (lambda trial: trial.values[0]) if several else None
-            shares = optuna.importance.get_param_importances(study, target=target)
+            shares = optuna.importance.get_param_importances(study, target=importance_target(study))
             problem = "no parameter varies among the complete trials"
         except Exception as error:  # evaluators fail in many ways on odd studies; the report goes on without
             problem = f"the importances could not be computed: {error}"
@@ -248,6 +247,16 @@ def plot_importance(study: "optuna.Study", path: Path) -> dict[str, float] | Non
     axes.set_title(note, fontsize=9, loc="left", color="#555555")
     figure.savefig(path, dpi=150)
     return shares
+
+
+def importance_target(study: "optuna.Study") -> "Callable[[optuna.trial.FrozenTrial], float] | None":
+    """What lets Optuna judge parameters by the first of several objectives; less is better in it, as PED-ANOVA asks."""
+    import optuna
+
+    if len(study.directions) == 1:
+        return None
+    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
+    return lambda trial: sign * trial.values[0]
 
 
 def write_best_yaml(record: TrialRecord, settings: dict[str, Any], path: Path, *, study: str) -> None:

@@ -31,7 +31,8 @@ def prepare_teacher(config: TrialConfig, recipe: dict, assets: Assets, context: 
 
     Returns:
         `top1` and `loss` on the holdout, `by_class` (recall in percent there, by class), `images` of the holdout,
-        `classes`, `class_counts` (images of each class, by split), `sha256` of the weights, `epochs` fitted.
+        `classes`, `class_names`, `class_counts` (images of each class, by split), `sha256` of the weights, `epochs`
+        fitted.
 
     Raises:
         InputError: the weights cannot be had or are another architecture's.
@@ -66,6 +67,7 @@ def _make(config: TrialConfig, recipe: dict, assets: Assets, context: RunContext
         "by_class": recalls,
         "images": len(splits.holdout),
         "classes": len(splits.classes),
+        "class_names": list(splits.classes),
         "class_counts": {part: _counts(splits, part) for part in ("train", "teacher_train", "holdout", "test")},
         "sha256": weights_hash(weights),
         "epochs": epochs,

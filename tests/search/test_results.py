@@ -159,3 +159,38 @@ def test_best_yaml_reads_back_the_same_and_has_dots(ledger, tmp_path):
 
 def test_parameters_in_words():
     assert results.in_words({"eps": 1.5, "stage1": True, "lr": 1e-05}) == "eps=1.5  stage1=True  lr=1e-05"
+
+
+def test_less_may_be_better(tmp_path):
+    """The verdict, the table and the pictures of a study that minimizes the loss."""
+    ledger = Ledger(tmp_path / "trials")
+    for trial_id, role, value in (("scratch", "baseline", 0.75), ("0", "trial", 0.9), ("1", "trial", 0.5)):
+        record = TrialRecord(trial_id, role, {"epochs": 1}, {}, {"val/loss": False})
+        record.add({"epoch": 1, "val/loss": value})
+        record.finish()
+        ledger.save(record)
+    text = results.verdict(ledger, 450)
+    assert text.startswith("The best trial (1) beats the student trained alone by 0.25 of val/loss on the holdout (450")
+    frame = results.final_table(ledger)
+    assert frame["name"].tolist() == ["trial 1 (best)", "scratch"] and frame["over scratch"].tolist() == [-0.25, 0.0]
+    assert frame.columns.is_unique
+    assert results.view_range(ledger) == (pytest.approx(0.1), pytest.approx(1.3))
+    results.plot_history(ledger, tmp_path / "history.png")
+    assert is_picture(tmp_path / "history.png")
+
+
+def test_the_verdict_where_the_holdouts_size_is_not_known(ledger):
+    text = results.verdict(ledger, None)
+    assert text.startswith("The best trial (3) beats the student trained alone by 2.31 points on the holdout; it was")
+
+
+def test_the_importance_of_several_objectives_is_for_the_firsts_best(tmp_path):
+    """The best trials by the first objective have `a` in common, the worst ones `b`, the second objective's `c`."""
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(0))
+
+    def objective(trial):
+        a, b, c = (trial.suggest_float(name, 0, 1) for name in "abc")
+        return (a if a > 0.8 else -b if b > 0.8 else 0), c
+
+    study.optimize(objective, n_trials=100)
+    assert next(iter(results.plot_importance(study, tmp_path / "importance.png"))) == "a"

@@ -24,7 +24,7 @@ def prepare(folder: Path, kept: Path, assets, report=lambda _: True) -> dict:
 
 def test_a_teacher_is_fitted_once_and_read_after(tmp_path, assets):
     about = prepare(tmp_path / "a", tmp_path / "kept", assets)
-    assert about["epochs"] == 2 and about["classes"] == 10
+    assert about["epochs"] == 2 and about["classes"] == len(about["class_names"]) == len(about["by_class"]) == 10
     assert about["sha256"] == weights_hash(tmp_path / "kept" / WEIGHTS)
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [ABOUT, WEIGHTS]
     reports = []

@@ -1,0 +1,243 @@
+"""The report as a user meets it: the command, its files, and what they say of studies that ended in all ways."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from mlflow import MlflowClient
+
+from search import report
+from search.ledger import Ledger
+from search.report_command import write_report
+from tests.search.report_studies import NAME, Made, mixed, rising
+
+HEADINGS = [
+    "Result", "Teacher", "Optimisation history", "Parallel coordinates", "Each parameter", "Importance",
+    "Could early stopping have misled?", "Learning curves", "Timeline", "Cost", "How it ended", "To repeat it",
+]  # fmt: skip
+
+CLASSES = {
+    "by_class": [99.0, 61.5, 98.0],
+    "class_counts": {"train": [20, 5, 20], "holdout": [], "test": [40, 20, 40]},
+}
+
+
+def written(made):
+    """Both files of a study's report."""
+    paths = write_report(made.folder, Ledger(made.folder / "trials"), made.study)
+    return [path.read_text() for path in paths]
+
+
+def section(markdown, title):
+    return markdown.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+class Loads(HTMLParser):
+    """Collects what a page would load, and its text outside of scripts and styles."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.text, self._within = [], "", None
+
+    def handle_starttag(self, tag, attributes):
+        self._within = tag
+        self.found += [value for name, value in attributes if name in ("src", "srcset", "data", "poster", "action")]
+        if tag == "link":
+            self.found += [value for name, value in attributes if name == "href"]
+
+    def handle_data(self, data):
+        if self._within not in ("script", "style"):
+            self.text += data
+        elif self._within == "style":
+            self.found += re.findall(r"@import|url\(", data)
+
+
+def test_a_study_that_ended_in_all_ways(tmp_path):
+    made = mixed(tmp_path)
+    made.teacher(**CLASSES, class_names=["cat", "dog", "owl"])
+    made.account()
+    page, text = written(made)
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == HEADINGS
+    loads = Loads()
+    loads.feed(page)
+    assert loads.found == [], "one page that loads nothing"
+    assert "default-src 'none'" in page
+    assert "The best trial (3) beats the student trained alone by 15.00 points on the holdout (404 images" in text
+    assert "There was no final" in section(text, "Result")
+    assert "97.50% top-1 on the holdout of 404 images" in section(text, "Teacher")
+    assert section(text, "Teacher").split("\n| ")[3] == "dog | 61.5 | 5 | 20 |", "the weakest class first"
+    ended = section(text, "How it ended")
+    assert "Ended by: the time budget of 900 s." in ended
+    assert "| trials | 5 | 1 | 2 | 0 |" in ended
+    assert "| 6 | 2 | CUDA <b>out</b> of memory \\| really |" in ended
+    assert "| 7 | 9 | val/top1 was not finite |" in ended
+    assert "CUDA &lt;b&gt;out" in page and "CUDA <b>" not in page
+    assert "2 further epochs" in section(text, "Cost")
+    assert "--space spaces/vit_to_mlp.py --name mine --smoke --set 'eps=a b'" in section(text, "To repeat it")
+    assert "of the 5 complete trials" in section(text, "Could early stopping have misled?")
+    assert "| 0.00 |" not in section(text, "Optimisation history") and "| 3 | 80.00 |" in text
+
+
+def test_all_figures_are_drawn(tmp_path):
+    """History, parallel coordinates, a slice a parameter, both importances, agreement, curves, timeline, the final."""
+    made = mixed(tmp_path)
+    made.final("3", [80.0, 81.0])
+    made.final("kd", [74.0, 74.5])
+    page, text = written(made)
+    assert page.count('<figure class="chart">') == 1 + 1 + 3 + 2 + 1 + 1 + 1 + 1
+    assert "could not be drawn" not in text
+    assert "Left out, since only some trials have them: eps_stage1." in section(text, "Parallel coordinates")
+    for name in ("PED-ANOVA", "fANOVA", "trial 3 (best)", "kd-seed2", '"kd 74.00"'):
+        assert name in page, name
+
+
+def test_the_final_speaks_first(tmp_path):
+    made = mixed(tmp_path)
+    made.final("3", [80.0, 81.0, 80.5], right=80)
+    made.final("0", [70.0, None, 70.5], right=70)
+    made.final("scratch", [60.0, 60.5, 61.0], right=60)
+    _, text = written(made)
+    lead = text.split("**")[1]
+    assert lead.startswith("On the test split (100 images), over 3 seeds, trial 3 reaches test/top1 80.50 ± 0.50: ")
+    assert "it is better than scratch by 20.00 points" in lead
+    result = section(text, "Result")
+    assert "| trial 3 (best) | 3 |" in result and "| trial 0, 1 failed | 2 |" in result
+    assert "the machine went away" in section(text, "How it ended")
+
+
+def test_two_objectives(tmp_path):
+    made = Made(tmp_path, objectives=["top1", "min:training_time"])
+    for value, epochs in ((70.0, 9), (75.0, 9), (72.0, 9), (80.0, 9)):
+        made.trial(rising(value)[:epochs], **{"time/trained_s": 100 - value})
+    made.trial(rising(90.0), **{"time/trained_s": 500.0})
+    made.baseline("kd", rising(74.0), **{"time/trained_s": 40.0})
+    page, text = written(made)
+    front = section(text, "Pareto front")
+    assert "2 of 5 complete trials are beaten by no other in all objectives:" in front
+    assert [line.split(" | ")[:3] for line in front.splitlines()[-2:]] == [
+        ["| 4", "90.00", "500"],
+        ["| 3", "80.00", "20"],
+    ]
+    assert "on the front" in page and "could not be drawn" not in text
+
+
+def test_less_may_be_better(tmp_path):
+    made = Made(tmp_path, objectives=["nll"])
+    for value in (0.9, 0.5, 0.7, 0.8):
+        made.trial([2.0] * 8 + [value])
+    made.baseline("scratch", [2.0] * 8 + [0.75])
+    _, text = written(made)
+    assert "**The best trial (1) beats the student trained alone by 0.25 of val/loss on the holdout; it was" in text
+    assert section(text, "Optimisation history").split("\n| ")[3].startswith("1 | 0.5 |")
+
+
+def test_a_study_in_which_all_failed(tmp_path):
+    made = Made(tmp_path)
+    for _ in range(3):
+        made.trial([], error="out of memory")
+    page, text = written(made)
+    assert "**No trial completed, so there is nothing to compare.**" in text
+    assert "could not be drawn" not in text
+    for title in ("Optimisation history", "Parallel coordinates", "Each parameter", "Importance", "Learning curves"):
+        body = section(text, title)
+        assert "*No trial" in body or "*It takes" in body, title
+    assert page.count('<figure class="chart">') == 1, "the timeline alone"
+
+
+def test_teachers_of_older_studies_have_less_to_tell(tmp_path):
+    made = Made(tmp_path)
+    made.trial(rising(70.0))
+    _, text = written(made)
+    assert "The figures of vit_tiny_patch16_224 are not known" in section(text, "Teacher")
+    made.teacher()
+    _, text = written(made)
+    assert "97.50%" in section(text, "Teacher") and "before the recall of each class was kept" in text
+    (tmp_path / "teachers" / "fingerprint" / "teacher.json").unlink()
+    (tmp_path / "teachers" / "fingerprint").rmdir()
+    made.teacher(**CLASSES)
+    _, text = written(made)
+    assert "| 1 | 61.5 | 5 | 20 |" in text and "by their place in the order of the classes" in text
+
+
+def test_one_trial_with_one_parameter(tmp_path):
+    made = Made(tmp_path, trials=1)
+    made.trial(rising(70.0))
+    _, text = written(made)
+    assert "could not be drawn" not in text
+    assert "1 complete trial cannot show" in section(text, "Could early stopping have misled?")
+    assert "All 1 trials were made." in text
+
+
+def test_an_older_study_with_less_in_it(tmp_path):
+    """Without a journal, a start, metrics other than the objective, or fields that settings got later."""
+    made = Made(tmp_path)
+    record = made.trial(rising(70.0))
+    record.history = [{"epoch": one["epoch"], "val/top1": one["val/top1"]} for one in record.history]
+    made.ledger.save(record)
+    kept = ("name", "space", "teacher", "student", "data", "epochs", "trials")
+    lines = [line for line in (made.folder / "settings.yaml").read_text().splitlines() if line.split(":")[0] in kept]
+    (made.folder / "settings.yaml").write_text("\n".join([*lines, "gone_since: 3"]))
+    for name in ("started.json", "optuna.log"):
+        (made.folder / name).unlink()
+    text = run(tmp_path)
+    assert "Optuna's journal of this study is gone" in section(text, "Timeline")
+    assert "--name mine" in section(text, "To repeat it")
+
+
+def run(storage, *more):
+    assert report.main(["--study", NAME, "--storage", str(storage), *more]) == 0
+    return (storage / NAME / "report.md").read_text()
+
+
+def test_the_command_logs_to_the_studys_parent_run(tmp_path, capfd):
+    mixed(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.create_experiment(NAME, (tmp_path / "artifacts").as_uri())
+    parent = client.create_run(experiment, tags={"role": "study"})
+    client.create_run(experiment, tags={"role": "trial"})
+    capfd.readouterr()
+    run(tmp_path)
+    out, err = capfd.readouterr()
+    folder = tmp_path / NAME
+    assert out.startswith("The best trial (3) beats") and err == ""
+    assert out.splitlines()[1:] == [f"  {folder / 'report.html'}", f"  {folder / 'report.md'}"]
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert names == {"report.html", "report.md"}
+
+
+@pytest.mark.parametrize("uri", [None, "http://127.0.0.1:9", "sqlite:////nowhere/mlflow.db"])
+def test_a_store_that_is_not_there_is_a_warning(tmp_path, capfd, uri):
+    made = Made(tmp_path)
+    made.trial(rising(70.0))
+    text = run(tmp_path, *(["--tracking-uri", uri] if uri else []))
+    assert "# mine" in text
+    err = capfd.readouterr().err
+    assert err.startswith("warning: the report is not in MLflow: ") and err.count("\n") == 1
+    assert not (tmp_path / "mlflow.db").exists(), "looking makes nothing"
+
+
+def test_bad_input_is_a_line(tmp_path, capfd):
+    made = Made(tmp_path)
+
+    def refused(study=NAME):
+        assert report.main(["--study", study, "--storage", str(tmp_path)]) == 2
+        err = capfd.readouterr().err
+        assert err.startswith("error: --study: ") and err.count("\n") == 1, err
+        return err
+
+    assert f"there is no study 'other' in {tmp_path}; there are mine" in refused("other")
+    assert not (tmp_path / "other").exists()
+    assert "'mine' has no trials yet; run it first" in refused()
+    made.trial(rising(70.0))
+    settings = (made.folder / "settings.yaml").read_text()
+    (made.folder / "settings.yaml").write_text(settings.replace("epochs: 9", "epochs: nine"))
+    assert "settings.yaml: epochs: 'nine' must be a valid integer" in refused()
+    (made.folder / "settings.yaml").write_text("epochs: [")
+    assert "settings.yaml is broken" in refused()
+    (made.folder / "settings.yaml").unlink()
+    assert "settings.yaml is missing" in refused()
+    (made.folder / "settings.yaml").write_text(settings)
+    (made.folder / "trials" / "0" / "record.json").write_text(json.dumps({"trial_id": "0"}))
+    assert "a record.json of 'mine' is broken" in refused()
+    assert not (made.folder / "report.html").exists()
