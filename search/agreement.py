@@ -29,6 +29,7 @@ class Agreement:
         low, high: its 95% interval; None without a correlation, and for one of exactly 1 or -1.
         stopped: trials that were stopped at this epoch.
         ahead: how many of these stood above the last of the complete trials at this epoch.
+        ahead_of_best: how many of these stood above the one that became the best.
     """
 
     epoch: int
@@ -38,6 +39,7 @@ class Agreement:
     high: float | None
     stopped: int
     ahead: int
+    ahead_of_best: int
 
 
 def rung_epochs(scheduler: str, grace_epochs: int, reduction_factor: int, epochs: int) -> list[int]:
@@ -57,6 +59,7 @@ def agreements(ledger: Ledger) -> list[Agreement]:
     complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
     curves = {record.trial_id: _curve(record) for record in complete}
     last = max((record.epoch for record in complete), default=0)
+    best = ledger.best()
     stopped: dict[int, list[float]] = {}
     for record in ledger.of_role("trial"):
         score = _curve(record).get(record.epoch)
@@ -67,8 +70,8 @@ def agreements(ledger: Ledger) -> list[Agreement]:
         pairs = [(curve[epoch], curve[last]) for curve in curves.values() if epoch in curve and last in curve]
         worst = min((early for early, _ in pairs), default=math.inf)
         here = stopped.get(epoch, [])
-        ahead = sum(score > worst for score in here)
-        found.append(Agreement(epoch, len(pairs), *_spearman(pairs), len(here), ahead))
+        counts = [sum(score > bar for score in here) for bar in (worst, curves[best.trial_id].get(epoch, math.inf))]
+        found.append(Agreement(epoch, len(pairs), *_spearman(pairs), len(here), *counts))
     return found
 
 
@@ -79,7 +82,9 @@ def sentence(ledger: Ledger, rungs: list[int]) -> str:
         rungs: the epochs at which trials were compared.
     """
     found = {one.epoch: one for one in agreements(ledger)}
-    stopped, ahead = (sum(getattr(one, name) for one in found.values()) for name in ("stopped", "ahead"))
+    stopped, ahead, ahead_of_best = (
+        sum(getattr(one, name) for one in found.values()) for name in ("stopped", "ahead", "ahead_of_best")
+    )
     if not rungs and not stopped:
         return f"No trial could be stopped early, so nothing was misled.{_sound_from(found)}"
     looked = [one for one in found.values() if one.stopped or (not stopped and one.epoch in rungs)]
@@ -101,7 +106,11 @@ def sentence(ledger: Ledger, rungs: list[int]) -> str:
             text += _sound_from(found)
     if stopped:
         text += f" {ahead} of the {stopped} stopped trials stood, when stopped, above a trial that was let through"
-        text += "; how they would have ended is not known." if ahead else "."
+        text += (
+            f", {ahead_of_best} above the one that became the best; how they would have ended is not known."
+            if ahead
+            else "."
+        )
     return text
 
 

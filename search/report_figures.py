@@ -126,6 +126,7 @@ def importance(study: optuna.Study, ledger: Ledger, evaluator: str) -> "Figure |
     target = {"target": importance_target(study), "target_name": ledger.objective}
     figure = visualization.plot_param_importances(study, evaluator=judge, **target)
     figure.update_traces(marker={"color": MARKERS[COMPLETE][1]}, cliponaxis=False)
+    figure.update_layout(xaxis_title="share of the importance", yaxis_title=None)
     bars = sum(len(trace.y or ()) for trace in figure.data)
     return _styled(figure, 110 + 28 * bars, legend=False) if bars else None
 

@@ -208,7 +208,8 @@ def _rungs(facts: Facts, ledger: Ledger) -> list[Block]:
             "complete trials": one.trials,
             "ρ with the end": None if one.correlation is None else f"{one.correlation:.2f}",
             "stopped here": one.stopped,
-            "of these ahead of one let through": one.ahead,
+            "ahead of one let through": one.ahead,
+            "ahead of the later best": one.ahead_of_best,
         }
         for one in found
         if one.epoch in rungs or one.stopped
@@ -258,7 +259,7 @@ def _end(facts: Facts, ledger: Ledger) -> list[Block]:
     if by := facts.account.get("ended_by"):
         text = f"Ended by: {by}."
     elif ended >= facts.settings.trials:
-        text = f"All {facts.settings.trials} trials were made."
+        text = f"All {ended} trials were made."
     else:
         text = f"{ended} of {facts.settings.trials} trials have ended; --resume goes on with the rest."
     states = [state for state in (COMPLETE, PRUNED, FAILED, RUNNING)]

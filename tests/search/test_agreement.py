@@ -50,7 +50,7 @@ def test_where_less_is_better_nothing_changes(ledger):
     add(ledger, [99.0], nll)  # behind all
     first = agreements(ledger)[0]
     assert first.correlation == pytest.approx(0.9)
-    assert (first.stopped, first.ahead) == (2, 1)
+    assert (first.stopped, first.ahead, first.ahead_of_best) == (2, 1, 0)
 
 
 def test_stopped_trials_are_compared_with_those_let_through(ledger):
@@ -61,9 +61,11 @@ def test_stopped_trials_are_compared_with_those_let_through(ledger):
     add(ledger, [60, 5])
     add(ledger, [math.nan, 5])
     found = {one.epoch: one for one in agreements(ledger)}
-    assert (found[1].stopped, found[1].ahead) == (1, 0)
-    assert (found[2].stopped, found[2].ahead) == (3, 1)
-    assert "1 of the 4 stopped trials stood, when stopped, above a trial that was let through" in sentence(ledger, [1])
+    assert (found[1].stopped, found[1].ahead, found[1].ahead_of_best) == (1, 0, 0)
+    assert (found[2].stopped, found[2].ahead, found[2].ahead_of_best) == (3, 1, 0)
+    add(ledger, [1, 51])  # above the later best's 50
+    text = sentence(ledger, [1])
+    assert "2 of the 5 stopped trials stood, when stopped, above a trial that was let through, 1 above the one" in text
 
 
 def test_too_few_or_equal_trials_have_no_correlation(ledger):
