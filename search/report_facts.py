@@ -56,8 +56,9 @@ class Facts:
             words.append(f"--{name.replace('_', '-')}")
             if value is not True:
                 words += [shown(str(part)) for part in (value if isinstance(value, list) else [value])]
-        given = self.started.get("set", [])
-        return shlex.join([*words, *(["--set", *map(shown, given)] if given else [])])
+        given = [item.partition("=") for item in self.started.get("set", [])]
+        sets = [f"{name}{equals}{shown(value)}" for name, equals, value in given]
+        return shlex.join([*words, *(["--set", *sets] if sets else [])])
 
 
 def read_study(storage: Path, name: str) -> tuple[Facts, Ledger, "optuna.Study | None"]:
@@ -116,10 +117,8 @@ def _settings(folder: Path) -> tuple[str, Settings]:
 
 def _teacher(storage: Path, sha256: str | None) -> dict[str, Any]:
     """The teacher's figures from the storage, by the hash of its weights."""
-    for path in sorted(storage.glob(f"teachers/*/{TEACHER}")):
-        if (about := _read(path)).get("sha256") == sha256:
-            return about
-    return {}
+    known = (_read(path) for path in sorted(storage.glob(f"teachers/*/{TEACHER}")))
+    return next((about for about in known if sha256 and about.get("sha256") == sha256), {})
 
 
 def _tested(ledger: Ledger) -> int | None:
