@@ -34,6 +34,7 @@ class Plan:
     data: str  # what the data are, in words
     data_fingerprint: str
     holdout_images: int
+    test_images: int
     train_images: int
     classes: list[str]
     objectives: list[Objective]
@@ -144,6 +145,7 @@ def preflight(
         data=splits.description,
         data_fingerprint=splits.fingerprint,
         holdout_images=len(splits.holdout),
+        test_images=len(splits.test) if splits.test else 0,
         train_images=len(splits.train),
         classes=splits.classes,
         objectives=parse_objectives(settings.objectives, settings.metrics),

@@ -35,8 +35,11 @@ def remember(folder: Path, settings: Settings, data_fingerprint: str, flags: dic
     os.replace(partial, folder / STARTED)
 
 
-def as_before(flags: dict[str, Any], sets: list[str]) -> tuple[dict[str, Any], list[str]]:
+def as_before(flags: dict[str, Any], sets: list[str], asked: str = "--resume") -> tuple[dict[str, Any], list[str]]:
     """A resumed study's flags: those it was started with, and above them those given now.
+
+    Args:
+        asked: the flag that named the study, for the error message.
 
     Raises:
         InputError: there is no such study.
@@ -46,7 +49,7 @@ def as_before(flags: dict[str, Any], sets: list[str]) -> tuple[dict[str, Any], l
     storage = Path(flags.get("storage", "runs").removeprefix("file://"))
     before = _read(storage / flags["name"])
     if before is None:
-        raise InputError(f"--resume: there is no study '{flags['name']}' in {storage}{known_studies(storage)}")
+        raise InputError(f"{asked}: there is no study '{flags['name']}' in {storage}{known_studies(storage)}")
     given = {*flags, *(item.split("=")[0] for item in sets)}
     kept = [item for item in before["set"] if item.split("=")[0] not in given]
     return {**{key: value for key, value in before["flags"].items() if key not in given}, **flags}, kept + sets

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from search import comparisons, results
+from search import comparisons, results, statistics
 from search.experiment import Experiment, Outcome
-from search.ledger import RUNNING
+from search.ledger import RUNNING, Ledger
 from search.live import make_view
 from search.preflight import Plan
 from search.terminal import noise_to
@@ -126,7 +126,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
     results.plot_history(ledger, folder / "history.png")
     results.plot_importance(outcome.study, folder / "importance.png")
     written = list(RESULTS)
-    if best := ledger.best():
+    if best := statistics.best_record(ledger):
         shutil.copyfile(ledger.trial_folder(best.trial_id) / "student.safetensors", folder / "best_student.safetensors")
         canonical = {
             "study": plan.settings.name,
@@ -144,7 +144,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
         written += BEST_RESULTS
         tracker.study_metric("best/val_top1", best.value, 0)
         tracker.study_tags({"best_trial": best.trial_id})
-    sentences = {"verdict": results.verdict(ledger, plan.holdout_images), "branches": comparisons.branches(ledger)}
+    sentences = {"verdict": _verdict(ledger, plan), "branches": comparisons.branches(ledger)}
     tracker.study_tags({name: sentence for name, sentence in sentences.items() if sentence})
     for name in written:
         tracker.study_artifact(folder / name)
@@ -160,10 +160,13 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     if comparisons.several_distillers(ledger):
         console.print()
         results.print_table(console, comparisons.distillers_frame(ledger))
-    if best := ledger.best():
+    if (final := statistics.final_frame(ledger, ledger.folder)).size:
+        console.print("\nthe final, each trained again with other seeds and judged on the test split too:")
+        results.print_table(console, final)
+    if best := statistics.best_record(ledger):
         console.print(f"\nbest:    {results.in_words(best.params)}")
     console.print(f"teacher: {plan.settings.teacher} reaches {outcome.teacher['top1']:.2f} on the holdout")
-    console.print(results.verdict(ledger, plan.holdout_images))
+    console.print(_verdict(ledger, plan))
     if cost := comparisons.branches(ledger):
         console.print(cost)
     console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}")
@@ -173,7 +176,14 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     if best:
         export = f"{_command('export', plan, None)} --study {plan.settings.name} --to json --out exported"
         lines += ["export the best configuration:", f"  {export}"]
+        train = f"{_command('train', plan, None)} --study {plan.settings.name}"
+        lines += ["train it at full length, on all labels, for use:", f"  {train}"]
     console.print("\n".join(lines), soft_wrap=True, markup=False)  # commands are pasted: no line may be broken
+
+
+def _verdict(ledger: Ledger, plan: Plan) -> str:
+    """The final's sentence, or the search's where there was no final."""
+    return statistics.sentence(ledger, ledger.folder, plan.test_images) or results.verdict(ledger, plan.holdout_images)
 
 
 def _ui_command(uri: str) -> str:
