@@ -58,9 +58,9 @@ def scheduler_notes(settings: Settings) -> list[str]:
     if settings.scheduler == "hyperband" and brackets(settings) < settings.brackets:
         count = brackets(settings)
         notes.append(
-            f"hyperband has {count} bracket{'s' * (count > 1)}, not {settings.brackets}: from grace_epochs="
-            f"{settings.grace_epochs} by factors of {settings.reduction_factor} there are {len(rungs(settings))} rungs "
-            f"before epoch {settings.epochs}"
+            f"hyperband has {count} bracket{'s' * (count > 1)}, not {settings.brackets}: a bracket needs a rung of its "
+            f"own, and before epoch {settings.epochs} they are at {', '.join(map(str, rungs(settings))) or 'none'} "
+            "(grace_epochs, then times reduction_factor)"
         )
     if restarted := restarts(settings):
         notes.append(f"the learning rate starts anew after epoch {', '.join(map(str, restarted))}, baselines' too")

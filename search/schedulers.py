@@ -47,10 +47,12 @@ def make_scheduler(settings: Settings, ledger: Ledger, objective: Objective):
 class _TrialsOnly(Live):
     """Before a scheduler of Tune's: it hears of trials alone, of finite values alone, and of no epoch twice.
 
-    It also knows what trials of an earlier session had reported. Subclasses have `replay`.
+    It also knows what trials of an earlier session had reported, and stops nobody in the last epoch, which is over.
+    Subclasses have `replay`.
     """
 
     _ledger: Ledger
+    _epochs: int
 
     def on_trial_add(self, tune_controller, trial):
         super().on_trial_add(tune_controller, trial)
@@ -60,7 +62,8 @@ class _TrialsOnly(Live):
     def on_trial_result(self, tune_controller, trial, result):
         if not _judged(trial) or not math.isfinite(result[self._metric]):
             return GO_ON
-        return super().on_trial_result(tune_controller, trial, result)
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return decision if result["epoch"] < self._epochs else GO_ON
 
     def on_trial_complete(self, tune_controller, trial, result):
         """Nothing: `on_trial_result` has had this result."""
@@ -90,7 +93,7 @@ class _Halving(_TrialsOnly, AsyncHyperBandScheduler):
             brackets=rungs.brackets(settings),
             stop_last_trials=False,
         )
-        self._settings, self._ledger = settings, ledger
+        self._settings, self._epochs, self._ledger = settings, settings.epochs, ledger
 
     def on_trial_add(self, tune_controller, trial):
         super().on_trial_add(tune_controller, trial)  # Ray draws a bracket
@@ -113,7 +116,7 @@ class _Median(_TrialsOnly, MedianStoppingRule):
     """The median stopping rule: a trial ends whose best value so far is below the median of the others' means so far.
 
     From `grace_epochs` on and with at least `FEWEST` others that came as far (Golovin et al., KDD 2017). Nothing is
-    paused, which would need a checkpoint of Tune's, and nobody is stopped in the last epoch, which is over.
+    paused, which would need a checkpoint of Tune's.
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, objective: Objective):
@@ -126,10 +129,6 @@ class _Median(_TrialsOnly, MedianStoppingRule):
             hard_stop=True,
         )
         self._epochs, self._ledger = settings.epochs, ledger
-
-    def on_trial_result(self, tune_controller, trial, result):
-        decision = super().on_trial_result(tune_controller, trial, result)
-        return decision if result["epoch"] < self._epochs else GO_ON
 
     def _on_insufficient_samples(self, tune_controller, trial, time):
         return GO_ON
