@@ -29,7 +29,7 @@ def make_sampler(name: str, seed: int) -> "Repeatable":
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return Repeatable(_make(name, seed), seed)
+        return Repeatable(_make(name, seed % 2**32), seed)  # the most that NumPy takes
 
 
 def _make(name: str, seed: int) -> BaseSampler:
