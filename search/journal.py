@@ -109,7 +109,7 @@ def _fitted(
         waiting = trial.state == TrialState.WAITING
         params = trial.system_attrs.get(FIXED, {}) if waiting else trial.user_attrs.get(SEARCHED, trial.params)
         all_params.append(recorded.get(trial.number, params))
-    branches = [replay(space, params)[1] for params in all_params]
+    branches = [_branch(space, params) for params in all_params]
     for branch in branches:
         for name, distribution in branch.items():
             known.setdefault(name, distribution)
@@ -125,6 +125,13 @@ def _fitted(
                 now.user_attrs[PARTIAL] = True
         fitted.append(_Earlier(trial, params, now))
     return fitted
+
+
+def _branch(space: SearchSpace, params: dict[str, Any]) -> dict[str, BaseDistribution]:
+    try:
+        return replay(space, params)[1]
+    except InputError:  # the trial failed for this very reason
+        return {}
 
 
 def _with(trial: FrozenTrial, params: dict[str, Any], distributions: dict[str, BaseDistribution]) -> FrozenTrial:

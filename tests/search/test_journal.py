@@ -259,6 +259,17 @@ def test_several_objectives_keep_all_their_values(tmp_path):
     assert [direction.name for direction in load_study(one.folder / JOURNAL).directions] == ["MAXIMIZE", "MINIMIZE"]
 
 
+def test_a_trial_that_the_space_cannot_make_does_not_hinder_the_others(begun):
+    def fragile(trial):
+        fields = ofa(trial)
+        assert trial.params["eps"] != 1.7
+        return fields
+
+    assert begun.carry(space(fragile, eps="1.0..2.0")) == [
+        "search.eps: 1.0..2.0 instead of 0.8..2.5; 2 of 4 trials keep it"
+    ]
+
+
 @pytest.mark.parametrize("moment", ["link", "replace"])
 def test_whenever_it_is_cut_off_the_journal_is_whole(begun, monkeypatch, moment):
     before = begun.trials
