@@ -59,8 +59,9 @@ def open_study(
 
 
 def load_study(journal: Path, name: str | None = None) -> optuna.Study:
-    """The study of a journal that is there."""
-    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(journal))))
+    """The study of a journal that is there; without a name the one that it has."""
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    return optuna.load_study(study_name=name or storage.get_all_studies()[0].study_name, storage=storage)
 
 
 def write_journal(journal: Path, name: str, directions: list[Any], fill: Callable[[optuna.Study], None]) -> None:
