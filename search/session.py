@@ -1,5 +1,6 @@
 """One session of a study, as a person sees it: opening, the live view, and the end with its files and commands."""
 
+import json
 import shutil
 import sys
 import traceback
@@ -12,6 +13,7 @@ from search.experiment import Experiment, Outcome
 from search.ledger import RUNNING, Ledger
 from search.live import make_view
 from search.preflight import Plan
+from search.resume import comparable, what_stays
 from search.terminal import noise_to
 from search.tracking import Tracker
 from search.tracking_store import provenance, shown
@@ -104,6 +106,9 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
         "data": plan.data,
         "data_fingerprint": plan.data_fingerprint,
         "git_commit": facts.get("git/commit", "unknown"),
+        # Studies that start warm from this one judge by these whether its results mean the same there.
+        "comparable": comparable(what_stays(settings, plan.data_fingerprint)),
+        "objectives": json.dumps({objective.metric: objective.maximize for objective in plan.objectives}),
     }
     if settings.pair:
         tags["pair_name"] = settings.pair
@@ -121,10 +126,12 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
 
 
 def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker) -> None:
+    from search.optuna_study import own_study
+
     ledger = outcome.ledger
     results.write_trials_csv(ledger, folder / "trials.csv")
     results.plot_history(ledger, folder / "history.png")
-    results.plot_importance(outcome.study, folder / "importance.png")
+    results.plot_importance(own_study(outcome.study), folder / "importance.png")
     written = list(RESULTS)
     if best := statistics.best_record(ledger):
         shutil.copyfile(ledger.trial_folder(best.trial_id) / "student.safetensors", folder / "best_student.safetensors")
