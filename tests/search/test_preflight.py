@@ -41,7 +41,7 @@ def no_network(monkeypatch, tmp_path):
 
 def test_the_plan_knows_the_data_and_the_models():
     plan = planned()
-    assert (plan.num_classes, plan.train_images, plan.holdout_images) == (10, 80, 287)
+    assert (len(plan.classes), plan.train_images, plan.holdout_images) == (10, 80, 287)
     assert plan.available == [1, 2, 3, 4] and plan.notes == []
     assert plan.base.model_dump(include=set(FIELDS)) == {key: FIELDS[key] for key in FIELDS}
     assert plan.trial_count() == plan.settings.trials + 2 + plan.final_count == 16 + 2 + (3 + 2) * 3
