@@ -15,7 +15,6 @@ FEWEST_TRIALS = 4  # a rank correlation of fewer says nothing
 GOOD, FAIR = 0.7, 0.4  # correlations from which a ranking is called sound, and usable
 MANY = 10  # trials from which a perfect correlation is no chance
 NORMAL_95 = 1.96
-WITH_RUNGS = ("asha", "hyperband")
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,6 @@ class Agreement:
     stopped: int
     ahead: int
     ahead_of_best: int
-
-
-def rung_epochs(scheduler: str, grace_epochs: int, reduction_factor: int, epochs: int) -> list[int]:
-    """The epochs at which trials are compared, the last one left out; of hyperband those of all its brackets.
-
-    Rung k is at `grace_epochs * reduction_factor ** k` (Li et al., arXiv 1810.05934).
-    """
-    found, epoch = [], grace_epochs
-    while scheduler in WITH_RUNGS and epoch < epochs:
-        found.append(epoch)
-        epoch *= reduction_factor
-    return found
 
 
 def agreements(ledger: Ledger) -> list[Agreement]:

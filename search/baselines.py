@@ -48,7 +48,7 @@ class BaselineSearch:
             study_name=name,
             storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
             direction="maximize",
-            sampler=make_sampler("tpe", seed + 7919 * len(self._records())),
+            sampler=make_sampler("tpe", seed),
             load_if_exists=True,
         )
         known = {record.number for record in self._records()}

@@ -7,17 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from joblib import cpu_count
 
+from search.earlier import read_studies
 from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
-from search.preflight import preflight
+from search.preflight import Plan, preflight
 from search.rehearsal import estimate, rehearse
-from search.resume import as_before, check_parameters, check_same, known_studies, remember, sole_session
+from search.resume import JOURNAL, as_before, check_same, remember, sole_session
 from search.settings import Settings, load_space, resolve
-from search.space import SAMPLES
 from search.terminal import noise_to, person_console
 from trainables.errors import InputError
 
@@ -49,7 +48,8 @@ def run_command(arguments, argv: list[str]) -> int:
     storage = storage_folder(settings.storage)
     folder = storage / settings.name
     _surroundings(settings, folder, resume)
-    earlier = _warm_start(settings, storage)
+    begun = resume and (folder / JOURNAL).exists()  # what it began with is in its journal
+    earlier = [] if begun else read_studies(settings.warm_start, tracking_uri(settings), storage)
     settings = settings.model_copy(update={"concurrency": settings.concurrency or _lanes(settings, arguments.dry_run)})
     console = person_console()
     if arguments.dry_run:
@@ -58,6 +58,7 @@ def run_command(arguments, argv: list[str]) -> int:
             plan, splits = preflight(study, settings, earlier=earlier, dry_run=True, named=named)
             rehearse(plan, splits)
             cost = estimate(plan, splits)
+            plan.notes += _carried(plan, folder, write=False) if resume else []
         print_plan(console, plan, cost)
         return 0
     console.print(f"checking the space, the data and both models of study [bold]{settings.name}[/]")
@@ -66,9 +67,10 @@ def run_command(arguments, argv: list[str]) -> int:
         rehearse(plan, splits)
     if resume:
         check_same(folder, plan.settings, plan.data_fingerprint)
-        check_parameters(folder, plan.space.distributions(SAMPLES, settings.seed))
     folder.mkdir(parents=True, exist_ok=True)
     with sole_session(folder):
+        if resume:  # in the background the command that is started there does it, and says so
+            plan.notes += _carried(plan, folder, write=not arguments.detach)
         remember(folder, plan.settings, plan.data_fingerprint, flags, sets)
         if not arguments.detach:
             from search.session import run_session
@@ -134,19 +136,11 @@ def _lanes(settings: Settings, dry_run: bool) -> int:
     return max(1, min(by_cpu, by_gpu, settings.trials))
 
 
-def _warm_start(settings: Settings, storage: Path) -> list[dict[str, Any]]:
-    """The parameters of earlier studies' best trials, from the same storage."""
-    from search.ledger import Ledger
+def _carried(plan: Plan, folder: Path, write: bool) -> list[str]:
+    """What of the earlier trials' parameters fits the space as it is now."""
+    from search.journal import carry_over
 
-    guesses = []
-    for name in settings.warm_start:
-        if not (storage / name / "trials").is_dir():
-            raise InputError(f"--warm-start: there is no study '{name}' in {storage}{known_studies(storage)}")
-        best = Ledger(storage / name / "trials").best()
-        if best is None:
-            raise InputError(f"--warm-start: study '{name}' has no complete trial")
-        guesses.append(best.params)
-    return guesses
+    return carry_over(folder, plan.space, plan.settings.seed, plan.settings.sampler, write=write)
 
 
 def _detach(argv: list[str], name: str, folder: Path, console) -> int:

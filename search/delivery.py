@@ -70,7 +70,7 @@ def _plan(arguments) -> tuple[Plan, Path]:
     import_from_current_folder()
     folder = storage_folder(arguments.storage or "runs") / arguments.study
     given = {name: value for name, value in flags.items() if value is not None}
-    flags, sets = as_before(given, [])
+    flags, sets = as_before(given, [], "--study")
     space = space_of(folder)
     settings = resolve(load_space(str(space)), {**flags, "space": str(space)}, sets)
     with noise_to(Path(os.devnull)):

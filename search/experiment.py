@@ -209,10 +209,10 @@ class Experiment:
         from search.searcher import StudySearcher
 
         settings, objectives = self.settings, self.plan.objectives
-        study = open_study(self.folder, settings.name, settings.sampler, settings.seed, objectives)
-        if not study.trials and self.plan.grid is None:  # a grid begins with them
-            for guess in settings.first_guesses[: settings.trials]:
-                study.enqueue_trial(guess)
+        guesses = settings.first_guesses[: settings.trials] if self.plan.grid is None else []  # a grid begins with them
+        study = open_study(
+            self.folder, settings.name, settings.sampler, settings.seed, objectives, guesses, self.plan.priors
+        )
         baselines = {name: config.model_dump() for name, config in self.plan.baselines.items()}
         searcher = StudySearcher(
             study,

@@ -1,33 +1,103 @@
 """Optuna's side of a study: its journal, and the truth about every trial told to it."""
 
 import math
+import os
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
 from search.objective import Objective
 from search.resume import JOURNAL
-from search.samplers import make_sampler
+from search.samplers import PARTIAL, make_sampler
 
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+FROM = "from"  # user attribute of another study's trial: STUDY/TRIAL
 
 
-def open_study(folder: Path, name: str, sampler: str, seed: int, objectives: list[Objective]) -> optuna.Study:
-    """The Optuna study of a folder (`optuna.log`, a journal that optuna-dashboard opens), new or as it was left."""
-    study = optuna.create_study(
-        study_name=name,
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        directions=[objective.direction for objective in objectives],
-        load_if_exists=True,
-    )
-    study.set_metric_names([objective.metric for objective in objectives])
-    # A sampler that goes on must not draw again what it drew first.
-    study.sampler = make_sampler(sampler, (seed + 7919 * len(study.get_trials(deepcopy=False))) % 2**32)
+def open_study(
+    folder: Path,
+    name: str,
+    sampler: str,
+    seed: int,
+    objectives: list[Objective],
+    first_guesses: Iterable[dict[str, Any]] = (),
+    priors: Iterable[FrozenTrial] = (),
+) -> optuna.Study:
+    """The Optuna study of a folder (`optuna.log`, a journal that optuna-dashboard opens), new or as it was left.
+
+    Args:
+        folder: the study's.
+        name: the study's.
+        sampler: by our name; with the seed it decides what is drawn for which trial, in whichever session.
+        seed: of the sampler.
+        objectives: what the study looks for.
+        first_guesses: parameters that a new study tries first.
+        priors: other studies' trials that a new study's sampler learns from; they come before its own trials.
+    """
+    journal = folder / JOURNAL
+    if not journal.exists():  # whole or not at all: a study that was cut off here begins anew
+
+        def fill(study: optuna.Study) -> None:
+            study.add_trials(priors)
+            for guess in first_guesses:
+                study.enqueue_trial(guess)
+
+        write_journal(journal, name, [objective.direction for objective in objectives], fill)
+    study = load_study(journal, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([objective.metric for objective in objectives])
+    study.sampler = make_sampler(sampler, seed)
     return study
+
+
+def load_study(journal: Path, name: str | None = None) -> optuna.Study:
+    """The study of a journal that is there; without a name the one that it has."""
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    return optuna.load_study(study_name=name or storage.get_all_studies()[0].study_name, storage=storage)
+
+
+def write_journal(journal: Path, name: str, directions: list[Any], fill: Callable[[optuna.Study], None]) -> None:
+    """Writes a journal with one study, and puts it in its place when it is whole.
+
+    Args:
+        journal: where it shall be; one that is there is replaced.
+        name: the study's.
+        directions: Optuna's.
+        fill: called with the new study, adds what it shall have.
+    """
+    partial = journal.with_suffix(".partial")
+    for rest in (partial, partial.with_name(f"{partial.name}.lock")):  # of a session that was killed here
+        rest.unlink(missing_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(partial)))
+    fill(optuna.create_study(study_name=name, storage=storage, directions=directions))
+    os.replace(partial, journal)
+
+
+def is_prior(trial: FrozenTrial) -> bool:
+    """Whether it is another study's trial, from which the sampler learns."""
+    return FROM in trial.user_attrs
+
+
+def count_priors(study: optuna.Study) -> int:
+    """How many trials of other studies it begins with; its own trials are counted from there."""
+    return sum(map(is_prior, study.get_trials(deepcopy=False)))
+
+
+def own_study(study: optuna.Study) -> optuna.Study:
+    """The study without other studies' trials, in memory where it has any: for what is reported of it."""
+    if not count_priors(study):
+        return study
+    own = optuna.create_study(study_name=study.study_name, directions=study.directions)
+    own.add_trials(trial for trial in study.get_trials(deepcopy=False) if not is_prior(trial))
+    return own
 
 
 def tell(study: optuna.Study, record: TrialRecord) -> None:
@@ -45,12 +115,18 @@ def tell(study: optuna.Study, record: TrialRecord) -> None:
     study.tell(trial, record.values if record.state == COMPLETE else None, state=STATES[record.state])
 
 
+def discard(study: optuna.Study, number: int) -> None:
+    """Ends a trial that got no whole configuration."""
+    study._storage.set_trial_user_attr(study.get_trials(deepcopy=False)[number]._trial_id, PARTIAL, True)
+    study.tell(number, state=TrialState.FAIL)
+
+
 def reconcile(study: optuna.Study, ledger: Ledger) -> None:
     """After an interruption: tells Optuna what only the ledger knows, and ends what only Optuna knows."""
     records = {record.number: record for record in ledger.of_role("trial")}
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         record = records.get(trial.number)
         if record is None:
-            study.tell(trial.number, state=TrialState.FAIL)
+            discard(study, trial.number)
         elif record.state != RUNNING:
             tell(study, record)

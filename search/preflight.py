@@ -1,15 +1,18 @@
 """Everything that can be known to be wrong before any training: data, models, stages, the whole space."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.earlier import EarlierStudy
 from search.objective import Objective, parse_objectives
+from search.planning import enumerate_grid, search_notes
 from search.recipes import TEACHER_RECIPES, family_recipe
 from search.settings import Settings, baseline_params, check_batch, pinned_fields, trial_config
 from search.space import SearchSpace
 from search.students import Students
 from search.study import SCALES, Study
+from search.warm_start import take_over
 from trainables.config import DataFields, Distillation, TrialConfig, fields_read
 from trainables.distillers import DISTILLERS, distillers_of
 from trainables.errors import InputError
@@ -34,11 +37,14 @@ class Plan:
     data: str  # what the data are, in words
     data_fingerprint: str
     holdout_images: int
+    test_images: int
     train_images: int
     classes: list[str]
     objectives: list[Objective]
     pairs: list[str] = field(default_factory=list)  # the scale's, by name
     grid: list[dict[str, Any]] | None = None  # with sampler=grid: every point of the space, in the order they are tried
+    points: int | None = None  # with sampler=grid or brute: how many the space has, where they can be counted
+    priors: list[Any] = field(default_factory=list)  # other studies' trials, as Optuna has them, to learn from
     notes: list[str] = field(default_factory=list)
 
     def compose(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -47,8 +53,8 @@ class Plan:
 
     @property
     def trials(self) -> int:
-        """How many trials there are to run: those asked for, or all points of a smaller grid."""
-        return self.settings.trials if self.grid is None else min(self.settings.trials, len(self.grid))
+        """How many trials there are to run: those asked for, or all points of a smaller space that is tried whole."""
+        return self.settings.trials if self.points is None else min(self.settings.trials, self.points)
 
     @property
     def distillers(self) -> list[str]:
@@ -72,14 +78,14 @@ def preflight(
     study: Study,
     settings: Settings,
     *,
-    earlier: list[dict[str, Any]] = (),
+    earlier: list[EarlierStudy] = (),
     dry_run: bool = False,
     named: set[str] = frozenset(),
 ) -> tuple[Plan, Any]:
     """Loads the data, builds both models, checks stages, shapes, baselines and the whole space.
 
     Args:
-        earlier: parameters of other studies' best trials, tried first where this space has them.
+        earlier: other studies, whose best trials are tried first where this space has them.
         dry_run: take synthetic images and random weights where the scale's defaults are not at hand.
         named: the fields the user gave; those must exist, in a dry run too.
 
@@ -124,12 +130,19 @@ def preflight(
         return students.compose(settings, fields)
 
     drawn = space.check(settings.seed, composed)
-    guesses = list(filter(None, (space.matching(params) for params in earlier)))
+    taken = take_over(earlier, space, composed, settings, splits.fingerprint)
+    notes += taken.notes
+    guesses = list(taken.guesses)
     guesses += filter(None, [space.guess(guess, composed) for guess in settings.first_guesses])
     baselines = _baselines(settings, recipe, available)
     drawn = [composed(space.fields(guess)) for guess in guesses] + drawn
     _read_by_some_trial(settings, drawn, notes)
-    grid = _grid(space, settings, composed, guesses, notes) if settings.sampler == "grid" else None
+    grid = enumerate_grid(space, settings, composed, guesses) if settings.sampler == "grid" else None
+    points = space.count(settings.seed) if settings.sampler == "brute" else grid and len(grid)
+    if points is not None and points < settings.trials:
+        what = "the grid" if grid else "the space"
+        notes.append(f"{what} has {points} points, so there are no more trials, though {settings.trials} were asked")
+    notes += search_notes(settings, space)
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,
@@ -144,11 +157,14 @@ def preflight(
         data=splits.description,
         data_fingerprint=splits.fingerprint,
         holdout_images=len(splits.holdout),
+        test_images=len(splits.test) if splits.test else 0,
         train_images=len(splits.train),
         classes=splits.classes,
         objectives=parse_objectives(settings.objectives, settings.metrics),
         pairs=list(study.scales[settings.scale].pairs),
         grid=grid,
+        points=points,
+        priors=taken.priors,
         notes=notes,
     )
     return plan, splits
@@ -271,29 +287,6 @@ def _read_by_some_trial(settings: Settings, drawn: list[TrialConfig], notes: lis
             f"the space searches {_comma(varied)}, which no trial reads; spaces/distiller_comparison.py searches what "
             "each distiller has: --set search.distiller=NAME"
         )
-
-
-def _grid(
-    space: SearchSpace,
-    settings: Settings,
-    composed: Callable[[dict[str, Any]], TrialConfig],
-    guesses: list[dict[str, Any]],
-    notes: list[str],
-) -> list[dict[str, Any]]:
-    """Every point of the space, those that a first guess describes before the others."""
-    points = []
-    for params, fields in space.grid(settings.seed):
-        composed(fields)
-        points.append(params)
-    if len(points) < settings.trials:
-        notes.append(
-            f"the grid has {len(points)} points, so there are no more trials, though {settings.trials} were asked"
-        )
-    return sorted(points, key=lambda point: not any(_agree(point, guess) for guess in guesses))
-
-
-def _agree(point: dict[str, Any], guess: dict[str, Any]) -> bool:
-    return all(name in point and point[name] == value for name, value in guess.items())
 
 
 def _distinct(guesses: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -60,11 +60,12 @@ def write_report(folder: Path, ledger: Ledger, study: "optuna.Study | None") -> 
 
 def write(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> str:
     """Writes both files, each whole or not at all; returns the report's first sentence."""
+    from search.optuna_study import own_study
     from search.report_page import to_html, to_markdown
     from search.report_sections import lead, sections, subtitle
 
-    said = lead(facts, ledger)
-    content = (facts.settings.name, subtitle(facts, ledger), said, sections(facts, ledger, study))
+    said, own = lead(facts, ledger), own_study(study) if study else None
+    content = (facts.settings.name, subtitle(facts, ledger), said, sections(facts, ledger, own))
     for name, text in ((PAGE, to_html(*content)), (TEXT, to_markdown(*content))):
         partial = facts.folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")

@@ -76,7 +76,10 @@ def read_study(storage: Path, name: str) -> tuple[Facts, Ledger, "optuna.Study |
         raise InputError(f"--study: a record.json of '{name}' is broken ({error}); move its folder away") from error
     if not ledger.records:
         raise InputError(f"--study: '{name}' has no trials yet; run it first")
-    return read_facts(folder, ledger), ledger, _optuna_study(folder, name)
+    from search.optuna_study import load_study
+
+    journal = folder / JOURNAL
+    return read_facts(folder, ledger), ledger, load_study(journal) if journal.exists() else None
 
 
 def read_facts(folder: Path, ledger: Ledger) -> Facts:
@@ -131,18 +134,6 @@ def _tested(ledger: Ledger) -> int | None:
             with np.load(path) as kept:
                 return len(kept["target"])
     return None
-
-
-def _optuna_study(folder: Path, name: str) -> "optuna.Study | None":
-    if not (folder / JOURNAL).exists():
-        return None
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    names = [one.study_name for one in storage.get_all_studies()]
-    return optuna.load_study(study_name=name, storage=storage) if name in names else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def history(study: optuna.Study, ledger: Ledger) -> "Figure | None":
     stopped = [one for one in ledger.of_role("trial") if one.state == PRUNED and one.value is not None]
     stopped = [one for one in stopped if low <= one.value <= high]
     figure.add_scatter(
-        x=[one.number for one in stopped],
+        x=[int(one.trial_id) for one in stopped],
         y=[one.value for one in stopped],
         mode="markers",
         name="pruned (its last epoch)",

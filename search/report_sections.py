@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas
 
 from search import agreement, comparisons, report_figures, results, spending, statistics
+from search import rungs as scheduling
 from search.finalists import front
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
 from search.objective import format_value
@@ -105,13 +106,14 @@ def _teacher(facts: Facts) -> list[Block]:
     if not teacher.get("by_class"):
         return [*blocks, Text("It was judged before the recall of each class was kept.", note=True)]
     counts, names = teacher.get("class_counts", {}), teacher.get("class_names")
+    known = [(place, recall) for place, recall in enumerate(teacher["by_class"]) if recall is not None]  # has images
     rows = [
         {
             "class": names[place] if names else str(place),
             "recall on the holdout in %": f"{recall:.1f}",
             **{f"images: {part}": of[place] for part, of in counts.items() if of},
         }
-        for place, recall in sorted(enumerate(teacher["by_class"]), key=lambda item: item[1])[:WEAKEST]
+        for place, recall in sorted(known, key=lambda item: item[1])[:WEAKEST]
     ]
     words = "The classes that it knows least" + ("" if names else ", by their place in the order of the classes")
     return [*blocks, Text(f"{words}; no student learns from it what it does not know:"), Table(pandas.DataFrame(rows))]
@@ -194,9 +196,7 @@ def _importance(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
 
 
 def _rungs(facts: Facts, ledger: Ledger) -> list[Block]:
-    settings = facts.settings
-    rungs = agreement.rung_epochs(settings.scheduler, settings.grace_epochs, settings.reduction_factor, settings.epochs)
-    found = agreement.agreements(ledger)
+    rungs, found = scheduling.rungs(facts.settings), agreement.agreements(ledger)
     blocks: list[Block] = [Text(agreement.sentence(ledger, rungs))]
     blocks += _charts(
         lambda: report_figures.rung_agreement(found, rungs),

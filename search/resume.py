@@ -2,11 +2,14 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from search.objective import parse_objectives
+from search.rungs import restarts
 from search.settings import Settings
 from trainables.config import DataFields, StudentFields, TeacherFields
 from trainables.errors import InputError
@@ -15,28 +18,50 @@ STARTED, LOCK, JOURNAL = "started.json", "lock", "optuna.log"
 # What makes trials comparable. The rest (trials, budgets, ranges, sampler, lanes, tracking) may change on the way.
 STAYS = sorted(
     (set(DataFields.model_fields) | set(TeacherFields.model_fields) | set(StudentFields.model_fields))
-    - {"data_dir", "loader_workers"}
+    - {"data_dir", "loader_workers", "train_with_holdout"}
     | {"pair", "epochs", "full_epochs", "recipe", "teacher_recipe", "recipes", "family", "seed", "baselines"}
-    | {"objectives", "stopping_schedule", "metrics"} - {"train_with_holdout"}
+    | {"objectives", "stopping_schedule", "metrics", "warm_start"}
 )
+INDIFFERENT = ("seed", "baselines", "pair", "metrics", "warm_start")  # those that change no trial's result in the mean
+FROM = {"sched_restarts": "grace_epochs, reduction_factor: the learning rate's restarts (stopping_schedule=rung)"}
+
+
+def what_stays(settings: Settings, data_fingerprint: str) -> dict[str, Any]:
+    """All that must stay in a study, by name, as JSON keeps it."""
+    stays = {name: value for name, value in settings.model_dump(mode="json").items() if name in STAYS}
+    moving = {"sched_restarts": restarts(settings)} if settings.stopping_schedule == "rung" else {}
+    return {**stays, "data_fingerprint": data_fingerprint, **moving}
+
+
+def comparable(stays: dict[str, Any]) -> str:
+    """A short hash that two studies share where a trial's result means the same in both.
+
+    Another seed is another draw of the same; baselines and a pair's name change no trial.
+    """
+    deciding = {name: value for name, value in stays.items() if name not in INDIFFERENT}
+    objectives = parse_objectives(stays["objectives"], stays.get("metrics", ())) if "objectives" in stays else []
+    deciding["objectives"] = [[one.metric, one.maximize] for one in objectives]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def remember(folder: Path, settings: Settings, data_fingerprint: str, flags: dict[str, Any], sets: list[str]) -> None:
     """Writes what the study was started with; a resumed one keeps what must stay and remembers the newer flags."""
-    stays = {name: value for name, value in settings.model_dump(mode="json").items() if name in STAYS}
     content = {
         "space": settings.space,
         "flags": flags,
         "set": sets,
-        "stays": {**stays, "data_fingerprint": data_fingerprint},
+        "stays": what_stays(settings, data_fingerprint),
     }
     partial = folder / f"{STARTED}.partial"
     partial.write_text(json.dumps(content, indent=1))
     os.replace(partial, folder / STARTED)
 
 
-def as_before(flags: dict[str, Any], sets: list[str]) -> tuple[dict[str, Any], list[str]]:
+def as_before(flags: dict[str, Any], sets: list[str], asked: str = "--resume") -> tuple[dict[str, Any], list[str]]:
     """A resumed study's flags: those it was started with, and above them those given now.
+
+    Args:
+        asked: the flag that named the study, for the error message.
 
     Raises:
         InputError: there is no such study.
@@ -46,7 +71,7 @@ def as_before(flags: dict[str, Any], sets: list[str]) -> tuple[dict[str, Any], l
     storage = Path(flags.get("storage", "runs").removeprefix("file://"))
     before = _read(storage / flags["name"])
     if before is None:
-        raise InputError(f"--resume: there is no study '{flags['name']}' in {storage}{known_studies(storage)}")
+        raise InputError(f"{asked}: there is no study '{flags['name']}' in {storage}{known_studies(storage)}")
     given = {*flags, *(item.split("=")[0] for item in sets)}
     kept = [item for item in before["set"] if item.split("=")[0] not in given]
     return {**{key: value for key, value in before["flags"].items() if key not in given}, **flags}, kept + sets
@@ -65,49 +90,26 @@ def space_of(folder: Path) -> Path:
     return found
 
 
+def stays_of(folder: Path) -> dict[str, Any]:
+    """What must stay in the study of a folder, as it was started; empty where it is not known."""
+    return (_read(folder) or {}).get("stays", {})
+
+
 def check_same(folder: Path, settings: Settings, data_fingerprint: str) -> None:
     """Refuses to mix what cannot be compared in one study.
 
     Raises:
         InputError: a field that must stay has changed, one line each.
     """
-    before = (_read(folder) or {}).get("stays", {})
-    now = {**settings.model_dump(mode="json"), "data_fingerprint": data_fingerprint}
+    before, now = stays_of(folder), what_stays(settings, data_fingerprint)
     problems = [
-        f"{name}: the study was started with {before[name]!r}, not {now[name]!r}; leave it, or start a new study"
-        for name in [*STAYS, "data_fingerprint"]
-        if name in before and before[name] != now[name]
+        f"{FROM.get(name, name)}: the study was started with {before[name]!r}, not {value!r}; leave it, or start a new "
+        "study"
+        for name, value in now.items()
+        if name in before and before[name] != value
     ]
     if problems:
         raise InputError(problems)
-
-
-def check_parameters(folder: Path, distributions: dict[str, Any]) -> None:
-    """Refuses a parameter that Optuna could not go on with: other choices, or another kind of number.
-
-    Args:
-        folder: the study's.
-        distributions: Optuna's, of each parameter that the space suggests now.
-
-    Raises:
-        InputError: one line for each such parameter.
-    """
-    if not (folder / JOURNAL).exists():
-        return
-    import optuna
-
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
-    problems = {}
-    for study in storage.get_all_studies():
-        for trial in storage.get_all_trials(study._study_id, deepcopy=False):
-            for name, before in trial.distributions.items():
-                try:
-                    optuna.distributions.check_distribution_compatibility(before, distributions.get(name, before))
-                except ValueError:
-                    was = "|".join(map(str, getattr(before, "choices", ()))) or str(before)
-                    problems[name] = f"search.{name}: the study was started with {was}; keep that, or start a new study"
-    if problems:
-        raise InputError(list(problems.values()))
 
 
 @contextlib.contextmanager

@@ -1,18 +1,182 @@
-"""Optuna's samplers by our names for them."""
+"""Optuna's samplers by our names for them, made to repeat themselves, and what each of them cannot do."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler
+from optuna.samplers._brute_force import _TreeNode
+from optuna.samplers._lazy_random_state import LazyRandomState
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+STARTUP = 8  # trials before a model of them is worth anything; Optuna's 10 are much of a study of tens
+POPULATION = 8  # of the genetic ones: several generations within tens of trials; Optuna's 50 would be random search
+PARTIAL = "partial"  # user attribute of a trial whose parameters are no whole point of the space
+LEARN_FROM_OTHERS = ("tpe", "gp")  # those that use trials which they did not draw
+COMPLETE_ONLY = ("gp", "nsga2", "nsga3")  # those that learn nothing from a pruned trial
+COMMON_ONLY = ("gp", "cmaes", "nsga2", "nsga3")  # those that model the parameters which all complete trials have
 
 
-def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler by our name for it; multivariate, grouped TPE with constant liar is the default."""
-    return {
-        "tpe": lambda: optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=8
-        ),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "gp": lambda: optuna.samplers.GPSampler(seed=seed),
-        "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=seed),
-        "qmc": lambda: optuna.samplers.QMCSampler(seed=seed),
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed),
-        "grid": lambda: optuna.samplers.RandomSampler(seed=seed),  # every point is enqueued: it draws nothing
-    }[name]()
+def make_sampler(name: str, seed: int) -> "Repeatable":
+    """A sampler by our name for it; multivariate, grouped TPE with constant liar is the default.
+
+    Args:
+        name: one of `search.settings.Settings.sampler`.
+        seed: with the trial's number it decides every draw.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return Repeatable(_make(name, seed % 2**32), seed)  # the most that NumPy takes
+
+
+def _make(name: str, seed: int) -> BaseSampler:
+    samplers = optuna.samplers
+
+    def tpe() -> BaseSampler:
+        return samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP
+        )
+
+    silent = {"seed": seed, "warn_independent_sampling": False}  # `sampler_notes` says it once, at the start
+    match name:
+        case "tpe":
+            return tpe()
+        case "gp":
+            return GPSampler(**silent, n_startup_trials=STARTUP, independent_sampler=tpe())
+        case "cmaes":  # pruned trials teach it too, by their last value: most trials of a study are pruned
+            return samplers.CmaEsSampler(**silent, independent_sampler=tpe(), consider_pruned_trials=True)
+        case "qmc":  # unscrambled, its first point would be all lower bounds, whatever the seed
+            return samplers.QMCSampler(**silent, scramble=True)
+        case "nsga2":
+            return samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+        case "nsga3":
+            return samplers.NSGAIIISampler(seed=seed, population_size=POPULATION)
+        case "brute":
+            return _Brute(seed=seed)
+        case _:  # random; and grid, of which every point is enqueued: it draws nothing
+            return samplers.RandomSampler(seed=seed)
+
+
+class Repeatable(BaseSampler):
+    """A sampler whose draws depend on the seed, the trial's number and the trials that ended before, on nothing else.
+
+    Optuna's samplers carry the state of their random numbers from trial to trial, so that a study that goes on in
+    another process would draw others than one that was never interrupted. Here every trial begins with a state of its
+    own.
+    """
+
+    def __init__(self, sampler: BaseSampler, seed: int):
+        self.sampler, self._seed = sampler, seed
+        self._states = list(_random_states(sampler))
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        import numpy as np
+
+        seeds = np.random.SeedSequence([self._seed, trial.number]).generate_state(len(self._states))
+        for state, seed in zip(self._states, seeds, strict=True):
+            state.rng.seed(seed)
+        if isinstance(self.sampler, GPSampler):
+            self.sampler._gprs_cache_list = None  # else the fit would start from that of the trial before
+        self.sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
+        return self.sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution) -> Any:
+        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self.sampler.after_trial(study, trial, state, values)
+
+    def exhausted(self, study: Study) -> bool:
+        """Whether there is nothing left to draw: every point of the space has had a trial. Only `brute` knows."""
+        return isinstance(self.sampler, _Brute) and self.sampler.exhausted(study)
+
+
+class _Brute(BruteForceSampler):
+    """Optuna's brute force for ask-and-tell, where nobody can be told by `Study.stop` that it is done."""
+
+    def after_trial(self, study, trial, state, values) -> None:
+        """Nothing: Optuna's own would call `Study.stop`, which raises outside of `Study.optimize`."""
+
+    def exhausted(self, study: Study) -> bool:
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
+        trials = [one for one in study.get_trials(deepcopy=False, states=states) if PARTIAL not in one.user_attrs]
+        tree = _TreeNode()
+        self._populate_tree(tree, trials, {})
+        return bool(trials) and not tree.is_any_expandable(exclude_running=True)
+
+    @staticmethod
+    def _populate_tree(tree: _TreeNode, trials: list[FrozenTrial], params: dict[str, Any]) -> None:
+        whole = [trial for trial in trials if PARTIAL not in trial.user_attrs]
+        BruteForceSampler._populate_tree(tree, whole, params)
+
+
+def _random_states(sampler: BaseSampler) -> Iterator[LazyRandomState]:
+    """The states of a sampler's random numbers and of those samplers that it asks itself."""
+    for value in vars(sampler).values():
+        if isinstance(value, LazyRandomState):
+            yield value
+        elif isinstance(value, BaseSampler):
+            yield from _random_states(value)
+
+
+def sampler_notes(
+    name: str, scheduler: str, distributions: dict[str, BaseDistribution], conditional: list[str]
+) -> list[str]:
+    """What a sampler does otherwise than one may expect, in this very space.
+
+    Args:
+        name: the sampler.
+        scheduler: the study's.
+        distributions: of all parameters that the space suggests.
+        conditional: those of them that only some trials have.
+    """
+    choices = optuna.distributions.CategoricalDistribution
+    kinds = [name for name in distributions if isinstance(distributions[name], choices) and name not in conditional]
+    notes = []
+    if name == "cmaes" and (kinds or conditional):
+        parts = [f"{_comma(kinds)} (choices)"] * bool(kinds) + [f"{_comma(conditional)} (in some trials only)"] * bool(
+            conditional
+        )
+        notes.append(
+            f"sampler cmaes models the numbers that every trial has; TPE draws the rest, each for itself: "
+            f"{'; '.join(parts)}"
+        )
+    elif name == "gp" and conditional:
+        notes.append(
+            f"sampler gp models the parameters that every trial has; TPE draws those of some trials, each for itself: "
+            f"{_comma(conditional)}"
+        )
+    elif name in ("nsga2", "nsga3") and conditional:
+        notes.append(
+            f"sampler {name} crosses the parameters that every trial has; those of some trials are drawn at random: "
+            f"{_comma(conditional)}"
+        )
+    elif name == "qmc" and conditional:
+        notes.append(
+            "sampler qmc spreads the parameters of the first trial evenly; where that has none of these, which only "
+            f"some trials have, they are drawn at random: {_comma(conditional)}"
+        )
+    if name in COMPLETE_ONLY and scheduler != "none":
+        notes.append(
+            f"sampler {name} learns from complete trials alone, not from those that {scheduler} stops "
+            "(--set scheduler=none, or sampler=tpe)"
+        )
+    return notes
+
+
+def models_nothing(distributions: dict[str, BaseDistribution], conditional: list[str]) -> bool:
+    """Whether there is no number that every trial has: CMA-ES would have nothing to do."""
+    choices = optuna.distributions.CategoricalDistribution
+    return all(isinstance(one, choices) or name in conditional for name, one in distributions.items())
+
+
+def _comma(names: list[str]) -> str:
+    return ", ".join(names)

@@ -1,12 +1,17 @@
-"""Tune's schedulers as a study uses them: baselines are never stopped, and earlier sessions' results count."""
+"""Tune's schedulers as a study uses them: only trials are judged, and earlier sessions' results count."""
 
 import math
 from types import SimpleNamespace
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from search.ledger import RUNNING, Ledger
+from search import rungs
+from search.ledger import RUNNING, Ledger, TrialRecord
 from search.objective import Objective
+from search.settings import Settings
+
+GO_ON = TrialScheduler.CONTINUE
+FEWEST = 3  # other trials that a median is taken over
 
 
 class Live:
@@ -20,53 +25,116 @@ class Live:
         return self
 
 
-def make_scheduler(settings, ledger: Ledger, objective: Objective):
-    """Tune's scheduler of a study: ASHA, or none; baselines are never stopped, since all is compared with them.
+def make_scheduler(settings: Settings, ledger: Ledger, objective: Objective):
+    """Tune's scheduler of a study; baselines and finalists are never stopped, since all is compared with them.
 
-    A resumed study's earlier results are replayed, so that ASHA judges by all that is known.
+    A resumed study's earlier results are replayed, so that it is judged by all that is known.
+
+    Args:
+        settings: `scheduler` names it: `asha`, `hyperband` (ASHA with several brackets), `median` or `none`.
+        ledger: the study's records, this session's included.
+        objective: the metric that trials are judged by, and its direction.
     """
     if settings.scheduler == "none":
         return FIFOScheduler()
-    scheduler = _TrialsOnly(
-        ledger,
-        time_attr="epoch",
-        metric=objective.metric,
-        mode=objective.direction[:3],
-        max_t=settings.epochs + 1,  # a full-length trial ends by itself, so that it is COMPLETE and not stopped
-        grace_period=min(settings.grace_epochs, settings.epochs),
-        reduction_factor=settings.reduction_factor,
-        stop_last_trials=False,
-    )
+    scheduler = (_Median if settings.scheduler == "median" else _Halving)(settings, ledger, objective)
     for record in ledger.of_role("trial"):
         if record.state != RUNNING:
             scheduler.replay(record, f"earlier-{record.trial_id}")
     return scheduler
 
 
-class _TrialsOnly(Live, AsyncHyperBandScheduler):
-    """ASHA that judges no baseline, and knows the rungs that trials of an earlier session have passed."""
+class _TrialsOnly(Live):
+    """Before a scheduler of Tune's: it hears of trials alone, of finite values alone, and of no epoch twice.
 
-    def __init__(self, ledger: Ledger, **options):
-        super().__init__(**options)
-        self._ledger = ledger
+    It also knows what trials of an earlier session had reported, and stops nobody in the last epoch, which is over.
+    Subclasses have `replay`.
+    """
+
+    _ledger: Ledger
+    _epochs: int
 
     def on_trial_add(self, tune_controller, trial):
         super().on_trial_add(tune_controller, trial)
-        if trial.config["role"] == "trial":  # one that goes on must not be judged again at a rung it has passed
-            self.replay(self._ledger.records[trial.config["trial_id"]], trial.trial_id)
+        if _judged(trial):  # one that goes on must not be judged again by what is behind it
+            self.replay(self._ledger.records[trial.config["trial_id"]], trial)
 
     def on_trial_result(self, tune_controller, trial, result):
-        if trial.config["role"] == "baseline" or not math.isfinite(result[self._metric]):
-            return TrialScheduler.CONTINUE
-        return super().on_trial_result(tune_controller, trial, result)
+        if not _judged(trial) or not math.isfinite(result[self._metric]):
+            return GO_ON
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return decision if result["epoch"] < self._epochs else GO_ON
 
     def on_trial_complete(self, tune_controller, trial, result):
-        if trial.config["role"] != "baseline":
-            super().on_trial_complete(tune_controller, trial, result)
+        """Nothing: `on_trial_result` has had this result."""
 
-    def replay(self, record, trial_id: str) -> None:
-        """Enters a trial's results of an earlier session into the rungs, under an id of Tune's."""
-        trial = SimpleNamespace(trial_id=trial_id)
-        for entry in record.history:
-            if math.isfinite(value := entry[record.objective]):
-                self._brackets[0].on_result(trial, entry["epoch"], self._metric_op * value)
+
+def _judged(trial) -> bool:
+    return trial.config["role"] == "trial"
+
+
+def _reported(record: TrialRecord, metric: str) -> list[tuple[int, float]]:
+    """A record's epochs and values, those that are numbers."""
+    values = [(int(entry["epoch"]), entry.get(metric, math.nan)) for entry in record.history]
+    return [(epoch, value) for epoch, value in values if math.isfinite(value)]
+
+
+class _Halving(_TrialsOnly, AsyncHyperBandScheduler):
+    """ASHA; with several brackets hyperband, where a trial's number decides its bracket, in every session the same."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, objective: Objective):
+        super().__init__(
+            time_attr="epoch",
+            metric=objective.metric,
+            mode=objective.direction[:3],
+            max_t=settings.epochs + 1,  # a full-length trial ends by itself, so that it is COMPLETE and not stopped
+            grace_period=min(settings.grace_epochs, settings.epochs),
+            reduction_factor=settings.reduction_factor,
+            brackets=rungs.brackets(settings),
+            stop_last_trials=False,
+        )
+        self._settings, self._epochs, self._ledger = settings, settings.epochs, ledger
+
+    def on_trial_add(self, tune_controller, trial):
+        super().on_trial_add(tune_controller, trial)  # Ray draws a bracket
+        self._trial_info[trial.trial_id] = self._bracket(trial.config["trial_id"]) if _judged(trial) else None
+
+    def on_trial_complete(self, tune_controller, trial, result):
+        self._trial_info.pop(trial.trial_id, None)
+
+    def replay(self, record: TrialRecord, trial) -> None:
+        """Enters a trial's results of an earlier session into the rungs, for a trial of Tune's or under a name."""
+        known = SimpleNamespace(trial_id=trial) if isinstance(trial, str) else trial
+        for epoch, value in _reported(record, self._metric):
+            self._bracket(record.trial_id).on_result(known, epoch, self._metric_op * value)
+
+    def _bracket(self, trial_id: str):
+        return self._brackets[rungs.bracket_of(self._settings, trial_id)]
+
+
+class _Median(_TrialsOnly, MedianStoppingRule):
+    """The median stopping rule: a trial ends whose best value so far is below the median of the others' means so far.
+
+    From `grace_epochs` on and with at least `FEWEST` others that came as far (Golovin et al., KDD 2017). Nothing is
+    paused, which would need a checkpoint of Tune's.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, objective: Objective):
+        super().__init__(
+            time_attr="epoch",
+            metric=objective.metric,
+            mode=objective.direction[:3],
+            grace_period=settings.grace_epochs,
+            min_samples_required=FEWEST,
+            hard_stop=True,
+        )
+        self._epochs, self._ledger = settings.epochs, ledger
+
+    def _on_insufficient_samples(self, tune_controller, trial, time):
+        return GO_ON
+
+    def replay(self, record: TrialRecord, trial) -> None:
+        """Enters a trial's results of an earlier session, for a trial of Tune's or under a name."""
+        known = [{"epoch": epoch, self._metric: value} for epoch, value in _reported(record, self._metric)]
+        if known:  # Ray's own looks at the last result of all that it knows
+            self._results[trial] = known

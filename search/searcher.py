@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from search.baselines import BaselineSearch
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
-from search.optuna_study import reconcile, tell
+from search.optuna_study import count_priors, discard, reconcile, tell
 from search.schedulers import Live
 from trainables.errors import InputError, StudyError
 
@@ -44,19 +44,21 @@ class RecordSearcher(Live, Searcher, ABC):
         self._asked: dict[str, TrialRecord] = {}
 
     @abstractmethod
-    def _next(self) -> TrialRecord:
-        """The next record to train."""
+    def _next(self) -> TrialRecord | None:
+        """The next record to train, None where there is none left."""
 
     def _ended(self, record: TrialRecord) -> None:
         """What else is to be told of an ended record, after it was saved."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next trial's configuration for Tune.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's configuration for Tune, or Tune's word for there being none left.
 
         Raises:
             StudyError: the space gives nothing that can be trained.
         """
         record = self._next()
+        if record is None:
+            return Searcher.FINISHED
         self._asked[trial_id] = record
         self._ledger.save(record)
         return {"trial_id": record.trial_id, "role": record.role, "job": self._make_job(record)}
@@ -124,14 +126,17 @@ class StudySearcher(RecordSearcher):
             record.trial_id for record in mine if record.role == "baseline" and record.state in (RUNNING, COMPLETE)
         }
         self._fresh = [name for name in baselines if name not in known]  # those that failed or were cut off as well
+        self._priors = count_priors(study)  # Optuna numbers them as well, the study's own trials are counted from 0
         reconcile(study, self._ledger)
 
     def left(self, trials: int) -> int:
         """How many trials and baselines a study of so many trials in all still has to run."""
-        begun = len(self._ledger.of_role("trial")) - sum(record.role == "trial" for record in self._again)
-        missing = max(0, trials - begun)
+        again = sum(record.role == "trial" for record in self._again)
+        missing = max(0, trials - len(self._ledger.of_role("trial")) + again)
         if self._grid is not None:
-            missing = min(missing, len(self._untried()) + sum(record.role == "trial" for record in self._again))
+            missing = min(missing, len(self._untried()) + again)
+        elif self._exhausted():
+            missing = min(missing, again)
         baselines = sum(record.role == "baseline" for record in self._again) + len(self._fresh)
         return missing + baselines + sum(search.left() for search in self._tuning.values())
 
@@ -140,7 +145,7 @@ class StudySearcher(RecordSearcher):
         """How many of them an earlier session left off."""
         return len(self._again)
 
-    def _next(self) -> TrialRecord:
+    def _next(self) -> TrialRecord | None:
         if self._again:
             return self._again.pop(0)
         if self._fresh:
@@ -150,14 +155,23 @@ class StudySearcher(RecordSearcher):
             if search.left():
                 return search.next(self._objectives)
         for _ in range(MAX_REFUSED):
+            if self._exhausted():
+                return None
             trial = self._ask()
             try:
-                config = self._compose(self._space(trial))
-            except (InputError, ValueError) as error:  # ValueError: Optuna's, where a resumed space has other choices
+                fields = self._space(trial)
+            except InputError as error:
+                discard(self._study, trial.number)
+                refused = error
+                continue
+            try:
+                config = self._compose(fields)
+            except InputError as error:
                 self._study.tell(trial, state=TrialState.FAIL)
                 refused = error
                 continue
-            return TrialRecord(str(trial.number), "trial", config, trial.params, self._objectives, trial.number)
+            trial_id = str(trial.number - self._priors)
+            return TrialRecord(trial_id, "trial", config, trial.params, self._objectives, trial.number)
         raise StudyError(f"the space gave {MAX_REFUSED} bad configurations in a row: {refused}")
 
     def _ended(self, record: TrialRecord) -> None:
@@ -166,8 +180,15 @@ class StudySearcher(RecordSearcher):
         elif record.of:
             self._tuning[record.of].tell(record)
 
+    def _exhausted(self) -> bool:
+        """Whether `brute` has tried all; what is enqueued comes all the same."""
+        return self._study.sampler.exhausted(self._study) and not self._waiting()
+
+    def _waiting(self) -> bool:
+        return bool(self._study.get_trials(deepcopy=False, states=[TrialState.WAITING]))
+
     def _ask(self) -> optuna.Trial:
-        if self._grid is not None and not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        if self._grid is not None and not self._waiting():
             self._study.enqueue_trial(self._untried()[0])
         return self._study.ask()
 

@@ -1,5 +1,6 @@
 """One session of a study, as a person sees it: opening, the live view, and the end with its files and commands."""
 
+import json
 import shutil
 import sys
 import traceback
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from search import comparisons, results
+from search import comparisons, results, statistics
 from search.experiment import Experiment, Outcome
-from search.ledger import RUNNING
+from search.ledger import RUNNING, Ledger
 from search.live import make_view
 from search.preflight import Plan
+from search.resume import comparable, what_stays
 from search.terminal import noise_to
 from search.tracking import Tracker
 from search.tracking_store import provenance, shown
@@ -104,6 +106,9 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
         "data": plan.data,
         "data_fingerprint": plan.data_fingerprint,
         "git_commit": facts.get("git/commit", "unknown"),
+        # Studies that start warm from this one judge by these whether its results mean the same there.
+        "comparable": comparable(what_stays(settings, plan.data_fingerprint)),
+        "objectives": json.dumps({objective.metric: objective.maximize for objective in plan.objectives}),
     }
     if settings.pair:
         tags["pair_name"] = settings.pair
@@ -121,12 +126,14 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
 
 
 def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker) -> None:
+    from search.optuna_study import own_study
+
     ledger = outcome.ledger
     results.write_trials_csv(ledger, folder / "trials.csv")
     results.plot_history(ledger, folder / "history.png")
-    results.plot_importance(outcome.study, folder / "importance.png")
+    results.plot_importance(own_study(outcome.study), folder / "importance.png")
     written = list(RESULTS)
-    if best := ledger.best():
+    if best := statistics.best_record(ledger):
         shutil.copyfile(ledger.trial_folder(best.trial_id) / "student.safetensors", folder / "best_student.safetensors")
         canonical = {
             "study": plan.settings.name,
@@ -144,7 +151,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
         written += BEST_RESULTS
         tracker.study_metric("best/val_top1", best.value, 0)
         tracker.study_tags({"best_trial": best.trial_id})
-    sentences = {"verdict": results.verdict(ledger, plan.holdout_images), "branches": comparisons.branches(ledger)}
+    sentences = {"verdict": _verdict(ledger, plan), "branches": comparisons.branches(ledger)}
     tracker.study_tags({name: sentence for name, sentence in sentences.items() if sentence})
     for name in written:
         tracker.study_artifact(folder / name)
@@ -160,10 +167,13 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     if comparisons.several_distillers(ledger):
         console.print()
         results.print_table(console, comparisons.distillers_frame(ledger))
-    if best := ledger.best():
+    if (final := statistics.final_frame(ledger, ledger.folder)).size:
+        console.print("\nthe final, each trained again with other seeds and judged on the test split too:")
+        results.print_table(console, final)
+    if best := statistics.best_record(ledger):
         console.print(f"\nbest:    {results.in_words(best.params)}")
     console.print(f"teacher: {plan.settings.teacher} reaches {outcome.teacher['top1']:.2f} on the holdout")
-    console.print(results.verdict(ledger, plan.holdout_images))
+    console.print(_verdict(ledger, plan))
     if cost := comparisons.branches(ledger):
         console.print(cost)
     console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}")
@@ -173,7 +183,14 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     if best:
         export = f"{_command('export', plan, None)} --study {plan.settings.name} --to json --out exported"
         lines += ["export the best configuration:", f"  {export}"]
+        train = f"{_command('train', plan, None)} --study {plan.settings.name}"
+        lines += ["train it at full length, on all labels, for use:", f"  {train}"]
     console.print("\n".join(lines), soft_wrap=True, markup=False)  # commands are pasted: no line may be broken
+
+
+def _verdict(ledger: Ledger, plan: Plan) -> str:
+    """The final's sentence, or the search's where there was no final."""
+    return statistics.sentence(ledger, ledger.folder, plan.test_images) or results.verdict(ledger, plan.holdout_images)
 
 
 def _ui_command(uri: str) -> str:

@@ -267,9 +267,20 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
     if settings.name in RESERVED:
         problems.append(f"name: '{settings.name}' is taken by the storage itself; give another --name")
     try:
-        parse_objectives(settings.objectives, settings.metrics)
+        objectives = parse_objectives(settings.objectives, settings.metrics)
+        if settings.sampler == "cmaes" and len(objectives) > 1:
+            problems.append(
+                "sampler: 'cmaes' searches for one objective; take tpe, gp, nsga2 or nsga3, or give one objective"
+            )
     except InputError as error:
         problems += error.problems
+    if settings.stopping_schedule == "rung" and settings.scheduler in ("median", "none"):
+        problems.append(
+            f"stopping_schedule: 'rung' starts the learning rate anew at the scheduler's rungs, and "
+            f"'{settings.scheduler}' has none; take scheduler=asha or hyperband, or stopping_schedule=full"
+        )
+    if settings.stopping_schedule == "rung" and "sched_restarts" in settings.recipe:
+        problems.append("stopping_schedule: 'rung' sets sched_restarts by itself; leave one of the two out")
     names = [baseline if isinstance(baseline, str) else baseline.get("name") for baseline in settings.baselines]
     for baseline, name in zip(settings.baselines, names, strict=True):
         if isinstance(baseline, str) and baseline not in BASELINES:

@@ -96,34 +96,36 @@ class SearchSpace:
         Optuna's BruteForceSampler walks the space, so a parameter may depend on another one's value.
 
         Raises:
-            InputError: as calling it; a parameter is continuous, or there are more than `MAX_GRID` points.
+            InputError: as calling it and `check_finite`, or there are more than `MAX_GRID` points.
         """
-        import optuna
-
-        problems = {}
-        study = _random_study(seed)
-        for _ in range(SAMPLES):
-            trial = study.ask()
-            self(trial)
-            problems |= {name: _endless(name, distribution) for name, distribution in trial.distributions.items()}
-        if any(problems.values()):
-            raise InputError([problem for problem in problems.values() if problem])
-        points: list[tuple[dict[str, Any], dict[str, Any]]] = []
-
-        def visit(trial) -> float:
-            fields = self(trial)
-            points.append((trial.params, fields))
-            return 0.0
-
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=seed))
-        study.optimize(visit, n_trials=MAX_GRID + 1)  # the sampler itself ends it after the last point
+        self.check_finite("grid", seed)
+        points = self._walk(seed)
         if len(points) > MAX_GRID:
             raise InputError(
                 f"sampler: 'grid' has more than {MAX_GRID} points in this space; give parameters fewer values "
-                "(--set 'search.PARAM=A|B'), or take another sampler"
+                "(--set 'search.PARAM=A|B'), or take another sampler: 'brute' has no such limit"
             )
         return points
+
+    def count(self, seed: int) -> int | None:
+        """How many points `brute` will try; None where they are too many to be counted.
+
+        Raises:
+            InputError: as calling it and `check_finite`.
+        """
+        self.check_finite("brute", seed)
+        count = len(self._walk(seed))
+        return count if count <= MAX_GRID else None
+
+    def check_finite(self, sampler: str, seed: int) -> None:
+        """Whether a sampler that tries every value would come to an end.
+
+        Raises:
+            InputError: a parameter is continuous or has too many values, one line each.
+        """
+        distributions = self.distributions(SAMPLES, seed)
+        if problems := list(filter(None, (_endless(sampler, name, one) for name, one in distributions.items()))):
+            raise InputError(problems)
 
     def guess(self, guess: dict[str, Any], compose: Callable[[dict[str, Any]], TrialConfig]) -> dict[str, Any] | None:
         """A first guess without what the overrides and pinned fields leave no room for; `check` comes first.
@@ -170,6 +172,11 @@ class SearchSpace:
             found |= trial.distributions
         return found
 
+    def conditional(self, count: int, seed: int) -> list[str]:
+        """The parameters that some of so many random draws have and others have not."""
+        drawn = [set(params) for params, _ in self.samples(count, seed)]
+        return sorted(set.union(*drawn) - set.intersection(*drawn))
+
     def matching(self, params: dict[str, Any]) -> dict[str, Any]:
         """Another study's parameters as a first guess: those that this space suggests too, where it allows them."""
         names = self._asked | set(self._overrides)
@@ -179,6 +186,22 @@ class SearchSpace:
         except InputError:  # a value of another type
             return {}
         return {name: value for name, value in kept.items() if _contains(trial, name, value)}
+
+    def _walk(self, seed: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Every point of a finite space, or the first `MAX_GRID` and one more."""
+        import optuna
+
+        points: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+        def visit(trial) -> float:
+            fields = self(trial)
+            points.append((trial.params, fields))
+            return 0.0
+
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=seed))
+        study.optimize(visit, n_trials=MAX_GRID + 1)  # the sampler itself ends it after the last point
+        return points
 
     def _loses_its_branch(self, guess: dict[str, Any]) -> bool:
         """Whether the space itself would suggest a name of the guess that it does not under the overrides."""
@@ -291,15 +314,15 @@ def _contains(trial, name: str, value: Any) -> bool:
     return distribution is None or distribution._contains(distribution.to_internal_repr(value))
 
 
-def _endless(name: str, distribution) -> str | None:
-    """Why a grid cannot try every value of a parameter: it is continuous, or has too many."""
+def _endless(sampler: str, name: str, distribution) -> str | None:
+    """Why a sampler cannot try every value of a parameter: it is continuous, or has too many."""
     low, high, step = (getattr(distribution, bound, None) for bound in ("low", "high", "step"))
     if low is None or (step is not None and (high - low) / step < MAX_GRID):
         return None
     what = f"is continuous ({low} to {high})" if step is None else f"has more than {MAX_GRID} values"
     return (
-        f"sampler: 'grid' tries every value and {name} {what}; give it a few (--set 'search.{name}={low}|{high}'), "
-        "a step in the space, or take another sampler"
+        f"sampler: '{sampler}' tries every value and {name} {what}; give it a few "
+        f"(--set 'search.{name}={low}|{high}'), a step in the space, or take another sampler"
     )
 
 

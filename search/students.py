@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.recipes import family_recipe
+from search.rungs import restarts
 from search.settings import Settings, compose
 from trainables.config import TrialConfig
 from trainables.errors import InputError
@@ -79,4 +80,5 @@ class Students:
         model = self._build(settings)
         kind = family(model) if settings.family == "auto" else settings.family
         recipe, full_length = family_recipe(settings.recipes, kind, settings.epochs, settings.full_epochs)
+        recipe |= {"sched_restarts": restarts(settings)} if settings.stopping_schedule == "rung" else {}
         return StudentFacts(kind, recipe | settings.recipe, full_length, available_stages(model, settings.taps))

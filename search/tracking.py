@@ -23,6 +23,7 @@ from search.tracking_store import (
     first_line,
     flat_params,
     shown,
+    split_tag,
     unreachable,
 )
 from trainables.errors import InputError
@@ -251,6 +252,8 @@ class Tracker:
         params = {} if run.has_params else flat_params(record.config)
         ended = any(item.kind == "ended" for item in items)
         tags = {"state": record.state, "reason": record.reason[:LONGEST_REASON]} if ended else {}
+        if record.role == "trial" and not run.has_params:
+            tags |= split_tag("searched", json.dumps(record.params))  # for studies that start warm from this one
         end_time = int((record.ended or time.time()) * 1000)
         self._log(run.run_id, metrics, params, tags)
         run.has_params = True

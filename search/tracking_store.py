@@ -20,6 +20,7 @@ from trainables.errors import InputError
 OWN_FIELDS = {field for name, one in DISTILLERS.items() if name != "ofa" for field in one.Fields.model_fields}
 LOGGED = ("student", "teacher", *Distillation.model_fields, *Recipe.model_fields)  # the params of every trial's run
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+LONGEST_TAG = 5000  # characters; MLflow's stores take 5000 or 8000
 REACH_S = 3.0  # how long a server may take to answer before a study starts
 
 # MLflow's own defaults hold a caller for minutes; the retries are ours. Set before its import, a user's values win.
@@ -48,6 +49,20 @@ def flat_params(config: dict[str, Any], names: Iterable[str] = LOGGED) -> dict[s
         places = [f"eps_stage{stage}" for stage in config["stages"]] + ["eps_logits"]
         params.update(zip(places, eps, strict=True))
     return params
+
+
+def split_tag(name: str, text: str) -> dict[str, str]:
+    """A text as one tag, or as several (`NAME`, `NAME/1`, …) where it is longer than MLflow takes."""
+    pieces = range(0, max(1, len(text)), LONGEST_TAG)
+    return {f"{name}/{number}" if number else name: text[at : at + LONGEST_TAG] for number, at in enumerate(pieces)}
+
+
+def joined_tag(tags: dict[str, str], name: str) -> str:
+    """The text that `split_tag` made tags of; empty where there is none."""
+    pieces = [tags.get(name, "")]
+    while (piece := tags.get(f"{name}/{len(pieces)}")) is not None:
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 def finite(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -106,12 +121,17 @@ def experiment_exists(uri: str, study: str) -> bool:
     Raises:
         InputError: what is there is no MLflow store, or it refuses.
     """
-    if uri.startswith("sqlite:") and not _sqlite_path(uri).exists():
+    if not store_exists(uri):
         return False
     try:
         return connect(uri).get_experiment_by_name(study) is not None
     except Exception as error:  # each store and driver has its own
         raise InputError(unreachable(uri, first_line(error))) from error
+
+
+def store_exists(uri: str) -> bool:
+    """False where the store is an SQLite file that nobody has made yet."""
+    return not uri.startswith("sqlite:") or _sqlite_path(uri).exists()
 
 
 def _sqlite_path(uri: str) -> Path:

@@ -47,6 +47,8 @@ DIGITS = {
     "epochs": 36,
     "grace_epochs": 12,  # a third: the order of earlier epochs says little about the last one's
     "trials": 16,
+    "finalists": 2,
+    "seeds": 3,
 }
 CIFAR100 = {
     "data": "torch/cifar100",  # the teacher's weights: --set teacher_source=checkpoint or fit

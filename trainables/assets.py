@@ -8,7 +8,7 @@ import torch
 from trainables.build import normalization
 from trainables.config import DataFields, TrialConfig
 from trainables.context import RunContext
-from trainables.data import Splits, load_splits
+from trainables.data import ImageList, Splits, load_splits
 from trainables.errors import InputError
 from trainables.stream import eval_loader
 from trainables.teacher import Teacher, build_teacher
@@ -35,6 +35,20 @@ class Assets:
         fields = DataFields(**config.model_dump(include=set(DataFields.model_fields)))
         return self._once("splits", fields, lambda: load_splits(fields))
 
+    def split(self, part: str, config: TrialConfig) -> ImageList:
+        """The holdout or the test split.
+
+        Raises:
+            InputError: the data have no test split.
+        """
+        split = getattr(self.splits(config), part)
+        if split is None:
+            raise InputError(
+                f"data={config.data!r}: its classes are too small to spare a test split; add images, or search without "
+                "a final: --set finalists=0"
+            )
+        return split
+
     def teacher(
         self, config: TrialConfig, mean: tuple[float, ...], std: tuple[float, ...], needs: Collection[str] = ()
     ) -> Teacher:
@@ -51,9 +65,7 @@ class Assets:
         Raises:
             InputError: the data have no test split.
         """
-        split, size = getattr(self.splits(config), part), config.img_size
-        if split is None:
-            raise InputError(f"data={config.data!r}: its classes are too small for a test split; --set finalists=0")
+        split, size = self.split(part, config), config.img_size
 
         def load():
             return eval_loader(

@@ -191,7 +191,7 @@ class Recipe(Strict):
     warmup_epochs: int = Field(0, ge=0)
     decay_epochs: int = Field(30, ge=1)  # step schedule
     decay_rate: float = Field(0.1, gt=0)
-    sched_restarts: list[int] = []  # epochs after which the schedule starts anew, each piece down to its floor
+    sched_restarts: list[int] = []  # epochs after which the schedule starts anew; from the last on they are ignored
     clip_grad: float | None = Field(None, gt=0)  # largest norm of the gradient
     smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from trainables.errors import InputError
+
 
 class TrialFailure(Exception):
     """The trial itself failed, on every rank alike (a loss that is not a number): the lane lives on."""
@@ -42,7 +44,10 @@ class RunContext:
         return self.from_rank_0(lambda: self._report(metrics))
 
     def from_rank_0(self, function: Callable[[], Any]) -> Any:
-        """Runs a function on rank 0 and gives its result to all ranks; where it fails there, it fails on all."""
+        """Runs a function on rank 0 and gives its result to all ranks; where it fails there, it fails on all.
+
+        Bad input stays bad input on every rank, so that none of them takes it for another's death.
+        """
         if self.world_size == 1:
             return function()
         box, failure = [None], None
@@ -50,11 +55,14 @@ class RunContext:
             try:
                 box = [(function(), None)]
             except Exception as error:  # the other ranks wait for an answer
-                box, failure = [(None, f"{type(error).__name__}: {error}")], error
+                told = error if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                box, failure = [(None, told)], error
         dist.broadcast_object_list(box, src=0, group=self._control)
-        value, text = box[0]
-        if text is not None:
-            raise failure or RuntimeError(f"rank 0 failed: {text}")
+        value, told = box[0]
+        if isinstance(told, InputError):
+            raise failure or told
+        if told is not None:
+            raise failure or RuntimeError(f"rank 0 failed: {told}")
         return value
 
     def gather(self, value: Any) -> list[Any] | None:

@@ -94,9 +94,15 @@ def build_foreign(
     return model
 
 
-def _factory(name: str, field: str) -> Callable[..., nn.Module]:
-    if not PATH.fullmatch(name):
-        raise InputError(f"{field}={name}: a model that is not timm's is given as package.module:factory")
+def import_callable(name: str, field: str) -> Callable:
+    """What an import path, `package.module:attribute`, names in the user's code.
+
+    Args:
+        field: whose value it is, for the error message.
+
+    Raises:
+        InputError: the module cannot be imported, or has no such callable.
+    """
     path, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(path)
@@ -105,13 +111,19 @@ def _factory(name: str, field: str) -> Callable[..., nn.Module]:
             f"{field}={name}: {path} cannot be imported ({one_line(error)}); it must be installed, in the current "
             "folder or on PYTHONPATH"
         ) from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
+    found = getattr(module, attribute, None)
+    if not callable(found):
         callables = [key for key, value in vars(module).items() if callable(value)]
         near = difflib.get_close_matches(attribute, callables)
         fix = f"did you mean {', '.join(near)}?" if near else "give a function or class of it"
         raise InputError(f"{field}={name}: {path} has no callable '{attribute}'; {fix}")
-    return factory
+    return found
+
+
+def _factory(name: str, field: str) -> Callable[..., nn.Module]:
+    if not PATH.fullmatch(name):
+        raise InputError(f"{field}={name}: a model that is not timm's is given as package.module:factory")
+    return import_callable(name, field)
 
 
 def _arguments(factory, name, num_classes, img_size, kwargs, drop, drop_path, field) -> dict[str, Any]:

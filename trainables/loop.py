@@ -17,7 +17,7 @@ from trainables.context import RunContext, TrialFailure
 from trainables.cost import costs
 from trainables.distillation import make_taught, needs_of
 from trainables.evaluate import evaluate
-from trainables.metrics import Predictions
+from trainables.metrics import Predictions, own_metrics
 from trainables.optim import make_optimizer, make_scheduler
 from trainables.stream import train_loader
 from trainables.student import Student
@@ -68,7 +68,7 @@ def run_trial(
 
     Raises:
         TrialFailure: the loss is not finite.
-        InputError: the configuration does not fit the models or the data.
+        InputError: the configuration does not fit the models or the data, or a metric of the user's cannot be had.
     """
     run = _Run(config, assets, context, test)
     try:
@@ -92,6 +92,9 @@ class _Run:
     def __init__(self, config: TrialConfig, assets: Assets, context: RunContext, test: bool):
         self.begun, self.first_step_s = time.perf_counter(), None
         self.config, self.assets, self.context, self.test = config, assets, context, test
+        own_metrics(config.metrics)  # what judging refuses is refused before anything trains
+        if test:
+            assets.split("test", config)
         checkpoint.seed_everything(config.seed)
         splits = assets.splits(config)
         self.num_classes = len(splits.classes)
@@ -134,6 +137,7 @@ class _Run:
         if not math.isfinite(terms["loss"]):
             raise TrialFailure(f"the training loss is {terms['loss']} in epoch {self.epoch + 1}")
         self.epoch += 1
+        self._share_batch_norm()
         metrics = {
             "epoch": self.epoch,
             **{TERM_NAMES.get(name, f"train/loss_{name}"): value for name, value in terms.items()},
@@ -151,15 +155,20 @@ class _Run:
             metrics |= costs(self.taught, self.config.img_size)
         self.history.append(metrics)
         if self.test and self.epoch == self.config.epochs:
-            metrics |= {f"test/{name}": value for name, value in self._evaluate(self.delivered(), "test").items()}
+            judged = self._evaluate(self.delivered(), part="test", look=self._keep_predictions)
+            metrics |= {f"test/{name}": value for name, value in judged.items()}
         self._save()
         return metrics
 
     def delivered(self) -> torch.nn.Module:
-        """The student that is handed over: the one that the last epoch's `val/*` are of."""
+        """The student that is handed over: the one that the last epoch's `val/*` are of.
+
+        Without a holdout that could tell which is better, it is the average where there is one.
+        """
+        if not self.ema:
+            return self.student.model
         last = self.history[-1]
-        # Where nothing is judged, the average is taken: that is what it is for.
-        averaged = self.ema and last.get("val/top1_ema", math.inf) > last.get("val/top1_raw", 0.0)
+        averaged = self.config.train_with_holdout or last["val/top1_ema"] > last["val/top1_raw"]
         return self.ema.module if averaged else self.student.model
 
     def close(self) -> None:
@@ -202,13 +211,17 @@ class _Run:
         better = averaged if averaged["top1"] > raw["top1"] else raw
         return {**better, "top1_raw": raw["top1"], "top1_ema": averaged["top1"]}
 
-    def _evaluate(self, model: torch.nn.Module, part: str = "holdout") -> dict[str, float]:
+    def _share_batch_norm(self) -> None:
+        """Each rank has normalised its own share of the batches; what is judged and saved is the ranks' average."""
         if self.context.world_size > 1:
-            timm.utils.distribute_bn(model, self.context.world_size, reduce=True)
-        look = self._keep_predictions if part == "test" else lambda predictions: None
-        return evaluate(model, self.assets, self.config, self.context, part=part, look=look)
+            for model in [self.student.model, *([self.ema.module] if self.ema else [])]:
+                timm.utils.distribute_bn(model, self.context.world_size, reduce=True)
+
+    def _evaluate(self, model: torch.nn.Module, **options) -> dict[str, float]:
+        return evaluate(model, self.assets, self.config, self.context, **options)
 
     def _keep_predictions(self, predictions: Predictions) -> None:
+        self.context.folder.mkdir(parents=True, exist_ok=True)  # a first epoch has saved nothing yet
         path = self.context.folder / TEST
         np.savez(path, target=predictions.target.numpy(), predicted=predictions.predicted.numpy())
 

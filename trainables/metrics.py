@@ -1,19 +1,15 @@
 """How good predictions are: the figures of a split from what a model said of each of its images."""
 
-import importlib
-import sys
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_calibration_error,
-    multiclass_accuracy,
-    multiclass_f1_score,
-    multiclass_recall,
-)
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_f1_score, multiclass_recall
 
 from trainables.errors import InputError, one_line
+from trainables.foreign import import_callable
 
 BINS = 15  # of the calibration error
 
@@ -51,33 +47,40 @@ def figures(predictions: Predictions, own: dict[str, Callable[[Tensor, Tensor], 
         own: the user's metrics by name, each called with logits [N, C] and target [N].
 
     Returns:
-        In percent `top1`, `top5`, `balanced_accuracy` (mean recall of the classes), `macro_f1`, `ece` (expected
+        In percent `top1`, `top5`, `balanced_accuracy` (mean recall of the classes that the split has), `macro_f1` (mean
+        F1 score of the classes that it has or that were said), both as scikit-learn defines them, `ece` (expected
         calibration error: confidence beside accuracy in 15 bins, Guo et al., 2017) and, with a teacher, `agreement`;
-        the mean cross-entropy `loss`, which is the negative log-likelihood; and the user's as they come.
+        the mean cross-entropy `loss`, which is the negative log-likelihood; and the user's as they come, nan where the
+        loss is not finite.
 
     Raises:
         InputError: a metric of the user's fails or gives no number.
     """
     said, target, classes = predictions.predicted, predictions.target, predictions.classes
     right = said == target
+    recalls = [recall for recall in recall_by_class(predictions) if recall is not None]
     found = {
         "top1": _percent(right),
         "top5": _percent(predictions.in_top5),
         "loss": predictions.loss.mean().item(),
-        "balanced_accuracy": 100 * multiclass_accuracy(said, target, classes, average="macro").item(),
+        "balanced_accuracy": sum(recalls) / len(recalls),
         "macro_f1": 100 * multiclass_f1_score(said, target, classes, average="macro").item(),
         # The error of the largest probability as one of being right, which needs no [N, C].
         "ece": 100 * binary_calibration_error(predictions.confidence, right.long(), n_bins=BINS, norm="l1").item(),
     }
     if predictions.agreed is not None:
         found["agreement"] = _percent(predictions.agreed)
+    if not math.isfinite(found["loss"]):  # the training diverged: the user's functions are not to blame
+        return found | dict.fromkeys(own, math.nan)
     return found | {name: _call(name, metric, predictions) for name, metric in own.items()}
 
 
-def recall_by_class(predictions: Predictions) -> list[float]:
-    """The share in percent of each class's images that were given that class, in the order of the classes."""
+def recall_by_class(predictions: Predictions) -> list[float | None]:
+    """The share in percent of each class's images that were given that class, by class; None for a class without."""
     said, target, classes = predictions.predicted, predictions.target, predictions.classes
-    return (100 * multiclass_recall(said, target, classes, average=None)).tolist()
+    recalls = (100 * multiclass_recall(said, target, classes, average=None).double()).tolist()
+    counts = target.bincount(minlength=classes).tolist()
+    return [recall if count else None for recall, count in zip(recalls, counts, strict=True)]
 
 
 def own_metrics(paths: list[str]) -> dict[str, Callable[[Tensor, Tensor], float]]:
@@ -89,25 +92,24 @@ def own_metrics(paths: list[str]) -> dict[str, Callable[[Tensor, Tensor], float]
     Raises:
         InputError: one cannot be imported.
     """
-    found = {}
-    for path in paths:
-        module, _, name = path.partition(":")
-        try:
-            found[name] = getattr(importlib.import_module(module), name)
-        except AttributeError as error:
-            raise InputError(f"metrics: {sys.modules[module].__name__} has no '{name}' ({path})") from error
-        except Exception as error:  # the user's code
-            raise InputError(f"metrics: {path} cannot be imported: {one_line(error)}") from error
-        if not callable(found[name]):
-            raise InputError(f"metrics: {path} is a {type(found[name]).__name__}, not a function")
-    return found
+    return {path.rpartition(":")[2]: import_callable(path, "metrics") for path in paths}
 
 
 def _call(name: str, metric: Callable[[Tensor, Tensor], float], predictions: Predictions) -> float:
     try:
-        return float(metric(predictions.logits, predictions.target))
-    except Exception as error:  # the user's code
-        raise InputError(f"metrics: {name}(logits, target) fails: {one_line(error)}; it must give a number") from error
+        value = metric(predictions.logits, predictions.target)
+        if hasattr(value, "item"):  # of a tensor or array with one element
+            value = value.item()
+    except (Exception, SystemExit) as error:  # the user's code
+        raise InputError(
+            f"metrics: {name}(logits, target) fails ({one_line(error)}); it must take logits [N, C] and classes [N] "
+            "and give one number"
+        ) from error
+    if not isinstance(value, Real) or isinstance(value, bool) or math.isinf(value):
+        raise InputError(
+            f"metrics: {name}(logits, target) gives {value!r:.100}; it must give one finite number, or nan for none"
+        )
+    return float(value)
 
 
 def _percent(which: Tensor) -> float:

@@ -30,9 +30,11 @@ def prepare_teacher(config: TrialConfig, recipe: dict, assets: Assets, context: 
         kept: where this teacher is kept for all studies.
 
     Returns:
-        `top1` and `loss` on the holdout, `by_class` (recall in percent there, by class), `images` of the holdout,
-        `classes`, `class_names`, `class_counts` (images of each class, by split), `sha256` of the weights, `epochs`
-        fitted.
+        `top1` and `loss` on the holdout, `by_class` (recall in percent there, by class, None for a class without
+        images), `images` of the holdout, `classes` and their `class_names`, `class_counts` (of `train`,
+        `teacher_train`, `holdout` and `test` the images of each class; an empty list where there is no test split),
+        `sha256` of the weights, `epochs` fitted.
+        A teacher of an earlier version stands without `by_class`, `class_counts` and `class_names`.
 
     Raises:
         InputError: the weights cannot be had or are another architecture's.
@@ -45,6 +47,8 @@ def prepare_teacher(config: TrialConfig, recipe: dict, assets: Assets, context: 
 
 
 def _make(config: TrialConfig, recipe: dict, assets: Assets, context: RunContext) -> None:
+    # A teacher is kept for all studies of its data: by what students are judged, and on what, is no part of it.
+    config = config.model_copy(update={"train_with_holdout": False, "metrics": []})
     weights, splits, epochs = context.folder / WEIGHTS, assets.splits(config), 0
     if config.teacher_source == "fit":
         fitting = fit_config(config, recipe)
@@ -55,7 +59,7 @@ def _make(config: TrialConfig, recipe: dict, assets: Assets, context: RunContext
     else:
         context.from_rank_0(lambda: save_weights(build_teacher(config, len(splits.classes)), weights))
     model = build_teacher(config, len(splits.classes), weights).to(context.device).eval()
-    recalls: list[float] = []
+    recalls: list[float | None] = []
 
     def look(predictions: Predictions) -> None:
         recalls.extend(recall_by_class(predictions))

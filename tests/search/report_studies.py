@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +40,19 @@ class Made:
 
     Args:
         storage: where it lies.
+        priors: other studies' trials that Optuna's begins with.
         fields: of its settings.
     """
 
-    def __init__(self, storage: Path, **fields):
+    def __init__(self, storage: Path, priors: Sequence[optuna.trial.FrozenTrial] = (), **fields):
         fields = {"trials": 6, "epochs": EPOCHS, "grace_epochs": 1, "concurrency": 2} | fields
         models = {"teacher": "vit_tiny_patch16_224", "student": "mixer_nano", "data": "digits"}
         self.settings = Settings(name=NAME, space="spaces/vit_to_mlp.py", **models, **fields)
-        self.storage, self.folder = storage, storage / NAME
+        self.storage, self.folder, self.priors = storage, storage / NAME, len(priors)
         self.ledger = Ledger(self.folder / "trials")
         found = parse_objectives(self.settings.objectives)
         self.objectives = {objective.metric: objective.maximize for objective in found}
-        self.study = open_study(self.folder, NAME, "random", 0, found)
+        self.study = open_study(self.folder, NAME, "random", 0, found, priors=priors)
         (self.folder / "settings.yaml").write_text(yaml.safe_dump(self.settings.model_dump()))
         started = {"space": "spaces/vit_to_mlp.py", "flags": {"name": NAME, "smoke": True}, "set": ["eps=a b"]}
         (self.folder / STARTED).write_text(json.dumps(started))
@@ -61,7 +63,8 @@ class Made:
         params = {"eps": asked.suggest_float("eps", 0.8, 2.5), "stage1": asked.suggest_categorical("stage1", [0, 1])}
         if asked.number % 2:
             params["eps_stage1"] = asked.suggest_float("eps_stage1", 0.8, 2.5)
-        record = TrialRecord(str(asked.number), "trial", dict(DISTILLED), params, self.objectives, asked.number)
+        trial_id = str(asked.number - self.priors)
+        record = TrialRecord(trial_id, "trial", dict(DISTILLED), params, self.objectives, asked.number)
         curve(record, values, **last).finish(error)
         self.ledger.save(record)
         tell(self.study, record)

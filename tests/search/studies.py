@@ -53,10 +53,10 @@ class Ran:
     err: str
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen:
-    """Starts `search/run.py` in a process group of its own, as a terminal does."""
+def start(*arguments: str, cwd: Path, script: str = "run") -> subprocess.Popen:
+    """Starts `search/run.py`, or another command, in a process group of its own, as a terminal does."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "search" / "run.py"), *arguments],
+        [sys.executable, str(ROOT / "search" / f"{script}.py"), *arguments],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -65,9 +65,9 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen:
     )
 
 
-def run(*arguments: str, cwd: Path) -> Ran:
-    """Runs `search/run.py` to its end."""
-    process = start(*arguments, cwd=cwd)
+def run(*arguments: str, cwd: Path, script: str = "run") -> Ran:
+    """Runs `search/run.py`, or another command, to its end."""
+    process = start(*arguments, cwd=cwd, script=script)
     out, err = process.communicate(timeout=LIMIT_S)
     return Ran(process.returncode, out, err)
 

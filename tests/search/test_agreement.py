@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from search.agreement import agreements, rung_epochs, sentence
+from search.agreement import agreements, sentence
 from search.ledger import Ledger, TrialRecord
 
 EPOCHS = 4
@@ -122,9 +122,3 @@ def test_the_weakest_epoch_at_which_trials_were_stopped_decides(ledger):
     text = sentence(ledger, [1, 2])
     assert "At epoch 2, the weakest of the 2 epochs where trials were stopped," in text
     assert "could have misled" in text and "From epoch 3 on" in text
-
-
-def test_rungs():
-    assert rung_epochs("asha", 1, 3, 9) == [1, 3]
-    assert rung_epochs("hyperband", 2, 2, 9) == [2, 4, 8]
-    assert rung_epochs("asha", 9, 3, 9) == rung_epochs("none", 1, 3, 9) == rung_epochs("median", 1, 3, 9) == []

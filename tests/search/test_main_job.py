@@ -82,13 +82,14 @@ def test_mlflow_holds_a_parent_and_its_children(runs):
     by_role = {}
     for run in found:
         by_role.setdefault(run.data.tags["role"], []).append(run)
-    assert {role: len(members) for role, members in by_role.items()} == {"study": 1, "trial": 3, "baseline": 2}
+    counts = {role: len(members) for role, members in by_role.items()}
+    assert counts == {"study": 1, "trial": 3, "baseline": 2, "finalist": 3}
     parent = by_role["study"][0]
     assert parent.info.status == "FINISHED"
     for name in ("pair", "scale", "git_commit", "data_fingerprint", "teacher_sha256"):
         assert parent.data.tags[name]
     assert "teacher/top1" in parent.data.metrics and parent.data.params["seed"] == "0"
-    children = by_role["trial"] + by_role["baseline"]
+    children = by_role["trial"] + by_role["baseline"] + by_role["finalist"]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert len({frozenset(run.data.params) for run in children}) == 1  # equal in name, so that Compare works
     for run in children:
@@ -102,6 +103,26 @@ def test_mlflow_holds_a_parent_and_its_children(runs):
         "vit_to_mlp.py", "spaces", "settings.yaml", "versions.yaml", "trials.csv", "best.yaml", "history.png",
         "importance.png",
     } <= artifacts  # fmt: skip
+
+
+def test_the_finalists_alone_have_seen_the_test_split(job, runs):
+    folder, *_ = job
+    _, found = runs
+    for run in found:
+        tested = any(name.startswith("test/") for name in run.data.metrics)
+        assert tested == (run.data.tags["role"] == "finalist"), run.data.tags
+    records = {path.parent.name: json.loads(path.read_text()) for path in trials(folder).glob("*/record.json")}
+    finalists = {name: record for name, record in records.items() if record["role"] == "finalist"}
+    best = yaml.safe_load((folder / "runs" / NAME / "best.yaml").read_text())["trial"]
+    assert set(finalists) == {f"{best}-seed1", "scratch-seed1", "kd-seed1"}
+    for record in finalists.values():
+        own = records[record["of"]]["config"]
+        assert record["config"] == {**own, "seed": 1, "sched_restarts": []}, "equal epochs and data, another seed"
+        assert (trials(folder) / record["trial_id"] / "test.npz").exists()
+
+
+def trials(folder):
+    return folder / "runs" / NAME / "trials"
 
 
 def test_every_epoch_is_in_mlflow_once_and_equals_the_record(job, runs):
@@ -181,4 +202,38 @@ def test_an_ended_study_is_extended_by_a_larger_total(job):
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())  # no earlier trial was touched
     client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
     experiment = client.get_experiment_by_name(NAME)
-    assert len(client.search_runs([experiment.experiment_id])) == 1 + 2 + 4
+    assert len(client.search_runs([experiment.experiment_id])) == 1 + 2 + 4 + 3
+
+
+def test_the_best_is_trained_for_use(job):
+    folder, *_ = job
+    arguments = ("--study", NAME, "--epochs", "2")
+    ran = studies.run(*arguments, cwd=folder, script="train")
+    assert ran.code == 0, ran.err + ran.out
+    best = yaml.safe_load((folder / "runs" / NAME / "best.yaml").read_text())["trial"]
+    out = folder / "runs" / NAME / "delivered" / f"trial-{best}"
+    about = yaml.safe_load((out / "config.yaml").read_text())
+    assert about["config"]["train_with_holdout"] and about["config"]["epochs"] == 2
+    assert about["test"]["test/top1"] == pytest.approx(float(ran.out.split("top-1 ")[1].split()[0]), abs=0.01)
+    card = (out / "MODEL_CARD.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0].replace("student.safetensors", str(out / "student.safetensors"))
+    loaded = {}
+    exec(code, loaded)  # what the card tells its reader to run
+    assert loaded["model"](torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+    written = (out / "student.safetensors").stat().st_mtime_ns
+    again = studies.run(*arguments, cwd=folder, script="train")
+    assert again.code == 0 and "top-1" in again.out
+    assert (out / "student.safetensors").stat().st_mtime_ns == written, "what is complete is not trained again"
+    assert studies.left_behind(folder) == []
+
+
+def test_what_cannot_be_trained_for_use_is_told_in_one_line(job):
+    folder, *_ = job
+    for arguments, told in {
+        ("--study", "nosuch"): "there is no study 'nosuch'",
+        ("--study", NAME, "--trial", "99"): f"'{NAME}' has no trial '99'; there are",
+        ("--study", NAME, "--epochs", "0"): "--epochs: 0 must be at least 1",
+    }.items():
+        ran = studies.run(*arguments, cwd=folder, script="train")
+        assert ran.code == 2 and ran.err.startswith("error:") and ran.err.count("\n") == 1, ran.err
+        assert told in ran.err

@@ -3,6 +3,7 @@ import safetensors.torch
 import timm
 
 from search import settings as search_settings
+from search.earlier import EarlierStudy, EarlierTrial
 from search.preflight import preflight
 from search.recipes import RECIPES, family_recipe
 from search.study import Scale, Study
@@ -40,7 +41,7 @@ def no_network(monkeypatch, tmp_path):
 
 def test_the_plan_knows_the_data_and_the_models():
     plan = planned()
-    assert (plan.num_classes, plan.train_images, plan.holdout_images) == (10, 80, 287)
+    assert (len(plan.classes), plan.train_images, plan.holdout_images) == (10, 80, 287)
     assert plan.available == [1, 2, 3, 4] and plan.notes == []
     assert plan.base.model_dump(include=set(FIELDS)) == {key: FIELDS[key] for key in FIELDS}
     assert plan.trial_count() == plan.settings.trials + 2 + plan.final_count == 16 + 2 + (3 + 2) * 3
@@ -171,10 +172,61 @@ def test_every_baseline_has_its_whole_configuration():
     assert [config.lr for config in baselines.values()] == [0.01, 0.01, 0.5]
 
 
+def earlier_study(*params):
+    """An earlier study whose trials had these parameters, the best one first."""
+    values = range(len(params), 0, -1)
+    trials = [
+        EarlierTrial(str(value), "complete", given, {"val/top1": float(value)}, {}, lambda metric: {})
+        for value, given in zip(values, params, strict=True)
+    ]
+    return EarlierStudy("before", {"val/top1": True}, {}, trials)
+
+
 def test_earlier_studies_best_comes_before_the_spaces_guesses_and_each_once():
     guess = {"stage1": True, "eps": 1.5}
-    plan = planned(guesses=[guess, {"eps": 1.2}], earlier=[{"eps": 1.1, "lr": 1e-3}, {"eps": 9.0}, guess])
+    earlier = earlier_study({"eps": 1.1, "lr": 1e-3}, {"eps": 9.0}, guess)
+    plan = planned(guesses=[guess, {"eps": 1.2}], earlier=[earlier])
     assert plan.settings.first_guesses == [{"eps": 1.1}, guess, {"eps": 1.2}]
+    assert plan.priors == [] and plan.notes[0].startswith(
+        "warm start from before: 2 first guesses; not as observations"
+    )
+
+
+def test_what_the_sampler_does_not_model_in_this_space_is_said():
+    def one_stage(trial):
+        stage = trial.suggest_categorical("stage1", [True, False])
+        return {"eps": trial.suggest_float("eps", 1.0, 2.0) if stage else 1.5, "stages": [1] if stage else []}
+
+    assert planned("sampler=tpe", function=one_stage).notes == []
+    assert planned("sampler=gp", "scheduler=none", function=one_stage).notes == [
+        "sampler gp models the parameters that every trial has; TPE draws those of some trials, each for itself: eps"
+    ]
+    assert planned("sampler=cmaes", function=space).notes == [
+        "sampler cmaes models the numbers that every trial has; TPE draws the rest, each for itself: stage1, stage2, "
+        "stage3, stage4 (choices)"
+    ]
+    assert refused("sampler=cmaes", function=one_stage) == [
+        "sampler: 'cmaes' needs a number that every trial has, and this space has none; take tpe"
+    ]
+
+
+def test_brute_force_counts_its_points_and_needs_finite_parameters():
+    plan = planned("sampler=brute", "trials=50", function=grid_of)
+    assert plan.grid is None and (plan.trials, plan.points) == (6, 6)
+    assert plan.notes == ["the space has 6 points, so there are no more trials, though 50 were asked"]
+    assert planned("sampler=brute", "trials=5", function=grid_of).trials == 5
+    assert refused("sampler=brute") == [
+        "sampler: 'brute' tries every value and eps is continuous (1.0 to 2.0); give it a few "
+        "(--set 'search.eps=1.0|2.0'), a step in the space, or take another sampler"
+    ]
+
+
+def test_with_a_schedule_by_rungs_trials_and_baselines_restart_there_and_the_teacher_does_not():
+    plan = planned("stopping_schedule=rung", "scheduler=hyperband", "epochs=10", "grace_epochs=2", "reduction_factor=2")
+    configs = [plan.base, *plan.baselines.values(), plan.students.compose(plan.settings, {"eps": 1.5, "stages": [1]})]
+    assert [config.sched_restarts for config in configs] == [[2, 4, 8]] * 4
+    assert "sched_restarts" not in plan.teacher_recipe
+    assert planned("scheduler=hyperband").base.sched_restarts == []
 
 
 def test_what_the_space_may_return_is_tried_before_anything_trains():

@@ -4,11 +4,13 @@ import json
 import re
 from html.parser import HTMLParser
 
+import optuna
 import pytest
 from mlflow import MlflowClient
 
 from search import report
 from search.ledger import Ledger
+from search.optuna_study import FROM
 from search.report_command import write_report
 from tests.search.report_studies import NAME, Made, mixed, rising
 
@@ -92,6 +94,18 @@ def test_all_figures_are_drawn(tmp_path):
         assert name in page, name
 
 
+def test_other_studies_trials_are_not_this_ones(tmp_path):
+    """A warm start puts them into Optuna's study, before its own."""
+    space = {"eps": optuna.distributions.FloatDistribution(0.8, 2.5)}
+    prior = optuna.trial.create_trial(
+        params={"eps": 1.2345678}, distributions=space, values=[99.125], user_attrs={FROM: "other/3"}
+    )
+    made = mixed(tmp_path, priors=[prior])
+    page, text = written(made)
+    assert "99.125" not in page and "1.2345678" not in page
+    assert "| 3 | 80.00 |" in text and "could not be drawn" not in text
+
+
 def test_the_final_speaks_first(tmp_path):
     made = mixed(tmp_path)
     made.final("3", [80.0, 81.0, 80.5], right=80)
@@ -155,7 +169,7 @@ def test_teachers_of_older_studies_have_less_to_tell(tmp_path):
     assert "97.50%" in section(text, "Teacher") and "before the recall of each class was kept" in text
     (tmp_path / "teachers" / "fingerprint" / "teacher.json").unlink()
     (tmp_path / "teachers" / "fingerprint").rmdir()
-    made.teacher(**CLASSES)
+    made.teacher(**CLASSES | {"by_class": [99.0, 61.5, None]})
     _, text = written(made)
     assert "| 1 | 61.5 | 5 | 20 |" in text and "by their place in the order of the classes" in text
 

@@ -4,10 +4,9 @@ import signal
 import subprocess
 import sys
 
-import optuna
 import pytest
 
-from search.resume import JOURNAL, STARTED, as_before, check_parameters, check_same, remember, sole_session
+from search.resume import STARTED, as_before, check_same, comparable, remember, sole_session, what_stays
 from search.settings import resolve
 from search.study import Scale, Study
 from tests.conftest import TINY
@@ -220,23 +219,34 @@ def test_a_session_that_fails_frees_the_study(tmp_path):
         pass
 
 
-def test_a_parameter_cannot_get_other_choices_or_become_another_kind_of_number(tmp_path):
-    def study(storage=None, **sampled):
-        made = optuna.create_study(storage=storage)
-        trial = made.ask()
-        for name, (kind, *arguments) in sampled.items():
-            getattr(trial, f"suggest_{kind}")(name, *arguments)
-        return trial.distributions
+RUNGS = {"stopping_schedule": "rung", "epochs": 12, "scheduler": "hyperband"}
 
-    check_parameters(tmp_path, {})  # nothing was searched yet
-    journal = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL))
-    before = {"distiller": ("categorical", ["kd", "rsd"]), "eps": ("float", 1.0, 2.0), "epochs": ("int", 1, 9)}
-    study(optuna.storages.JournalStorage(journal), **before)
-    check_parameters(tmp_path, study(**before))
-    check_parameters(tmp_path, study(eps=("float", 0.5, 3.0), new=("float", 0.0, 1.0)))
+
+def test_restarts_of_the_learning_rate_must_stay(started):
+    folder = started(**RUNGS)
+    check_same(folder, settings(sets=["scheduler=asha", "brackets=2"], **RUNGS), DATA)
     with pytest.raises(InputError) as caught:
-        check_parameters(tmp_path, study(distiller=("categorical", ["kd", "ofa"]), epochs=("float", 1.0, 9.0)))
-    assert caught.value.problems[0] == (
-        "search.distiller: the study was started with kd|rsd; keep that, or start a new study"
-    )
-    assert len(caught.value.problems) == 2 and caught.value.problems[1].startswith("search.epochs: the study was")
+        check_same(folder, settings(**RUNGS, reduction_factor=4), DATA)
+    assert caught.value.problems == [
+        "grace_epochs, reduction_factor: the learning rate's restarts (stopping_schedule=rung): the study was started "
+        "with [1, 3, 9], not [1, 4]; leave it, or start a new study"
+    ]
+
+
+def test_a_study_takes_earlier_ones_in_at_its_start_only(started):
+    folder = started({"warm_start": ["a"]})
+    check_same(folder, settings({"warm_start": ["a"]}), DATA)
+    with pytest.raises(InputError, match=r"^warm_start: the study was started with \['a'\], not"):
+        check_same(folder, settings({"warm_start": ["a", "b"]}), DATA)
+
+
+def test_studies_are_comparable_whatever_their_seed_budget_and_ranges():
+    def of(data=DATA, sets=(), **fields):
+        return comparable(what_stays(settings(sets=sets, **fields), data))
+
+    same = of()
+    assert of(seed=1, trials=99, baselines=["kd"], name="other") == same
+    assert of(sets=["search.eps=1..2", "sampler=gp", "scheduler=none", "objectives=top1", "warm_start=x"]) == same
+    others = [of("another"), of(sets=["objectives=nll"]), of(sets=["objectives=min:top1"]), of(lr=1e-2), of(epochs=5)]
+    others += [of(holdout=0.25), of(student="vit_tiny_patch16_224"), of(**RUNGS), of(**RUNGS, grace_epochs=2)]
+    assert len({same, *others}) == 1 + len(others)

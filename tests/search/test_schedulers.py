@@ -10,9 +10,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.ledger import FAILED, RUNNING, Ledger, TrialRecord
 from search.objective import TOP1, Objective
+from search.rungs import bracket_of, restarts, rungs, scheduler_notes
 from search.schedulers import make_scheduler
 from search.settings import resolve
 from search.study import Scale, Study
+from trainables.errors import InputError
 
 GO_ON, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 EPOCHS = 9  # with a grace of 1 and a factor of 3, the rungs are at epochs 1, 3 and 9
@@ -29,9 +31,9 @@ def ledger(tmp_path):
     return Ledger(tmp_path)
 
 
-def record(ledger, trial_id, *values, role="trial", ended=True):
+def record(ledger, trial_id, *values, role="trial", ended=True, maximize=True):
     """A trial of an earlier session, with its objective by epoch."""
-    made = TrialRecord(trial_id, role, {"epochs": EPOCHS}, {})
+    made = TrialRecord(trial_id, role, {"epochs": EPOCHS}, {}, {TOP1: maximize})
     for epoch, value in enumerate(values, 1):
         made.add({"epoch": epoch, TOP1: value})
     if ended:
@@ -40,23 +42,29 @@ def record(ledger, trial_id, *values, role="trial", ended=True):
     return made
 
 
+class TuneTrial(SimpleNamespace):
+    """What the schedulers need of a trial of Tune's."""
+
+    __hash__ = object.__hash__  # Tune's can be keys
+
+
 class Tune:
     """Tells a scheduler of trials as Tune does."""
 
-    def __init__(self, ledger, **fields):
-        self.ledger, self.trials = ledger, 0
-        self.scheduler = make_scheduler(settings(**fields), ledger, Objective(TOP1, True))
+    def __init__(self, ledger, maximize=True, **fields):
+        self.ledger, self.trials, self.controller = ledger, 0, None
+        self.scheduler = make_scheduler(settings(**fields), ledger, Objective(TOP1, maximize))
 
     def add(self, trial_id, role="trial"):
         if trial_id not in self.ledger.records:
             record(self.ledger, trial_id, role=role, ended=False)
         self.trials += 1
-        trial = SimpleNamespace(trial_id=f"tune_{self.trials}", config={"trial_id": trial_id, "role": role})
+        trial = TuneTrial(trial_id=f"tune_{self.trials}", config={"trial_id": trial_id, "role": role})
         self.scheduler.on_trial_add(None, trial)
         return trial
 
     def report(self, trial, epoch, value):
-        return self.scheduler.on_trial_result(None, trial, {"epoch": epoch, TOP1: value})
+        return self.scheduler.on_trial_result(self.controller, trial, {"epoch": epoch, TOP1: value})
 
     def complete(self, trial, epoch, value):
         self.scheduler.on_trial_complete(None, trial, {"epoch": epoch, TOP1: value})
@@ -197,7 +205,202 @@ def test_studies_shorter_than_their_grace_have_a_scheduler_too(ledger, epochs, g
     assert [tune.report(weak, epoch, 10.0) for epoch in range(1, epochs)] == [GO_ON] * (epochs - 1)
 
 
-def test_tune_may_copy_and_pickle_its_set_up(ledger):
-    scheduler = make_scheduler(settings(), ledger, Objective(TOP1, True))
+NAMES = ("asha", "hyperband", "median")
+
+
+def judging(name):
+    """Settings by which a scheduler judges at epoch 1 already, all trials in one bracket."""
+    return {"scheduler": name, "brackets": 1}
+
+
+def decisions(tune, trial, *values):
+    return [tune.report(trial, epoch, value) for epoch, value in enumerate(values, 1)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("maximize", [True, False], ids=["max", "min"])
+def test_the_weak_are_stopped_and_the_strong_go_on(ledger, name, maximize):
+    tune = Tune(ledger, maximize, **judging(name))
+    sign = 1 if maximize else -1
+    for number in range(4):
+        decisions(tune, tune.add(str(number)), *[sign * 50.0] * EPOCHS)
+    assert tune.report(tune.add("4"), 1, sign * 90.0) == GO_ON
+    assert tune.report(tune.add("5"), 1, sign * 10.0) == STOP
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("role", ["baseline", "finalist", "delivery"])
+def test_all_but_trials_are_neither_judged_nor_counted(ledger, name, role):
+    tune = Tune(ledger, **judging(name))
+    for number in range(4):
+        other = tune.add(f"other-{number}", role=role)
+        assert decisions(tune, other, *[99.0] * EPOCHS) == [GO_ON] * EPOCHS
+        tune.complete(other, EPOCHS, 99.0)
+    assert decisions(tune, tune.add("0"), *[1.0] * EPOCHS) == [GO_ON] * EPOCHS, "there was nothing to compare it with"
+    for number in range(1, 5):
+        decisions(tune, tune.add(str(number)), *[50.0] * EPOCHS)
+    assert decisions(tune, tune.add("last", role=role), *[0.0] * EPOCHS) == [GO_ON] * EPOCHS
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("maximize", [True, False], ids=["max", "min"])
+def test_earlier_results_are_replayed_with_their_direction(ledger, name, maximize):
+    sign = 1 if maximize else -1
+    for number in range(4):
+        record(ledger, str(number), *[sign * 50.0] * 4, maximize=maximize)
+    record(ledger, "kd", *[sign * 99.0] * EPOCHS, role="baseline", maximize=maximize)
+    tune = Tune(ledger, maximize, **judging(name))
+    assert tune.report(tune.add("4"), 1, sign * 51.0) == GO_ON
+    assert tune.report(tune.add("5"), 1, sign * 49.0) == STOP
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_not_counted_even_at_the_end(ledger, name, value):
+    tune = Tune(ledger, **judging(name))
+    for number in range(4):
+        decisions(tune, tune.add(str(number)), *[50.0] * EPOCHS)
+    broken = tune.add("4")
+    assert decisions(tune, broken, value, value) == [GO_ON] * 2
+    tune.complete(broken, 2, value)
+    assert tune.report(tune.add("5"), 1, 50.0) == GO_ON
+    assert tune.report(tune.add("6"), 1, 49.0) == STOP
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_is_stopped_in_the_last_epoch_which_is_over(ledger, name):
+    tune = Tune(ledger, **judging(name), epochs=9, grace_epochs=9)
+    for number in range(5):
+        decisions(tune, tune.add(str(number)), *[50.0] * 9)
+    assert decisions(tune, tune.add("5"), *[1.0] * 9) == [GO_ON] * 9
+
+
+def test_the_median_rule_waits_for_the_grace_and_for_three_others(ledger):
+    tune = Tune(ledger, scheduler="median", grace_epochs=3)
+    for number in range(2):
+        decisions(tune, tune.add(str(number)), *[50.0] * EPOCHS)
+    assert decisions(tune, tune.add("2"), *[10.0] * EPOCHS) == [GO_ON] * EPOCHS, "two others are too few"
+    assert decisions(tune, tune.add("3"), 10.0, 10.0, 10.0) == [GO_ON, GO_ON, STOP], "the median is 50"
+
+
+def test_the_median_rule_compares_the_best_so_far_with_the_others_means(ledger):
+    tune = Tune(ledger, scheduler="median")
+    for number in range(3):
+        decisions(tune, tune.add(str(number)), 40.0, 60.0, 80.0, 80.0)  # means 40, 50, 60, 65
+    trial = tune.add("3")
+    assert decisions(tune, trial, 55.0, 20.0) == [GO_ON, GO_ON], "its best is 55"
+    assert tune.report(trial, 3, 20.0) == STOP
+
+
+def test_the_median_rule_counts_no_result_twice_when_a_trial_ends(ledger):
+    tune = Tune(ledger, scheduler="median")
+    for number in range(3):
+        trial = tune.add(str(number))
+        decisions(tune, trial, 20.0, 80.0)
+        tune.complete(trial, 2, 80.0)  # the mean is 50; counted twice, 60
+    trial = tune.add("3")
+    tune.report(trial, 1, 20.0)
+    assert tune.report(trial, 2, 55.0) == GO_ON
+
+
+def test_the_median_rule_never_pauses(ledger):
+    """A pause would need a checkpoint of Tune's; Ray's rule pauses where others wait for a slot."""
+    tune = Tune(ledger, scheduler="median")
+    tune.controller = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])
+    assert decisions(tune, tune.add("0"), *[50.0] * EPOCHS) == [GO_ON] * EPOCHS
+
+
+def test_a_trial_that_goes_on_under_the_median_rule_keeps_its_best(ledger):
+    for number in range(3):
+        record(ledger, str(number), 40.0, 60.0, 80.0, 80.0)
+    record(ledger, "3", 75.0, ended=False)
+    tune = Tune(ledger, scheduler="median")
+    assert tune.report(tune.add("3"), 2, 10.0) == GO_ON
+    assert tune.report(tune.add("4"), 2, 10.0) == STOP
+
+
+def hyperband(**fields):
+    return settings(**{"scheduler": "hyperband", "epochs": 27, "brackets": 3, **fields})
+
+
+def test_hyperbands_brackets_share_the_trials_as_rays_do():
+    share = [bracket_of(hyperband(), str(number)) for number in range(300)]
+    assert [round(share.count(bracket) / 300, 1) for bracket in range(3)] == [0.7, 0.2, 0.1]
+    early = share[:12]
+    assert {early.count(bracket) for bracket in range(3)} <= {1, 2, 3, 7, 8, 9} and set(early) == {0, 1, 2}
+
+
+def test_a_trial_is_in_the_same_bracket_in_every_session_and_another_seed_shares_otherwise(ledger):
+    numbers = [str(number) for number in range(40)]
+    share = [bracket_of(hyperband(), number) for number in numbers]
+    assert share == [bracket_of(hyperband(trials=99), number) for number in numbers]
+    assert share != [bracket_of(hyperband(seed=1), number) for number in numbers]
+    tune = Tune(ledger, scheduler="hyperband", epochs=27)
+    for number in numbers[:12]:
+        trial = tune.add(number)
+        assert tune.scheduler._trial_info[trial.trial_id] is tune.scheduler._brackets[share[int(number)]]
+
+
+def test_a_trial_is_compared_with_those_of_its_bracket_alone(ledger):
+    brackets = {bracket: [] for bracket in range(3)}
+    for number in range(60):
+        brackets[bracket_of(hyperband(), str(number))].append(str(number))
+    for number in brackets[0][:4]:
+        record(ledger, number, 90.0)
+    for number in brackets[1][:4]:
+        record(ledger, number, 50.0, 50.0, 50.0)
+    tune = Tune(ledger, scheduler="hyperband", epochs=27)
+    assert decisions(tune, tune.add(brackets[0][4]), 60.0) == [STOP]
+    assert decisions(tune, tune.add(brackets[1][4]), 60.0, 60.0, 60.0) == [GO_ON] * 3, "its first rung is at epoch 3"
+    assert decisions(tune, tune.add(brackets[1][5]), 40.0, 40.0, 40.0) == [GO_ON, GO_ON, STOP]
+    assert decisions(tune, tune.add(brackets[2][0]), *[1.0] * 9) == [GO_ON] * 9, "the first one at its rung"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "grace", "factor", "wanted"), [(9, 1, 3, 3), (8, 1, 2, 5), (36, 12, 3, 3), (5, 5, 2, 2), (100, 3, 4, 9)]
+)
+def test_the_rungs_that_are_told_are_rays(ledger, epochs, grace, factor, wanted):
+    fields = {"epochs": epochs, "grace_epochs": grace, "reduction_factor": factor, "brackets": wanted}
+    told = settings(scheduler="hyperband", **fields)
+    scheduler = make_scheduler(told, ledger, Objective(TOP1, True))
+    rays = [sorted(rung for rung, _ in bracket._rungs if rung < epochs) for bracket in scheduler._brackets]
+    assert rays[0] == rungs(told) == rungs(settings(scheduler="asha", **fields))
+    assert all(rays) or len(rays) == 1, "each bracket has a rung"
+    assert rays == [rungs(told)[number:] for number in range(len(rays))] and len(rays) <= wanted
+
+
+def test_schedulers_without_rungs_have_none():
+    assert rungs(settings(scheduler="median")) == rungs(settings(scheduler="none")) == []
+    assert restarts(settings()) == [], "the schedule is of full length"
+    assert restarts(settings(stopping_schedule="rung")) == [1, 3]
+    assert restarts(hyperband(stopping_schedule="rung")) == [1, 3, 9], "those of all brackets, for every trial"
+
+
+@pytest.mark.parametrize("name", ["none", "median"])
+def test_a_schedule_by_rungs_needs_a_scheduler_with_rungs(name):
+    with pytest.raises(InputError) as caught:
+        settings(stopping_schedule="rung", scheduler=name)
+    assert caught.value.problems == [
+        f"stopping_schedule: 'rung' starts the learning rate anew at the scheduler's rungs, and '{name}' has none; "
+        "take scheduler=asha or hyperband, or stopping_schedule=full"
+    ]
+    with pytest.raises(InputError, match="leave one of the two out"):
+        settings(stopping_schedule="rung", sched_restarts=[2])
+
+
+def test_what_the_scheduler_does_otherwise_is_said():
+    assert scheduler_notes(settings()) == scheduler_notes(hyperband()) == []
+    assert scheduler_notes(settings(scheduler="hyperband", epochs=36, grace_epochs=12)) == [
+        "hyperband has 1 bracket, not 3: a bracket needs a rung of its own, and before epoch 36 they are at 12 "
+        "(grace_epochs, then times reduction_factor)"
+    ]
+    assert scheduler_notes(settings(stopping_schedule="rung")) == [
+        "the learning rate starts anew after epoch 1, 3, baselines' too"
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tune_may_copy_and_pickle_every_scheduler(ledger, name):
+    scheduler = make_scheduler(settings(scheduler=name), ledger, Objective(TOP1, True))
     assert copy.deepcopy(scheduler) is scheduler
     assert vars(pickle.loads(pickle.dumps(scheduler))) == {}

@@ -6,8 +6,7 @@ from optuna.trial import TrialState
 
 from search.ledger import FAILED, Ledger, TrialRecord
 from search.objective import TOP1, Objective
-from search.optuna_study import open_study
-from search.samplers import make_sampler
+from search.optuna_study import open_study, own_study
 from search.searcher import StudySearcher
 
 
@@ -18,9 +17,10 @@ def space(trial):
 GRID = [{"eps": 1.0}, {"eps": 1.5}, {"eps": 2.0}]
 
 
-def make(folder, baselines=None, sampler="random", grid=None):
+def make(folder, baselines=None, sampler="random", grid=None, space=space, **begin):
     ledger = Ledger(folder / "trials")
-    study = open_study(folder, "s", sampler, 0, [Objective(TOP1, True)])
+    begin = {"first_guesses": begin.get("guesses", ()), "priors": begin.get("priors", ())}
+    study = open_study(folder, "s", sampler, 0, [Objective(TOP1, True)], **begin)
     searcher = StudySearcher(
         study,
         space,
@@ -142,23 +142,90 @@ def test_a_finished_grid_leaves_nothing_to_do(tmp_path):
     assert make(tmp_path, sampler="grid", grid=[*GRID, {"eps": 1.25}])[2].left(50) == 1, "a finer one goes on"
 
 
-@pytest.mark.parametrize("name", ["tpe", "random", "gp", "cmaes", "qmc", "nsga2"])
-def test_every_sampler_searches_a_conditional_space(name):
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-    def objective(trial):
-        if trial.suggest_categorical("stage1", [True, False]):
-            return trial.suggest_float("eps_stage1", 1.0, 2.0)
-        return trial.suggest_float("eps", 1.0, 2.0)
-
-    study = optuna.create_study(sampler=make_sampler(name, 0), direction="maximize")
-    study.optimize(objective, n_trials=14)
-    assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
+def points(trial):
+    """Six points: y exists for one choice only."""
+    x = trial.suggest_int("x", 1, 3) if trial.suggest_categorical("wide", [False, True]) else 0
+    return {"x": x, "y": trial.suggest_float("y", 0.0, 1.0, step=0.5) if not x else 0.0}
 
 
-def test_the_default_sampler_is_multivariate_grouped_tpe_with_constant_liar():
-    sampler = make_sampler("tpe", 0)
-    assert sampler._multivariate and sampler._group and sampler._constant_liar
+def test_brute_force_ends_when_every_point_was_tried_with_trials_side_by_side(tmp_path):
+    _, ledger, searcher = make(tmp_path, sampler="brute", space=points)
+    assert searcher.left(50) == 50
+    for name in "abcdef":
+        assert searcher.suggest(name)["role"] == "trial"
+    assert searcher.suggest("g") == "FINISHED", "all six are running"
+    for number, name in enumerate("abcdef"):
+        report(ledger, str(number), 1, 2, 3)
+        searcher.on_trial_complete(name, {})
+    assert searcher.suggest("h") == "FINISHED"
+    found = [tuple(record.params.items()) for record in ledger.of_role("trial")]
+    assert len(set(found)) == len(found) == 6
+
+
+def test_brute_force_goes_on_where_it_was_cut_off(tmp_path):
+    study, ledger, searcher = make(tmp_path, sampler="brute", space=points)
+    for number, name in enumerate("abc"):
+        searcher.suggest(name)
+        report(ledger, str(number), 1, 2, 3)
+        searcher.on_trial_complete(name, {}, error=name == "b")
+    searcher.suggest("d")  # cut off while it trains
+    study.ask().suggest_categorical("wide", [False, True])  # cut off in the midst of being drawn
+    study, ledger, searcher = make(tmp_path, sampler="brute", space=points)
+    assert searcher.suggest("again")["trial_id"] == "3"
+    while searcher.suggest(f"new {len(ledger.records)}") != "FINISHED":
+        assert len(ledger.records) <= 6
+    found = [tuple(record.params.items()) for record in ledger.of_role("trial")]
+    assert len(set(found)) == len(found) == 6
+    assert make(tmp_path, sampler="brute", space=points)[2].left(50) == 3, "only those that were running"
+
+
+def test_what_is_enqueued_comes_even_where_brute_force_is_done(tmp_path):
+    _, ledger, searcher = make(tmp_path, sampler="brute", space=points, guesses=[{"wide": True, "x": 2}] * 2)
+    assert [searcher.suggest(name)["trial_id"] for name in "ab"] == ["0", "1"]
+    assert ledger.records["0"].params == ledger.records["1"].params == {"wide": True, "x": 2}
+    for name in "cdefg":
+        assert searcher.suggest(name)["role"] == "trial"
+    assert searcher.suggest("h") == "FINISHED"
+
+
+def prior(eps, value):
+    return optuna.trial.create_trial(
+        value=value,
+        params={"eps": eps},
+        distributions={"eps": optuna.distributions.FloatDistribution(1.0, 2.0)},
+        user_attrs={"from": "other/3"},
+    )
+
+
+def test_other_studies_trials_are_not_counted_and_come_once(tmp_path):
+    priors = [prior(1.5, 9.0), prior(1.6, 8.0)]
+    study, ledger, searcher = make(tmp_path, priors=priors, guesses=[{"eps": 1.25}])
+    assert searcher.left(3) == 3
+    first = searcher.suggest("x")
+    assert first["trial_id"] == "0" and ledger.records["0"].number == 2
+    assert ledger.records["0"].params == {"eps": 1.25}
+    report(ledger, "0", 1.0, 2.0, 3.0)
+    searcher.on_trial_complete("x", {})
+    searcher.suggest("y")  # cut off
+    study, ledger, searcher = make(tmp_path, priors=priors, guesses=[{"eps": 1.25}])
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3 + [TrialState.RUNNING]
+    assert study.trials[2].value == 3.0
+    assert searcher.left(3) == 2
+    assert [searcher.suggest(name)["trial_id"] for name in "yz"] == ["1", "2"]
+    assert own_study(study).best_value == 3.0 and len(own_study(study).trials) == 3
+
+
+def test_a_study_that_was_cut_off_while_it_began_begins_anew(tmp_path, monkeypatch):
+    def cut_off(self, *arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "enqueue_trial", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path, priors=[prior(1.5, 9.0)], guesses=[{"eps": 1.25}])
+    study, _, searcher = make(tmp_path, priors=[prior(1.5, 9.0)], guesses=[{"eps": 1.25}])
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.WAITING]
+    assert searcher.suggest("x")["trial_id"] == "0"
 
 
 def test_a_record_is_whole(tmp_path):

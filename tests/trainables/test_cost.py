@@ -1,10 +1,12 @@
+import time
+
 import pytest
 import torch
 from torch import nn
 
 from trainables.build import build_model
 from trainables.config import TrialConfig
-from trainables.cost import costs, latency_ms
+from trainables.cost import MOST_PASSES, MOST_S, costs, latency_ms
 from trainables.distillation import make_taught, needs_of
 from trainables.student import Student
 from trainables.teacher import Teacher
@@ -64,6 +66,30 @@ def test_pytorchs_own_attention_counts():
 def test_latency_leaves_the_model_as_it_was_and_is_of_one_image():
     model = build_model("test_resnet", num_classes=5, img_size=64)
     state = {name: value.clone() for name, value in model.state_dict().items()}
+    passes = []
+    hook = model.register_forward_pre_hook(lambda module, inputs: passes.append((inputs[0].shape, module.training)))
     assert 0 < latency_ms(model.train(), 64) < 10_000
+    hook.remove()
+    assert set(passes) == {((1, 3, 64, 64), False)} and 4 <= len(passes) <= MOST_PASSES
     assert model.training, "and its batch-norms have seen nothing:"
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_latency_is_the_median_pass_and_few_are_made_of_a_slow_model(monkeypatch):
+    """On a clock that only the model moves: the first pass is slow, as passes that warm up are, and one more is."""
+
+    class Model(nn.Linear):
+        made, now = 0, 0.0
+
+        def forward(self, images):
+            Model.now += (40, 2, 30, 2)[Model.made] * MOST_S
+            Model.made += 1
+
+    monkeypatch.setattr(time, "perf_counter", lambda: Model.now)
+    assert latency_ms(Model(1, 1), 8) == pytest.approx(2 * MOST_S * 1000)
+    assert Model.made == 4
+
+
+def test_a_trial_tells_its_students_latency():
+    found = costs(taught(), 64)
+    assert 0 < found["cost/latency_ms"] < 10_000

@@ -1,5 +1,4 @@
 import json
-import re
 from datetime import timedelta
 
 import numpy as np
@@ -87,20 +86,14 @@ def test_the_users_own_metrics_are_reported(teacher_weights, tmp_path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine.py").write_text(
         "def zeros_found(logits, target):\n    return (logits.argmax(1)[target == 0] == 0).float().mean()\n"
-        "def broken(logits, target):\n    return 'high'\n"
     )
     config, student = TrialConfig(**FIELDS, metrics=["mine:zeros_found"]), make_student()
     seen = []
     metrics = evaluate(student, Assets(), config, ALONE, look=seen.append)
     assert 0 < metrics["zeros_found"] < 1
     assert metrics["zeros_found"] == pytest.approx(recall_by_class(seen[0])[0] / 100)
-    for path, problem in {
-        "mine:broken": "metrics: broken(logits, target) fails",
-        "mine:missing": "metrics: mine has no 'missing'",
-        "nowhere:f": "metrics: nowhere:f cannot be imported",
-    }.items():
-        with pytest.raises(InputError, match=re.escape(problem)):
-            evaluate(student, Assets(), TrialConfig(**FIELDS, metrics=[path]), ALONE)
+    given = seen[0].logits
+    assert given.dtype == torch.float32 and given.shape == (len(seen[0].target), 10) and given.device.type == "cpu"
 
 
 @pytest.mark.parametrize("metrics", [["mine"], ["a:top1"], ["a:f", "b:f"]])
@@ -144,6 +137,23 @@ def test_judging_leaves_the_model_as_it_was(training):
     assert evaluate(model, Assets(), config, ALONE) == first, "dropout was on"
 
 
+def in_their_order(logits, target):
+    """A metric that the images' order decides, too."""
+    places = torch.arange(1, len(target) + 1)
+    return ((logits.gather(1, target[:, None])[:, 0] * places).sum() / places.sum()).item()
+
+
+def broken(logits, target):
+    raise ValueError("no good")
+
+
+def judged(student, assets, context, *, part, metrics):
+    """The figures of a split, and on rank 0 the class that each of its images was given."""
+    seen = []
+    found = evaluate(student, assets, TrialConfig(**FIELDS, metrics=metrics), context, part=part, look=seen.append)
+    return found, [[each.target.tolist(), each.predicted.tolist()] for each in seen]
+
+
 def judge_on(rank, world_size, folder, teacher_weights):
     torch.set_num_threads(1)
     limit = timedelta(seconds=120)
@@ -151,8 +161,16 @@ def judge_on(rank, world_size, folder, teacher_weights):
     torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=world_size, timeout=limit)
     try:
         context = RunContext(folder, lambda metrics: True, rank=rank, world_size=world_size)
-        metrics = evaluate(make_student(), Assets(teacher_weights=teacher_weights), TrialConfig(**FIELDS), context)
-        (folder / f"{rank}.json").write_text(json.dumps(metrics))
+        assets, student = Assets(teacher_weights=teacher_weights), make_student()
+        said = {
+            part: judged(student, assets, context, part=part, metrics=[f"{__name__}:in_their_order"])
+            for part in ("holdout", "test")
+        }
+        try:
+            evaluate(student, assets, TrialConfig(**FIELDS, metrics=[f"{__name__}:broken"]), context)
+        except InputError as error:
+            said["refusal"] = str(error)
+        (folder / f"{rank}.json").write_text(json.dumps(said))
     finally:
         torch.distributed.destroy_process_group()
 
@@ -161,10 +179,13 @@ def _worker(index, *arguments):
     judge_on(1, *arguments)
 
 
-def test_two_ranks_that_share_the_holdout_find_what_one_finds(tmp_path, teacher_weights):
+def test_two_ranks_that_share_a_split_find_what_one_finds_in_its_order(tmp_path, teacher_weights):
     config, assets = TrialConfig(**FIELDS), Assets(teacher_weights=teacher_weights)
-    assert len(assets.splits(config).holdout) % 2 == 1, "shares of different size are the harder case"
-    alone = evaluate(make_student(), assets, config, ALONE)
+    splits = assets.splits(config)
+    assert len(splits.holdout) % 2 == 1, "shares of different size are the harder case"
+    metrics = [f"{__name__}:in_their_order"]
+    alone = {part: judged(make_student(), assets, ALONE, part=part, metrics=metrics) for part in ("holdout", "test")}
+    assert alone["test"][1][0][0] == splits.test.targets.tolist()
     arguments = (2, tmp_path, teacher_weights)
     other = multiprocessing.spawn(_worker, arguments, nprocs=1, join=False, daemon=True)  # this process is rank 0
     judge_on(0, *arguments)
@@ -172,5 +193,11 @@ def test_two_ranks_that_share_the_holdout_find_what_one_finds(tmp_path, teacher_
         pass
     for rank in (0, 1):
         shared = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert shared.pop("loss") == pytest.approx(alone["loss"], rel=1e-6)
-        assert shared == {name: value for name, value in alone.items() if name != "loss"}
+        assert shared.pop("refusal").startswith("metrics: broken(logits, target) fails (ValueError: no good)")
+        for part, (found, seen) in shared.items():
+            expected, order = alone[part]
+            assert set(found) == set(expected)
+            for name in ("loss", "ece", "in_their_order"):  # batches of another size round otherwise
+                assert found.pop(name) == pytest.approx(expected[name], rel=1e-5), name
+            assert found == {name: expected[name] for name in found}
+            assert seen == (order if rank == 0 else [])

@@ -40,6 +40,15 @@ def outcome(monkeypatch, tiny):
     return call
 
 
+@pytest.mark.parametrize(("given", "test"), [({}, False), ({"test": False}, False), ({"test": True}, True)])
+def test_a_trial_is_tested_where_its_job_says_so(monkeypatch, tiny, given, test):
+    runs, config, context = [], tiny(), RunContext("f", lambda _: True)
+    monkeypatch.setattr(lane, "run_trial", lambda *arguments: runs.append(arguments))
+    assets = Assets()
+    assert lane._run({**JOB, **given, "config": config.model_dump()}, assets, context, Broker()) == {}
+    assert runs == [(config, assets, context, 0, test)]
+
+
 def test_a_trial_that_raises_fails_alone(outcome):
     assert outcome(ValueError("boom")) == {"error": "ValueError: boom", "bad_input": False}
     assert outcome(InputError("image: broken")) == {"error": "image: broken", "bad_input": True}

@@ -65,8 +65,10 @@ def test_a_trial_reports_every_metric_of_the_schema(tiny, assets, tmp_path):
         {"student": "test_resnet", "student_kwargs": {}, "opt": "sgd", "lr": 0.05},
         {"mixup": 0.8, "cutmix": 1.0, "reprob": 0.5, "drop_path": 0.2, "aa": "rand-m5-mstd0.5", "model_ema": True},
         {"distiller": "ofa+crd+rsd", "curriculum_temperature": True, "crd_negatives": 20},
+        {"sched_restarts": [2], "warmup_epochs": 1},
+        {"sched_restarts": [1, 3], "sched": "step", "decay_epochs": 1},
     ],
-    ids=["mlp", "batch-norm", "random-everything", "distillers-with-a-state"],
+    ids=["mlp", "batch-norm", "random-everything", "distillers-with-a-state", "at-a-restart", "between-restarts"],
 )
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tiny, assets, tmp_path, changes):
     config = tiny(**changes)
@@ -75,6 +77,9 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tiny, assets
     torch.rand(3)  # whatever a process does between two trials
     second = train(config, assets, tmp_path / "cut", known_epoch=2)
     assert first + second == whole
+    if config.sched_restarts:
+        plain = train(tiny(**(changes | {"sched_restarts": []})), assets, tmp_path / "plain")
+        assert plain[-1]["train/loss"] != whole[-1]["train/loss"], "nothing restarted"
     weights, again = (load_file(tmp_path / name / STUDENT) for name in ("whole", "cut"))
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
@@ -89,6 +94,16 @@ def test_a_restarted_trial_repeats_what_did_not_arrive(tiny, assets, tmp_path):
     train(tiny(), assets, tmp_path, stop_after=3)
     again = train(tiny(), assets, tmp_path, known_epoch=1)
     assert [metrics["epoch"] for metrics in again] == [2, 3, 4]
+
+
+def test_the_time_trained_goes_on_where_an_attempt_ended(tiny, assets, tmp_path):
+    reports = []
+    for stop_after in (2, None):
+        context = RunContext(tmp_path, lambda metrics: reports.append(metrics) or metrics["epoch"] != stop_after)  # noqa: B023
+        run_trial(tiny(), assets, context, known_epoch=len(reports))
+    epochs = [metrics["time/epoch_s"] for metrics in reports]
+    assert len(epochs) == 4 and min(epochs) > 0
+    assert [metrics["time/trained_s"] for metrics in reports] == pytest.approx(np.cumsum(epochs))
 
 
 def test_a_stop_trains_no_further_epoch(tiny, assets, tmp_path):
@@ -166,7 +181,7 @@ def _worker(rank, world_size, folder, fields, teacher_weights):
     context = RunContext(
         folder, lambda metrics: reports.append(metrics) or True, rank=rank, world_size=world_size, device="cpu"
     )
-    run_trial(TrialConfig(**fields), Assets(teacher_weights=teacher_weights), context)
+    run_trial(TrialConfig(**fields), Assets(teacher_weights=teacher_weights), context, test=True)
     if rank == 0:
         (folder / "reports.json").write_text(json.dumps(reports))
     torch.distributed.destroy_process_group()
@@ -208,33 +223,6 @@ def test_two_workers_give_the_losses_of_one(tiny, assets, tmp_path, distiller, t
     for alone, shared in zip(one, two, strict=True):
         for name in ("train/loss", "train/loss_gt", *(f"train/loss_{term}" for term in terms), "val/loss"):
             assert shared[name] == pytest.approx(alone[name], rel=2e-4), name
-
-
-def test_only_a_trial_that_is_told_to_reads_the_test_split(tiny, assets, tmp_path, monkeypatch):
-    test, asked = assets.splits(tiny()).test, []
-    images = Assets.images
-    monkeypatch.setattr(Assets, "images", lambda self, part, *rest: asked.append(part) or images(self, part, *rest))
-    train(tiny(epochs=2), assets, tmp_path / "plain")
-    assert set(asked) == {"holdout"} and not (tmp_path / "plain" / TEST).exists()
-    reports = []
-    context = RunContext(tmp_path / "tested", lambda metrics: reports.append(metrics) or True)
-    run_trial(tiny(epochs=2), assets, context, test=True)
-    assert not any(name.startswith("test/") for name in reports[0])
-    kept = np.load(tmp_path / "tested" / TEST)
-    assert (kept["target"] == test.targets).all()
-    assert reports[1]["test/top1"] == pytest.approx(100 * np.mean(kept["target"] == kept["predicted"]))
-    assert {name.replace("test/", "val/") for name in reports[1] if name.startswith("test/")} == {
-        name for name in reports[1] if name.startswith("val/")
-    }
-
-
-def test_a_delivery_trains_on_the_holdout_too_and_is_not_judged_by_it(tiny, assets, tmp_path):
-    plain, config = tiny(epochs=2), tiny(epochs=2, train_with_holdout=True)
-    ours, theirs = assets.splits(plain), Assets().splits(config)
-    assert theirs.fingerprint == ours.fingerprint
-    assert len(theirs.train) == len(ours.train) + len(ours.holdout)
-    assert theirs.train.targets.tolist() == ours.train.targets.tolist() + ours.holdout.targets.tolist()
-    reports = []
-    run_trial(config, assets, RunContext(tmp_path, lambda metrics: reports.append(metrics) or True), test=True)
-    assert not any(name.startswith(("val/", "best/")) for metrics in reports for name in metrics)
-    assert "test/top1" in reports[-1] and (tmp_path / STUDENT).exists()
+    kept = np.load(tmp_path / "two" / TEST)
+    assert (kept["target"] == assets.splits(config).test.targets).all()
+    assert two[-1]["test/top1"] == pytest.approx(100 * np.mean(kept["target"] == kept["predicted"]))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.scheduler import create_scheduler_v2
 
 from trainables.config import TrialConfig
 from trainables.optim import make_scheduler
@@ -21,10 +22,21 @@ def rates(**fields):
     return found
 
 
-def test_without_restarts_it_falls_over_the_full_length():
-    found = rates()
-    assert found[0] == 1.0 and found == sorted(found, reverse=True)
-    assert found[len(found) // 2] > 0.4 and found[-1] < 0.02
+@pytest.mark.parametrize(
+    "fields", [{}, {"warmup_epochs": 2, "warmup_lr": 1e-3}, {"sched": "step", "decay_epochs": 2}, {"sched": "poly"}]
+)
+def test_without_restarts_it_is_timms_schedule_to_the_bit(fields):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    options = {"sched": "cosine", "warmup_lr": 5e-7, "decay_epochs": 30, **fields}
+    whole, _ = create_scheduler_v2(
+        optimizer, num_epochs=9, min_lr=0.01, decay_rate=0.1, step_on_epochs=False, updates_per_epoch=STEPS, **options
+    )
+    expected = []
+    for step in range(9 * STEPS):
+        whole.step_update(step)
+        expected.append(optimizer.param_groups[0]["lr"])
+    assert rates(**fields) == expected
+    assert len(set(expected)) > 4, "the test would see little"
 
 
 def test_each_piece_is_the_schedule_at_its_own_length():
@@ -32,6 +44,7 @@ def test_each_piece_is_the_schedule_at_its_own_length():
     pieces = [found[: 3 * STEPS], found[3 * STEPS : 5 * STEPS], found[5 * STEPS :]]
     for piece, epochs in zip(pieces, (3, 2, 4), strict=True):
         assert piece == pytest.approx(rates(epochs=epochs))
+        assert piece[0] == 1.0 and piece[-1] < 0.05, "it is at its floor where a rung looks"
 
 
 def test_only_the_first_piece_warms_up():

@@ -1,0 +1,44 @@
+"""How a study's sampler and scheduler go with its space, as preflight finds out."""
+
+from collections.abc import Callable
+from typing import Any
+
+from search.rungs import scheduler_notes
+from search.settings import Settings
+from search.space import SAMPLES, SearchSpace
+from trainables.config import TrialConfig
+from trainables.errors import InputError
+
+
+def enumerate_grid(
+    space: SearchSpace,
+    settings: Settings,
+    composed: Callable[[dict[str, Any]], TrialConfig],
+    guesses: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Every point of the space, those that a first guess describes before the others."""
+    points = []
+    for params, fields in space.grid(settings.seed):
+        composed(fields)
+        points.append(params)
+    return sorted(points, key=lambda point: not any(_agree(point, guess) for guess in guesses))
+
+
+def search_notes(settings: Settings, space: SearchSpace) -> list[str]:
+    """What sampler and scheduler do otherwise than one may expect.
+
+    Raises:
+        InputError: the sampler has nothing to do in this space.
+    """
+    from search.samplers import models_nothing, sampler_notes
+
+    distributions = space.distributions(SAMPLES, settings.seed)
+    conditional = space.conditional(SAMPLES, settings.seed)
+    if settings.sampler == "cmaes" and models_nothing(distributions, conditional):
+        raise InputError("sampler: 'cmaes' needs a number that every trial has, and this space has none; take tpe")
+    notes = sampler_notes(settings.sampler, settings.scheduler, distributions, conditional)
+    return notes + scheduler_notes(settings)
+
+
+def _agree(point: dict[str, Any], guess: dict[str, Any]) -> bool:
+    return all(name in point and point[name] == value for name, value in guess.items())

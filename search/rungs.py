@@ -1,0 +1,67 @@
+"""Where trials are compared and stopped, as plain numbers; `search.schedulers` decides by them. Imports no ray."""
+
+import itertools
+
+import numpy as np
+
+from search.settings import Settings
+
+GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, are spread more evenly than random numbers
+WITH_RUNGS = ("asha", "hyperband")
+
+
+def rungs(settings: Settings) -> list[int]:
+    """The epochs at which trials are compared, the last one left out; of hyperband those of its first bracket.
+
+    Rung k is at `grace_epochs * reduction_factor ** k` (successive halving, Li et al., arXiv 1810.05934). The other
+    brackets' rungs are the later ones of the first bracket's.
+    """
+    if settings.scheduler not in WITH_RUNGS:
+        return []
+    epochs = (settings.grace_epochs * settings.reduction_factor**power for power in itertools.count())
+    return list(itertools.takewhile(lambda epoch: epoch < settings.epochs, epochs))
+
+
+def brackets(settings: Settings) -> int:
+    """How many brackets there are: ASHA's one; of hyperband those asked for that have a rung before the end."""
+    return 1 if settings.scheduler != "hyperband" else max(1, min(settings.brackets, len(rungs(settings))))
+
+
+def bracket_of(settings: Settings, trial_id: str) -> int:
+    """A trial's bracket, the same in every session; most trials are in the first, which stops earliest.
+
+    The shares are Ray's, exp(rungs of the bracket) normalized. Ray draws the bracket; here the trials' numbers are
+    spread over the shares by the multiples of the golden ratio, so that a few trials are shared out fairly too.
+    """
+    count = brackets(settings)
+    if count == 1:
+        return 0
+    shares = np.exp(-np.arange(count))
+    start = np.random.default_rng(settings.seed).random()
+    place = (start + int(trial_id) * GOLDEN) % 1.0
+    return min(count - 1, int(np.searchsorted(np.cumsum(shares / shares.sum()), place, side="right")))
+
+
+def restarts(settings: Settings) -> list[int]:
+    """The epochs after which the learning-rate schedule starts anew: none, or with stopping_schedule=rung the rungs.
+
+    A trial that is compared at a rung has then come to the end of a whole schedule, as has the one that it is compared
+    with. All trials and baselines have the same schedule: hyperband's trials that skip the first rung restart there
+    too, so that brackets differ in when they stop and in nothing else.
+    """
+    return rungs(settings) if settings.stopping_schedule == "rung" else []
+
+
+def scheduler_notes(settings: Settings) -> list[str]:
+    """What the scheduler does otherwise than the settings may suggest."""
+    notes = []
+    if settings.scheduler == "hyperband" and brackets(settings) < settings.brackets:
+        count = brackets(settings)
+        notes.append(
+            f"hyperband has {count} bracket{'s' * (count > 1)}, not {settings.brackets}: a bracket needs a rung of its "
+            f"own, and before epoch {settings.epochs} they are at {', '.join(map(str, rungs(settings))) or 'none'} "
+            "(grace_epochs, then times reduction_factor)"
+        )
+    if restarted := restarts(settings):
+        notes.append(f"the learning rate starts anew after epoch {', '.join(map(str, restarted))}, baselines' too")
+    return notes

@@ -1,0 +1,183 @@
+"""The final's figures against hand-made oracles; the records are what a study writes."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from search.ledger import Ledger, TrialRecord
+from search.statistics import (
+    BETTER,
+    NONE,
+    WORSE,
+    best_record,
+    comparisons,
+    entrants,
+    final_frame,
+    holm,
+    sentence,
+    summary,
+    winner,
+)
+
+TOP1 = {"val/top1": True}
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path)
+
+
+def add(ledger, trial_id, role, value, test=None, *, of="", seed=0, state="complete", objectives=TOP1, right=None):
+    """A record whose one epoch has these values; `right`: which of the test images it classifies right."""
+    record = TrialRecord(trial_id, role, {"epochs": 1, "seed": seed}, {}, dict(objectives), of=of)
+    metric = next(iter(objectives))
+    record.add({"epoch": 1, metric: value, **({metric.replace("val/", "test/"): test} if test is not None else {})})
+    record.finish("it broke" if state == "failed" else None)
+    ledger.save(record)
+    if right is not None:
+        target = np.zeros(len(right), dtype=np.int64)
+        np.savez(ledger.trial_folder(trial_id) / "test.npz", target=target, predicted=1 - np.asarray(right, dtype=int))
+    return record
+
+
+def final(ledger, of, role, holdout, test, **options):
+    """A trial or baseline and its runs of the final, one a seed."""
+    add(ledger, of, role, 50.0, **options)
+    for seed, (value, tested) in enumerate(zip(holdout, test, strict=True), 1):
+        add(ledger, f"{of}-seed{seed}", "finalist", value, tested, of=of, seed=seed, **options)
+
+
+def test_a_summary_is_students():
+    values = [91.0, 92.5, 93.0, 90.5]
+    found = summary(values)
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (found.count, found.mean) == (4, pytest.approx(91.75))
+    assert found.deviation == pytest.approx(np.std(values, ddof=1))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert summary([3.0]).deviation is None and summary([3.0]).low is None
+
+
+def test_holms_correction_is_the_papers():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([None, 0.02]) == [None, 0.02], "what was not tested is not counted"
+    assert holm([]) == []
+
+
+def test_the_winner_is_chosen_on_the_holdout(ledger):
+    final(ledger, "0", "trial", [90, 91, 92], [95, 95, 95])
+    final(ledger, "1", "trial", [93, 92, 94], [80, 80, 80])
+    assert winner(ledger).of == "1" and best_record(ledger).trial_id == "1"
+
+
+def test_without_a_final_the_searchs_best_is_recommended(ledger):
+    add(ledger, "0", "trial", 90.0)
+    add(ledger, "1", "trial", 91.0)
+    assert winner(ledger) is None and best_record(ledger).trial_id == "1"
+    assert sentence(ledger, ledger.folder, 100) is None and final_frame(ledger, ledger.folder).empty
+
+
+def test_a_difference_that_is_shown(ledger):
+    final(ledger, "0", "trial", [95, 95, 95], [94.0, 95.0, 94.5])
+    final(ledger, "kd", "baseline", [90, 90, 90], [90.0, 91.1, 90.4])
+    final(ledger, "scratch", "baseline", [80, 80, 80], [94.1, 94.8, 94.6])
+    kd, scratch = comparisons(ledger, ledger.folder)
+    by_hand = [stats.ttest_rel([94.0, 95.0, 94.5], other).pvalue for other in ([90.0, 91.1, 90.4], [94.1, 94.8, 94.6])]
+    assert (kd.p, scratch.p) == pytest.approx((2 * by_hand[0], by_hand[1]))
+    assert (kd.verdict, scratch.verdict) == (BETTER, NONE)
+    assert kd.difference == pytest.approx(4.0) and kd.low < 4.0 < kd.high
+    text = sentence(ledger, ledger.folder, 359)
+    assert text.startswith("On the test split (359 images), over 3 seeds, trial 0 reaches test/top1 94.50 ± 0.50: ")
+    assert "it is better than kd by 4.00 points (95% CI +3.75 to +4.25, p 0.0004" in text
+    assert "no difference from scratch is shown (+0.00 points" in text
+
+
+def test_a_winner_that_loses_says_so(ledger):
+    final(ledger, "0", "trial", [95, 95], [80.0, 80.1])
+    final(ledger, "kd", "baseline", [90, 90], [90.0, 90.2])
+    (found,) = comparisons(ledger, ledger.folder)
+    assert found.verdict == WORSE and found.p == pytest.approx(stats.ttest_rel([80.0, 80.1], [90.0, 90.2]).pvalue)
+    assert "it is worse than kd by 10.05 points" in sentence(ledger, ledger.folder, None)
+
+
+def test_seeds_that_agree_by_chance_prove_nothing(ledger):
+    final(ledger, "0", "trial", [95, 95], [80.0, 81.0])
+    final(ledger, "kd", "baseline", [90, 90], [70.0, 71.0])
+    (found,) = comparisons(ledger, ledger.folder)
+    assert (found.p, found.verdict) == (None, NONE)
+
+
+def test_the_error_has_the_seeds_and_the_images(ledger):
+    """Beside the sum of both variances by hand, with Satterthwaite's degrees of freedom."""
+    random = np.random.default_rng(0)
+    right = {name: random.random((3, 400)) < share for name, share in (("0", 0.9), ("kd", 0.8))}
+    for name, role in (("0", "trial"), ("kd", "baseline")):
+        add(ledger, name, role, 50.0)
+        for seed, mine in enumerate(right[name], 1):
+            add(ledger, f"{name}-seed{seed}", "finalist", 90.0, 100 * mine.mean(), of=name, seed=seed, right=mine)
+    (found,) = comparisons(ledger, ledger.folder)
+    gaps = 100 * (right["0"].astype(float) - right["kd"])
+    parts = [(gaps.mean(1).var(ddof=1) / 3, 2), (gaps.mean(0).var(ddof=1) / 400, 399)]
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    t = stats.t(freedom)
+    assert found.difference == pytest.approx(gaps.mean())
+    assert found.p == pytest.approx(2 * t.sf(gaps.mean() / np.sqrt(variance)))
+    assert found.high - found.difference == pytest.approx(t.ppf(0.975) * np.sqrt(variance))
+    assert found.method == "paired t-test over seeds and images" and found.verdict == BETTER
+
+
+def test_what_is_equal_has_no_difference(ledger):
+    final(ledger, "0", "trial", [95, 95], [80.0, 81.0])
+    final(ledger, "kd", "baseline", [90, 90], [80.0, 81.0])
+    (found,) = comparisons(ledger, ledger.folder)
+    assert (found.p, found.verdict, found.difference) == (1.0, NONE, 0.0)
+
+
+def test_one_seed_is_tested_over_the_images(ledger):
+    mine = [True] * 90 + [False] * 10
+    theirs = [True] * 75 + [False] * 15 + [True] * 2 + [False] * 8
+    add(ledger, "0", "trial", 50.0)
+    add(ledger, "0-seed1", "finalist", 95.0, 90.0, of="0", seed=1, right=mine)
+    add(ledger, "kd", "baseline", 50.0)
+    add(ledger, "kd-seed1", "finalist", 90.0, 77.0, of="kd", seed=1, right=theirs)
+    (found,) = comparisons(ledger, ledger.folder)
+    assert found.p == pytest.approx(stats.binomtest(15, 17, 0.5).pvalue) and found.verdict == BETTER
+    assert "McNemar" in found.method and found.low is None
+    assert sentence(ledger, ledger.folder, 100).endswith("--set seeds=3 does.")
+    (ledger.trial_folder("kd-seed1") / "test.npz").unlink()
+    assert comparisons(ledger, ledger.folder)[0].p is None, "predictions that are gone leave nothing to test"
+
+
+def test_smaller_may_be_better(ledger):
+    nll = {"val/loss": False}
+    final(ledger, "0", "trial", [0.3, 0.3, 0.3], [0.31, 0.30, 0.32], objectives=nll)
+    final(ledger, "1", "trial", [0.5, 0.5, 0.5], [0.1, 0.1, 0.1], objectives=nll)
+    final(ledger, "kd", "baseline", [0.4, 0.4, 0.4], [0.51, 0.49, 0.52], objectives=nll)
+    assert winner(ledger).of == "0"
+    (found,) = comparisons(ledger, ledger.folder)
+    assert found.verdict == BETTER and found.difference < 0
+    assert "it is better than kd by 0.197 (95% CI -" in sentence(ledger, ledger.folder, 10)
+
+
+def test_failed_runs_are_left_out_in_pairs_and_told(ledger):
+    final(ledger, "0", "trial", [95, 96, 97], [90.0, 91.0, 92.0])
+    final(ledger, "kd", "baseline", [90, 91], [80.0, 83.0])
+    add(ledger, "kd-seed3", "finalist", math.nan, of="kd", seed=3, state="failed")
+    (found,) = comparisons(ledger, ledger.folder)
+    assert found.seeds == 2 and found.difference == pytest.approx(9.0)
+    assert "kd, 1 failed" in list(final_frame(ledger, ledger.folder).name)
+
+
+def test_a_tuned_baseline_stands_for_itself_with_its_best_configuration(ledger):
+    final(ledger, "0", "trial", [95, 95], [90.0, 90.0])
+    final(ledger, "kd", "baseline", [90, 90], [80.0, 80.0])
+    add(ledger, "kd-2", "baseline", 92.0, of="kd")
+    for seed in (1, 2):
+        add(ledger, f"kd-2-seed{seed}", "finalist", 93.0, 85.0 + seed, of="kd-2", seed=seed)
+    assert [one.name for one in entrants(ledger)] == ["trial 0", "kd (tuned: kd-2)"]
+    table = final_frame(ledger, ledger.folder).set_index("name")
+    assert table.loc["trial 0 (best)", "test/top1"] == "90.00 ± 0.00"
+    assert table.loc["kd (tuned: kd-2)", "test/top1"] == "86.50 ± 0.71"
