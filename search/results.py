@@ -1,6 +1,7 @@
 """What came of a study: tables, one plain sentence, pictures and the best configuration, all from the ledger."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,7 +224,9 @@ def plot_importance(study: "optuna.Study", path: Path) -> dict[str, float] | Non
     shares, problem = None, f"{len(complete)} complete trials: importances need at least {FEWEST_TRIALS}"
     if len(complete) >= FEWEST_TRIALS:
         try:
-            shares = optuna.importance.get_param_importances(study, target=importance_target(study))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that less is taken for better is known
+                shares = optuna.importance.get_param_importances(study, target=importance_target(study))
             problem = "no parameter varies among the complete trials"
         except Exception as error:  # evaluators fail in many ways on odd studies; the report goes on without
             problem = f"the importances could not be computed: {error}"
