@@ -9,31 +9,11 @@ from search.settings import Settings
 FINALIST = "finalist"
 
 
-def front(records: list[TrialRecord]) -> list[TrialRecord]:
-    """Those that no other record beats in one objective without losing in another (the Pareto front)."""
-
-    def turned(record: TrialRecord) -> list[float]:
-        signs = (1 if maximize else -1 for maximize in record.objectives.values())
-        return [sign * value for sign, value in zip(signs, record.values, strict=True)]
-
-    points = [(record, turned(record)) for record in records if None not in record.values]
-
-    def beaten(mine: list[float]) -> bool:
-        return any(
-            other != mine and all(theirs >= own for theirs, own in zip(other, mine, strict=True)) for _, other in points
-        )
-
-    return [record for record, mine in points if not beaten(mine)]
-
-
 def chosen(ledger: Ledger, count: int) -> list[TrialRecord]:
     """The trials of the final, best first: with one objective the best by it; with several, those of the Pareto front
     that are best by the first, or all of a smaller front."""
-    complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
-    if complete and len(complete[0].objectives) > 1:
-        complete = front(complete)
     distinct: list[TrialRecord] = []
-    for record in sorted(complete, key=lambda record: record.score, reverse=True):
+    for record in sorted(ledger.front() or ledger.complete(), key=lambda record: record.score, reverse=True):
         if all(record.config != other.config for other in distinct):
             distinct.append(record)
     return distinct[:count]

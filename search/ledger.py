@@ -61,6 +61,12 @@ class TrialRecord:
         """The first objective, turned so that larger is better."""
         return None if self.value is None else self._sign * self.value
 
+    @property
+    def scores(self) -> list[float]:
+        """All objectives, turned so that larger is better; one that is missing is the worst."""
+        turned = zip(self.values, self.objectives.values(), strict=True)
+        return [-math.inf if value is None else value if maximize else -value for value, maximize in turned]
+
     def metric(self, name: str) -> float | None:
         """A metric's latest value; some are reported at one epoch only."""
         return next((entry[name] for entry in reversed(self.history) if name in entry), None)
@@ -141,7 +147,23 @@ class Ledger:
     def of_role(self, role: str) -> list[TrialRecord]:
         return [record for record in self.records.values() if record.role == role]
 
+    def complete(self) -> list[TrialRecord]:
+        """The trials that ran to their end; baselines do not count."""
+        return [record for record in self.of_role("trial") if record.state == COMPLETE]
+
     def best(self) -> TrialRecord | None:
-        """The complete trial with the best first objective at its last epoch; baselines do not count."""
-        complete = [record for record in self.of_role("trial") if record.state == COMPLETE]
-        return max(complete, key=lambda record: record.score, default=None)
+        """The complete trial with the best first objective at its last epoch; of equals the better by the others."""
+        return max(self.complete(), key=lambda record: record.scores, default=None)
+
+    def front(self) -> list[TrialRecord]:
+        """With several objectives, the complete trials that no other one beats in one objective without losing in
+        another (the Pareto front), best first; [] where there is one objective."""
+        known = [record for record in self.complete() if len(record.objectives) > 1 and None not in record.values]
+
+        def beaten(mine: list[float]) -> bool:
+            return any(
+                other.scores != mine and all(theirs >= own for theirs, own in zip(other.scores, mine, strict=True))
+                for other in known
+            )
+
+        return sorted((one for one in known if not beaten(one.scores)), key=lambda one: one.scores, reverse=True)

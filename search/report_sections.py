@@ -9,7 +9,6 @@ import pandas
 
 from search import agreement, comparisons, report_figures, results, spending, statistics
 from search import rungs as scheduling
-from search.finalists import front
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
 from search.objective import format_value
 from search.report_facts import SETTINGS, Facts
@@ -149,7 +148,7 @@ def _pareto(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
     blocks = _drawn(study, lambda: report_figures.pareto(study, ledger), BARE)
     complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
     if complete:
-        best = sorted(front(complete), key=lambda record: record.score, reverse=True)
+        best = ledger.front()
         text = f"{len(best)} of {len(complete)} complete trials are beaten by no other in all objectives:"
         blocks += [Text(text), Table(_trials_frame(best))]
     return blocks

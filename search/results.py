@@ -71,6 +71,17 @@ def final_table(ledger: Ledger) -> "pandas.DataFrame":
     return pandas.DataFrame(rows, columns=list(dict.fromkeys(columns)))  # the loss may be the objective
 
 
+def front_table(front: list[TrialRecord]) -> "pandas.DataFrame":
+    """The Pareto front: each trial's objectives and what was searched."""
+    import pandas
+
+    rows = []
+    for record in front:
+        values = {name: format_value(name, record.metric(name)) for name in record.objectives}
+        rows.append({"trial": record.trial_id, **values, "searched": in_words(record.params)})
+    return pandas.DataFrame(rows)
+
+
 def _scratch(ledger: Ledger) -> TrialRecord | None:
     record = ledger.records.get("scratch")
     return record if record and record.role == "baseline" and record.state == COMPLETE else None

@@ -13,6 +13,7 @@ from search.experiment import Experiment, Outcome
 from search.ledger import RUNNING, Ledger
 from search.live import make_view
 from search.preflight import Plan
+from search.report_command import write_report
 from search.resume import comparable, what_stays
 from search.terminal import noise_to
 from search.tracking import Tracker
@@ -20,6 +21,7 @@ from search.tracking_store import provenance, shown
 from trainables.errors import InputError, StudyError
 
 RESULTS, BEST_RESULTS = ("trials.csv", "history.png", "importance.png"), ("best.yaml", "best_student.safetensors")
+REPORT = ("report.html", "report.md")
 
 
 def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) -> int:
@@ -151,6 +153,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
         written += BEST_RESULTS
         tracker.study_metric("best/val_top1", best.value, 0)
         tracker.study_tags({"best_trial": best.trial_id})
+    written += [path.name for path in write_report(folder, ledger, outcome.study)]
     sentences = {"verdict": _verdict(ledger, plan), "branches": comparisons.branches(ledger)}
     tracker.study_tags({name: sentence for name, sentence in sentences.items() if sentence})
     for name in written:
@@ -164,6 +167,9 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
         counts[record.state] = counts.get(record.state, 0) + 1
     console.print()
     results.print_table(console, results.final_table(ledger))
+    if len(front := ledger.front()) > 1:
+        console.print("\nthe Pareto front, no trial beats these in one objective without losing in another:")
+        results.print_table(console, results.front_table(front))
     if comparisons.several_distillers(ledger):
         console.print()
         results.print_table(console, comparisons.distillers_frame(ledger))
@@ -177,7 +183,7 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     if cost := comparisons.branches(ledger):
         console.print(cost)
     console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}")
-    written = [name for name in (*RESULTS, *BEST_RESULTS) if (folder / name).exists()]
+    written = [name for name in (*REPORT, *RESULTS, *BEST_RESULTS) if (folder / name).exists()]
     console.print(f"files:  {folder}/ ({', '.join(written)})")
     lines = ["", "compare the trials in MLflow's UI:", f"  {_ui_command(uri)}"]
     if best:
