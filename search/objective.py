@@ -21,6 +21,7 @@ KNOWN = {
     "cost/latency_ms": ("latency", False),
     "time/trained_s": ("training_time", False),
 }
+COUNTS = {"cost/student_params", "cost/student_flops"}
 PERCENT = {"val/top1", "val/top5", "val/balanced_accuracy", "val/macro_f1", "val/ece", "val/agreement"}
 
 
@@ -78,7 +79,9 @@ def parse_objectives(written: Iterable[str], metrics: Iterable[str] = ()) -> lis
 
 
 def format_value(metric: str, value: float | None) -> str:
-    """A metric's value for people: two decimals of percents, four of the rest, and `-` for none."""
+    """A metric's value for people: two decimals of percents, all digits of counts, four of the rest, and `-` for none."""
     if value is None:
         return "-"
+    if metric in COUNTS:
+        return f"{value:,.0f}"
     return f"{value:.2f}" if metric in PERCENT or metric.replace("test/", "val/") in PERCENT else f"{value:.4g}"
