@@ -247,6 +247,8 @@ def _cost(facts: Facts, ledger: Ledger) -> list[Block]:
         text += f" {lost} further epochs were of runs that were begun anew."
     if not account:
         text += " This study has no account.json, so start-up, the teacher and pauses are not told apart."
+    if account and settings.gpus_per_trial:
+        text += " The phases' GPU-hours are what a budget counts: a lane at work holds its GPUs between epochs too."
     if settings.gpus_per_trial and not settings.price_per_gpu_hour:
         text += " --set price_per_gpu_hour=N gives the cost in money."
     return [*blocks, Text(text, note=True)]

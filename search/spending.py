@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
 def by_part(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pandas.DataFrame":
     """One row for the teacher (where the account tells its time), the trials, the baselines and the finalists.
 
-    `training` is what their epochs took, each in its lane; GPU-hours are that time's, and money that at the price set.
+    `training` is what their epochs took, each in its lane; GPU-hours and money, where a price is set, are that time's.
     """
     import pandas
 
@@ -54,6 +54,7 @@ def by_part(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pan
 def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pandas.DataFrame":
     """Wall time, what lanes were at work in it, and what they waited: a row a phase of the account.
 
+    GPU-hours and money are of the lanes at work, which hold their GPUs between epochs too: this is what budgets count.
     A study without an account has one row, from its first record's start to its last one's end, pauses included.
     """
     import pandas
@@ -75,6 +76,7 @@ def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pa
             "wall time": duration(wall),
             "lanes at work": duration(held[phase]) if held.get(phase) else None,
             "lanes waiting": duration(max(0.0, lanes * wall - held.get(phase, 0.0))) if phase in working else None,
+            **(_priced(held[phase], settings) if held.get(phase) else {}),
         }
         for phase, wall in walls.items()
     ]
@@ -85,6 +87,7 @@ def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pa
                 "wall time": duration(sum(walls.values())),
                 "lanes at work": duration(sum(held.values())),
                 "lanes waiting": None,
+                **_priced(sum(held.values()), settings),
             }
         )
     return pandas.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)

@@ -44,8 +44,8 @@ def test_the_account_adds_the_teacher_and_the_phases(made):
     assert parts["teacher"] == [None, None, "30 s", "0.02", "0.05"]
     assert parts["all"][2] == "30 min 30 s"
     phases = rows(by_phase(made.ledger, made.settings, account))
-    assert phases["search"] == ["11 min 00 s", "18 min 40 s", "3 min 20 s"], "two lanes, two sessions"
-    assert phases["start-up"] == ["10 s", None, None]
+    assert phases["search"] == ["11 min 00 s", "18 min 40 s", "3 min 20 s", "0.62", "1.87"], "two lanes, two sessions"
+    assert phases["start-up"] == ["10 s", None, None, None, None]
     assert phases["all"][0] == "16 min 45 s"
 
 
@@ -60,4 +60,4 @@ def test_a_study_without_an_account_tells_its_span(made):
     for place, record in enumerate(records):
         record.started, record.ended = 1000.0 + place, 1000.0 + 1200.0
     (row,) = by_phase(made.ledger, made.settings, {}).itertuples(index=False)
-    assert list(row) == ["first start to last end", "20 min 00 s", "30 min 00 s", "10 min 00 s"]
+    assert list(row) == ["first start to last end", "20 min 00 s", "30 min 00 s", "10 min 00 s", "1.00", "3.00"]
