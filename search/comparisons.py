@@ -4,6 +4,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 from search.ledger import COMPLETE, Ledger, TrialRecord
+from search.objective import PERCENT, format_value
 
 if TYPE_CHECKING:
     import pandas
@@ -24,16 +25,17 @@ def branches(ledger: Ledger) -> str | None:
     text = (
         f"branches: in training, trial {best.trial_id} has {_count(cost['cost/branch_params'])} parameters and "
         f"{_count(cost['cost/branch_flops'])} FLOPs an image more than the student's own "
-        f"{_count(cost['cost/student_params'])} and {_count(cost['cost/student_flops'])}; it reaches {best.value:.2f}"
+        f"{_count(cost['cost/student_params'])} and {_count(cost['cost/student_flops'])}; it reaches {format_value(best.objective, best.value)}"
     )
     if not without:
         return f"{text}; no complete trial went without, so what they bought is not known"
     other = max(without, key=lambda record: record.score)
     gain = best.score - other.score
-    bought = f"bought {gain:.2f} points" if gain > 0 else f"bought nothing ({gain:.2f} points)"
+    points = f"{format_value(best.objective, gain)} {'points' if best.objective in PERCENT else f'of {best.objective}'}"
+    bought = f"bought {points}" if gain > 0 else f"bought nothing ({points})"
     times = [statistics.median(_epoch_seconds(record) for record in group) for group in (with_, without)]
     return (
-        f"{text}, the best of {len(without)} without {other.value:.2f}: they {bought} for "
+        f"{text}, the best of {len(without)} without {format_value(other.objective, other.value)}: they {bought} for "
         f"{times[0] / times[1]:.2f} times the time an epoch"
     )
 

@@ -4,6 +4,7 @@ Ray's own OptunaSearch records trials that the scheduler stopped as COMPLETE wit
 trial whose value is NaN RUNNING for ever; here the state is decided by the ledger's record, once.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -60,6 +61,8 @@ class RecordSearcher(Live, Searcher, ABC):
         if record is None:
             return Searcher.FINISHED
         self._asked[trial_id] = record
+        if not record.history:  # those of a list were made long before their turn
+            record.started = time.time()
         self._ledger.save(record)
         return {"trial_id": record.trial_id, "role": record.role, "job": self._make_job(record)}
 

@@ -11,7 +11,7 @@ import yaml
 from search import comparisons, results, statistics
 from search.experiment import Experiment, Outcome
 from search.ledger import RUNNING, Ledger
-from search.live import make_view
+from search.live import View, make_view
 from search.preflight import Plan
 from search.report_command import write_report
 from search.resume import comparable, what_stays
@@ -64,7 +64,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
                     outcome = experiment.run()
                 if not outcome.interrupted:
                     view.phase("writing the results")
-                    _write_results(outcome, plan, folder, tracker)
+                    _write_results(outcome, plan, folder, tracker, view)
             except InputError:
                 tracker.close("FAILED")
                 experiment.close()
@@ -127,7 +127,7 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
     tracker.open_study(tags, params, files | {f"spaces/{path.name}": path for path in shared}, resume)
 
 
-def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker) -> None:
+def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker, view: View) -> None:
     from search.optuna_study import own_study
 
     ledger = outcome.ledger
@@ -153,7 +153,10 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker)
         written += BEST_RESULTS
         tracker.study_metric("best/val_top1", best.value, 0)
         tracker.study_tags({"best_trial": best.trial_id})
-    written += [path.name for path in write_report(folder, ledger, outcome.study)]
+    try:
+        written += [path.name for path in write_report(folder, ledger, outcome.study)]
+    except InputError as error:  # a broken file of an earlier session; the study itself is whole
+        view.note(f"no report: {error}")
     sentences = {"verdict": _verdict(ledger, plan), "branches": comparisons.branches(ledger)}
     tracker.study_tags({name: sentence for name, sentence in sentences.items() if sentence})
     for name in written:

@@ -105,9 +105,12 @@ def entrants(ledger: Ledger) -> list[Entrant]:
         groups.setdefault(record.of, []).append(record)
     found = []
     for of, records in groups.items():
-        source = ledger.records[of]
+        source = ledger.records.get(of)
+        if source is None:
+            continue
         baseline = (source.of or source.trial_id) if source.role == "baseline" else None
-        complete = {record.config["seed"]: record for record in records if record.state == COMPLETE}
+        whole = [one for one in records if one.state == COMPLETE and one.metric(_test_metric(ledger)) is not None]
+        complete = {record.config["seed"]: record for record in whole}
         found.append(Entrant(of, baseline, complete, len(records) - len(complete)))
     trials = [entrant for entrant in found if entrant.baseline is None]
     baselines: dict[str, Entrant] = {}
@@ -201,17 +204,20 @@ def sentence(ledger: Ledger, folder: Path, test_images: int | None) -> str | Non
     reached = f"reaches {test} {_plus_minus(test, summary(best.values(test)))}"
     if not found:
         return f"{opening} {reached}; no baseline completed, so there is nothing to compare it with."
-    text = f"{opening} {reached}: {' and '.join(_claim(one, test) for one in found)}."
+    text = f"{opening} {reached}: {' and '.join(_claim(one, test, len(found) > 1) for one in found)}."
+    failed = [f"{one.failed} of {one.name}" for one in entrants(ledger) if one.failed]
+    if failed:
+        text += f" Runs that did not complete are left out: {', '.join(failed)}."
     if any(one.seeds == 1 for one in found):
         text += " One seed says nothing of what training draws at random: --set seeds=3 does."
     return text
 
 
-def _claim(one: Comparison, test: str) -> str:
+def _claim(one: Comparison, test: str, several: bool) -> str:
     points = " points" if test.replace("test/", "val/") in PERCENT else ""
     gap = _signed(test, abs(one.difference)).lstrip("+") + points
     interval = f"95% CI {_signed(test, one.low)} to {_signed(test, one.high)}, " if one.low is not None else ""
-    tested = f"p {one.p:.2g}" if one.p is not None else one.method
+    tested = "nothing could be tested" if one.p is None else f"p {one.p:.2g}" + (" corrected" if several else "")
     figures = f"{interval}{tested}"
     if one.verdict == NONE:
         return f"no difference from {one.baseline.name} is shown ({_signed(test, one.difference)}{points}, {figures})"

@@ -168,6 +168,7 @@ def test_failed_runs_are_left_out_in_pairs_and_told(ledger):
     add(ledger, "kd-seed3", "finalist", math.nan, of="kd", seed=3, state="failed")
     (found,) = comparisons(ledger, ledger.folder)
     assert found.seeds == 2 and found.difference == pytest.approx(9.0)
+    assert sentence(ledger, ledger.folder, 9).endswith("Runs that did not complete are left out: 1 of kd.")
     assert "kd, 1 failed" in list(final_frame(ledger, ledger.folder).name)
 
 
