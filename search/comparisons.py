@@ -22,10 +22,11 @@ def branches(ledger: Ledger) -> str | None:
         return None
     best = max(with_, key=lambda record: record.score)
     cost = best.history[0]
+    reached = format_value(best.objective, best.value)
     text = (
         f"branches: in training, trial {best.trial_id} has {_count(cost['cost/branch_params'])} parameters and "
         f"{_count(cost['cost/branch_flops'])} FLOPs an image more than the student's own "
-        f"{_count(cost['cost/student_params'])} and {_count(cost['cost/student_flops'])}; it reaches {format_value(best.objective, best.value)}"
+        f"{_count(cost['cost/student_params'])} and {_count(cost['cost/student_flops'])}; it reaches {reached}"
     )
     if not without:
         return f"{text}; no complete trial went without, so what they bought is not known"

@@ -79,7 +79,7 @@ def parse_objectives(written: Iterable[str], metrics: Iterable[str] = ()) -> lis
 
 
 def format_value(metric: str, value: float | None) -> str:
-    """A metric's value for people: two decimals of percents, all digits of counts, four of the rest, and `-` for none."""
+    """A metric's value for people: two decimals of percents, all digits of counts, four of the rest; `-` for none."""
     if value is None:
         return "-"
     if metric in COUNTS:
