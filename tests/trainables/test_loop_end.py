@@ -95,22 +95,23 @@ def test_a_report_that_did_not_arrive_has_the_test_again(tiny, tmp_path):
     assert train(tiny(**ALONE), Assets(), tmp_path, known_epoch=1, test=True) == [last] and "test/loss" in last
 
 
-def test_what_cannot_be_judged_is_refused_before_anything_trains(tiny, tmp_path):
+def test_what_cannot_be_judged_is_refused_before_anything_trains(tiny, tmp_path, monkeypatch):
     for name in ("ant", "bee"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(2):
             pixels = np.random.default_rng([len(name), number]).integers(0, 255, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{number}.png")
     small = tiny(**ALONE | {"data": str(tmp_path / "pets"), "holdout": 0.5, "batch_size": 2})
-    reports, folder = [], tmp_path / "trial"
-    context = RunContext(folder, lambda metrics: reports.append(metrics) or True)
+    reports, trained, train_epoch = [], [], _Run._train
+    monkeypatch.setattr(_Run, "_train", lambda run, epoch: trained.append(epoch) or train_epoch(run, epoch))
+    context = RunContext(tmp_path / "trial", lambda metrics: reports.append(metrics) or True)
     with pytest.raises(InputError, match=r"too small to spare a test split; add images, or .*--set finalists=0"):
         run_trial(small, Assets(), context, test=True)
     with pytest.raises(InputError, match="metrics=nowhere:f: nowhere cannot be imported"):
         run_trial(tiny(**ALONE | {"metrics": ["nowhere:f"]}), Assets(), context)
-    assert not reports and not folder.exists()
+    assert not trained
     run_trial(small, Assets(), context)
-    assert len(reports) == 2, "without the test split it trains"
+    assert trained == [0, 1] and len(reports) == 2, "without the test split it trains"
 
 
 def test_the_users_own_metrics_are_reported_on_both_splits(tiny, tmp_path):
