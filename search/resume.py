@@ -17,7 +17,7 @@ STAYS = sorted(
     (set(DataFields.model_fields) | set(TeacherFields.model_fields) | set(StudentFields.model_fields))
     - {"data_dir", "loader_workers"}
     | {"pair", "epochs", "full_epochs", "recipe", "teacher_recipe", "recipes", "family", "seed", "baselines"}
-    | {"objectives", "stopping_schedule", "metrics"} - {"train_with_holdout"}
+    | {"objectives", "stopping_schedule", "metrics", "simulate"} - {"train_with_holdout"}
 )
 
 
