@@ -103,7 +103,6 @@ def simulate_study(
 
 
 def _opened(settings: Settings, objectives: list[Objective], folder: Path | None) -> Virtual:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if folder:
         study = open_study(folder, settings.name, settings.sampler, settings.seed, objectives)
         state = Virtual(Ledger(folder / "trials"), study)
