@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from joblib import cpu_count
 
@@ -56,15 +57,16 @@ def run_command(arguments, argv: list[str]) -> int:
         named = {*flags, *(item.split("=")[0].split(".")[0] for item in sets)}
         with noise_to(Path(os.devnull)):
             plan, splits = preflight(study, settings, earlier=earlier, dry_run=True, named=named)
-            rehearse(plan, splits)
-            cost = estimate(plan, splits)
+            cost = None if settings.simulate else _rehearsed(plan, splits)
             plan.notes += _carried(plan, folder, write=False) if resume else []
         print_plan(console, plan, cost)
         return 0
-    console.print(f"checking the space, the data and both models of study [bold]{settings.name}[/]")
+    checked = "the space" if settings.simulate else "the space, the data and both models"
+    console.print(f"checking {checked} of study [bold]{settings.name}[/]")
     with noise_to(Path(os.devnull)):
         plan, splits = preflight(study, settings, earlier=earlier)
-        rehearse(plan, splits)
+        if not settings.simulate:
+            rehearse(plan, splits)
     if resume:
         check_same(folder, plan.settings, plan.data_fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +79,12 @@ def run_command(arguments, argv: list[str]) -> int:
 
             return run_session(plan, folder, Path(space), console, resume=resume)
     return _detach(argv, settings.name, folder, console)
+
+
+def _rehearsed(plan, splits) -> dict[str, Any]:
+    """The cost of a study whose every kind of trial made a step."""
+    rehearse(plan, splits)
+    return estimate(plan, splits)
 
 
 def tracking_uri(settings: Settings) -> str:

@@ -73,6 +73,10 @@ def _plan(arguments) -> tuple[Plan, Path]:
     flags, sets = as_before(given, [], "--study")
     space = space_of(folder)
     settings = resolve(load_space(str(space)), {**flags, "space": str(space)}, sets)
+    if settings.simulate:
+        raise InputError(
+            f"--study: '{folder.name}' was simulated, so there is nothing worth training; name another one"
+        )
     with noise_to(Path(os.devnull)):
         plan, _ = preflight(load_space(str(space)), settings)
     check_same(folder, plan.settings, plan.data_fingerprint)

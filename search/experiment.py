@@ -124,7 +124,12 @@ class Experiment:
         from search.lanes import Lanes
 
         broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=1000).remote()
-        lanes = Lanes(broker, self.settings, self.folder / "ray")
+        if self.plan.curves:
+            from search.simulation import SimulatedLanes
+
+            lanes = SimulatedLanes(broker, self.settings.concurrency, self.plan.curves, self.plan.objectives)
+        else:
+            lanes = Lanes(broker, self.settings, self.folder / "ray")
         lanes.start()
         try:
             yield broker, lanes
@@ -164,7 +169,6 @@ class Experiment:
         import ray
 
         from search.lanes import follow
-        from trainables.teacher import clearly_beats_chance
 
         job = {
             "kind": "teacher",
@@ -188,7 +192,7 @@ class Experiment:
         if teacher is None:
             return {}
         words = f"teacher {self.settings.teacher}: {teacher['top1']:.2f}% on the holdout of {teacher['images']} images"
-        if not clearly_beats_chance(teacher["top1"], teacher["images"], teacher["classes"]):
+        if not self._beats_chance(teacher):
             if not self.settings.smoke:
                 raise InputError(
                     f"teacher: {words} do not clearly beat chance ({100 / teacher['classes']:.1f}%); "
@@ -336,13 +340,23 @@ class Experiment:
         return {
             "kind": "trial",
             "config": record.config,
+            "params": record.params,
             "folder": str(self.ledger.trial_folder(record.trial_id)),
             "known_epoch": record.epoch,
             "test": record.role in TESTED,
             "teacher_folder": str(self.teacher_folder),
         }
 
+    def _beats_chance(self, teacher: dict) -> bool:
+        if self.plan.curves:
+            return True
+        from trainables.teacher import clearly_beats_chance
+
+        return clearly_beats_chance(teacher["top1"], teacher["images"], teacher["classes"])
+
     def _teacher_fingerprint(self) -> str:
+        if self.plan.curves:
+            return "simulated"
         from trainables.teacher import fingerprint
 
         return fingerprint(self.plan.base, self.plan.teacher_recipe, self.plan.data_fingerprint)

@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         problems.append(f"--study: there is no study '{arguments.study}' in {folder.parent}")
     elif not (folder / "best.yaml").exists():
         problems.append(f"--study: '{arguments.study}' has no finished best trial yet")
+    elif not (folder / "best_student.safetensors").exists():
+        problems.append(f"--study: '{arguments.study}' has no weights; a simulated study trains none")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         problems.append(f"--out: {out} is not empty; give a new folder")
     for problem in problems:

@@ -7,12 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ray
-import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from search.settings import Settings
 from trainables.errors import InputError, StudyError
-from trainables.lane import serve
 
 RESTARTS = 3  # of a lane whose Ray Train run itself ended; a worker's death is Ray Train's own business
 QUIT_S = 120.0  # a lane that is just coming up quits once it stands; Ray must not go before its thread has ended
@@ -64,6 +61,11 @@ class Lanes:
     """
 
     def __init__(self, broker, settings: Settings, folder: Path):
+        # Here: in the main thread, and not where a study is simulated, which goes without torch.
+        import ray.train.torch  # noqa: F401
+
+        import trainables.lane  # noqa: F401
+
         self._broker, self._settings, self._folder = broker, settings, Path(folder)
         self._closing = threading.Event()
         self._lost: dict[int, str] = {}
@@ -111,6 +113,10 @@ class Lanes:
         return self._closing.is_set() or 0 in self._lost or bool(ray.get(self._broker.lanes.remote()))
 
     def _trainer(self, number: int):
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from trainables.lane import serve
+
         settings = self._settings
         gpus = settings.gpus_per_trial / settings.workers_per_trial
         return TorchTrainer(

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.curves import Curves, check_curves, make_curves
 from search.earlier import EarlierStudy
 from search.objective import Objective, parse_objectives
+from search.paths import storage_folder
 from search.planning import enumerate_grid, search_notes
 from search.recipes import TEACHER_RECIPES, family_recipe
 from search.settings import Settings, baseline_params, check_batch, pinned_fields, trial_config
-from search.space import SearchSpace
+from search.space import SAMPLES, SearchSpace
 from search.students import Students
 from search.study import SCALES, Study
 from search.warm_start import take_over
@@ -46,6 +48,7 @@ class Plan:
     points: int | None = None  # with sampler=grid or brute: how many the space has, where they can be counted
     priors: list[Any] = field(default_factory=list)  # other studies' trials, as Optuna has them, to learn from
     notes: list[str] = field(default_factory=list)
+    curves: Curves | None = None  # of a simulated study, in place of training
 
     def compose(self, fields: dict[str, Any]) -> dict[str, Any]:
         """A trial's whole configuration from what the space returned."""
@@ -96,18 +99,24 @@ def preflight(
         InputError: what is wrong, each problem in one line.
     """
     notes: list[str] = []
-    splits = _splits(settings, dry_run and not named & {"data", "data_dir"}, notes)
-    num_classes = len(splits.classes)
-    students = Students(settings, lambda one: _build(one, "student", num_classes, dry_run, named, notes))
+    curves = None
+    if settings.simulate:
+        from search.simulation import without_models
+
+        curves = make_curves(settings.simulate, storage_folder(settings.storage))
+        splits, students = without_models(settings, notes)
+        teacher_family = students.of({}).family
+    else:
+        splits = _splits(settings, dry_run and not named & {"data", "data_dir"}, notes)
+        num_classes = len(splits.classes)
+        students = Students(settings, lambda one: _build(one, "student", num_classes, dry_run, named, notes))
+        students.of({})
+        settings, teacher_family = _teacher(settings, num_classes, dry_run, named, notes)
     student = students.of({})
     recipe, available = student.recipe, student.available
-    settings, teacher = _teacher(settings, num_classes, dry_run, named, notes)
-
-    from trainables.build import family
-
     teacher_recipe = {
         "epochs": settings.epochs,
-        **family_recipe(settings.recipes, family(teacher), settings.epochs, settings.full_epochs)[0],
+        **family_recipe(settings.recipes, teacher_family, settings.epochs, settings.full_epochs)[0],
         **TEACHER_RECIPES[settings.recipes],
         **settings.teacher_recipe,
     }
@@ -143,6 +152,10 @@ def preflight(
         what = "the grid" if grid else "the space"
         notes.append(f"{what} has {points} points, so there are no more trials, though {settings.trials} were asked")
     notes += search_notes(settings, space)
+    objectives = parse_objectives(settings.objectives, settings.metrics)
+    if curves:
+        samples = space.samples(SAMPLES, settings.seed)
+        check_curves(curves, [(composed(fields).model_dump(), params) for params, fields in samples], objectives)
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,
@@ -160,12 +173,13 @@ def preflight(
         test_images=len(splits.test) if splits.test else 0,
         train_images=len(splits.train),
         classes=splits.classes,
-        objectives=parse_objectives(settings.objectives, settings.metrics),
+        objectives=objectives,
         pairs=list(study.scales[settings.scale].pairs),
         grid=grid,
         points=points,
         priors=taken.priors,
         notes=notes,
+        curves=curves,
     )
     return plan, splits
 
@@ -213,22 +227,24 @@ def _build(settings: Settings, role: str, num_classes: int, dry_run: bool, named
 
 
 def _teacher(settings: Settings, num_classes: int, dry_run: bool, named: set[str], notes: list[str]):
-    """The settings with where the teacher's fitting starts, and the teacher.
+    """The settings with where the teacher's fitting starts, and the teacher's family; builds the teacher.
 
     Fitting starts from pretrained weights where timm has them for this very model and they can be had.
     """
+    from trainables.build import family
+
     if settings.teacher_source != "fit" or settings.teacher_fit_from != "auto":
-        return settings, _build(settings, "teacher", num_classes, dry_run, named, notes)
+        return settings, family(_build(settings, "teacher", num_classes, dry_run, named, notes))
     import timm
 
     if timm.is_model(settings.teacher) and timm.models.is_model_pretrained(settings.teacher):
         pretrained = settings.model_copy(update={"teacher_fit_from": "pretrained"})
         try:
-            return pretrained, _build(pretrained, "teacher", num_classes, False, named, notes)
+            return pretrained, family(_build(pretrained, "teacher", num_classes, False, named, notes))
         except InputError:
             notes.append(f"no pretrained weights of {settings.teacher} at hand: it is fitted from scratch")
     scratch = settings.model_copy(update={"teacher_fit_from": "scratch"})
-    return scratch, _build(scratch, "teacher", num_classes, dry_run, named, notes)
+    return scratch, family(_build(scratch, "teacher", num_classes, dry_run, named, notes))
 
 
 def _knows_the_classes(teacher: str, num_classes: int) -> None:

@@ -6,7 +6,7 @@ from ray.tune import Callback
 
 from search.ledger import Ledger
 from search.schedulers import Live
-from trainables.checkpoint import drop_checkpoint
+from trainables.files import drop_checkpoint
 
 GROUPS = ("train", "val", "test", "best", "time", "cost")  # the metrics' first words; the rest is Tune's own
 

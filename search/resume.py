@@ -20,7 +20,7 @@ STAYS = sorted(
     (set(DataFields.model_fields) | set(TeacherFields.model_fields) | set(StudentFields.model_fields))
     - {"data_dir", "loader_workers", "train_with_holdout"}
     | {"pair", "epochs", "full_epochs", "recipe", "teacher_recipe", "recipes", "family", "seed", "baselines"}
-    | {"objectives", "stopping_schedule", "metrics", "warm_start"}
+    | {"objectives", "stopping_schedule", "metrics", "warm_start", "simulate"}
 )
 INDIFFERENT = ("seed", "baselines", "pair", "metrics", "warm_start")  # those that change no trial's result in the mean
 FROM = {"sched_restarts": "grace_epochs, reduction_factor: the learning rate's restarts (stopping_schedule=rung)"}

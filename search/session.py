@@ -44,6 +44,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
             spool=folder / "tracking_errors.log",
             on_run_id=lambda record: experiment.ledger.save(record),
             on_warning=lambda text: view.note(text),
+            trial_tags=_simulated(settings),
         )
         experiment = Experiment(plan, folder, tracker, lambda: _open_tracking(tracker, plan, folder, space, resume))
         finished = [record for record in experiment.ledger.records.values() if record.state != RUNNING]
@@ -114,6 +115,7 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
     }
     if settings.pair:
         tags["pair_name"] = settings.pair
+    tags |= _simulated(settings)
     params = {
         name: getattr(settings, name)
         for name in (
@@ -136,8 +138,11 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
     results.plot_importance(own_study(outcome.study), folder / "importance.png")
     written = list(RESULTS)
     if best := statistics.best_record(ledger):
-        shutil.copyfile(ledger.trial_folder(best.trial_id) / "student.safetensors", folder / "best_student.safetensors")
+        if not plan.curves:
+            weights = ledger.trial_folder(best.trial_id) / "student.safetensors"
+            shutil.copyfile(weights, folder / BEST_RESULTS[1])
         canonical = {
+            **_simulated(plan.settings),
             "study": plan.settings.name,
             "trial": best.trial_id,
             "val_top1": best.value,
@@ -150,7 +155,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
             "config": best.config,
         }
         results.write_best_yaml(best, canonical, folder / "best.yaml", study=plan.settings.name)
-        written += BEST_RESULTS
+        written += BEST_RESULTS[:1] if plan.curves else BEST_RESULTS
         tracker.study_metric("best/val_top1", best.value, 0)
         tracker.study_tags({"best_trial": best.trial_id})
     try:
@@ -189,17 +194,28 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     written = [name for name in (*REPORT, *RESULTS, *BEST_RESULTS) if (folder / name).exists()]
     console.print(f"files:  {folder}/ ({', '.join(written)})")
     lines = ["", "compare the trials in MLflow's UI:", f"  {_ui_command(uri)}"]
-    if best:
+    if best and not plan.curves:
         export = f"{_command('export', plan, None)} --study {plan.settings.name} --to json --out exported"
         lines += ["export the best configuration:", f"  {export}"]
         train = f"{_command('train', plan, None)} --study {plan.settings.name}"
         lines += ["train it at full length, on all labels, for use:", f"  {train}"]
+    if plan.curves:
+        lines += [
+            "",
+            f"This study was simulated (simulate={plan.settings.simulate}): nothing was trained, its figures say "
+            "nothing of real models, and there are no weights.",
+        ]
     console.print("\n".join(lines), soft_wrap=True, markup=False)  # commands are pasted: no line may be broken
 
 
 def _verdict(ledger: Ledger, plan: Plan) -> str:
     """The final's sentence, or the search's where there was no final."""
     return statistics.sentence(ledger, ledger.folder, plan.test_images) or results.verdict(ledger, plan.holdout_images)
+
+
+def _simulated(settings) -> dict[str, str]:
+    """What marks a simulated study wherever its results are kept."""
+    return {"simulated": settings.simulate} if settings.simulate else {}
 
 
 def _ui_command(uri: str) -> str:

@@ -65,6 +65,7 @@ class Tracker:
         spool: file that takes one JSON line for each item that could not be written.
         on_run_id: told, in the writing thread, when a record got its `run_id`.
         on_warning: told once, in the writing thread, when items begin to be lost.
+        trial_tags: of every trial's run, besides those that tell what it is.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Tracker:
         spool: Path,
         on_run_id: Callable[[TrialRecord], None] = lambda record: None,
         on_warning: Callable[[str], None] = lambda text: None,
+        trial_tags: dict[str, str] | None = None,
     ):
         self.uri, self.artifact_root, self.study, self.spool = uri, artifact_root, study, Path(spool)
         self.experiment_id: str | None = None
         self.parent_id: str | None = None
         self.lost = 0
         self._on_run_id, self._on_warning = on_run_id, on_warning
+        self._trial_tags = trial_tags or {}
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
         self._doubtful: set[str] = set()  # trials of which a write failed: the server may have it or not
@@ -275,7 +278,8 @@ class Tracker:
             client.set_tag(run.run_id, "state", RUNNING)
         else:
             tags = {"mlflow.parentRunId": self.parent_id, "role": record.role, "trial_id": record.trial_id}
-            tags["state"], name = RUNNING, f"{record.role} {record.trial_id}"
+            tags |= {"state": RUNNING, **self._trial_tags}
+            name = f"{record.role} {record.trial_id}"
             run = _Run(client.create_run(self.experiment_id, int(record.started * 1000), tags, name).info.run_id)
         self._runs[record.trial_id] = run
         self._doubtful.discard(record.trial_id)

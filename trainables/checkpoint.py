@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-NAME = "checkpoint.pt"
+from trainables.files import CHECKPOINT
 
 
 def random_state() -> dict[str, Any]:
@@ -43,20 +43,15 @@ def seed_everything(seed: int) -> None:
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Writes the checkpoint to a partial file first, so that a killed writer leaves the previous one."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{NAME}.partial"
+    partial = folder / f"{CHECKPOINT}.partial"
     torch.save(state, partial)
-    os.replace(partial, folder / NAME)
+    os.replace(partial, folder / CHECKPOINT)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The last whole checkpoint of a trial, on the CPU (random states must be there), None where there is none."""
-    path = folder / NAME
+    path = folder / CHECKPOINT
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
-
-
-def drop_checkpoint(folder: Path) -> None:
-    """Removes the checkpoint of a trial that ended."""
-    (folder / NAME).unlink(missing_ok=True)
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:

@@ -1,0 +1,10 @@
+"""Files that a trial leaves in its folder and that others touch; imports no torch, as the driver's side needs none."""
+
+from pathlib import Path
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Removes the checkpoint of a trial that ended."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
