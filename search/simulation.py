@@ -33,6 +33,7 @@ class NoData:
     description: str
     fingerprint: str
     holdout: range = range(HOLDOUT_IMAGES)
+    test: range = range(TEST_IMAGES)
     train: range = range(TRAIN_IMAGES)
     classes: tuple[str, ...] = tuple(str(number) for number in range(CLASSES))
 
