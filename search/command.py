@@ -11,6 +11,7 @@ from typing import Any
 
 from joblib import cpu_count
 
+from search.budgets import check_left
 from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import preflight
@@ -66,6 +67,7 @@ def run_command(arguments, argv: list[str]) -> int:
         rehearse(plan, splits)
     if resume:
         check_same(folder, plan.settings, plan.data_fingerprint)
+        check_left(folder, plan.settings, plan.objectives[0].maximize)
         check_parameters(folder, plan.space.distributions(SAMPLES, settings.seed))
     folder.mkdir(parents=True, exist_ok=True)
     with sole_session(folder):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.contradictions import budget_notes, final_runs
 from search.objective import Objective, parse_objectives
 from search.recipes import TEACHER_RECIPES, family_recipe
 from search.settings import Settings, baseline_params, check_batch, pinned_fields, trial_config
@@ -58,10 +59,7 @@ class Plan:
     @property
     def final_count(self) -> int:
         """How many runs the final has, if as many trials complete."""
-        settings = self.settings
-        return (
-            (min(settings.finalists, self.trials) + len(self.baselines)) * settings.seeds if settings.finalists else 0
-        )
+        return final_runs(self.settings, self.trials)
 
     def trial_count(self) -> int:
         """Trials, baselines with their own searches, and finalists together."""
@@ -130,6 +128,8 @@ def preflight(
     drawn = [composed(space.fields(guess)) for guess in guesses] + drawn
     _read_by_some_trial(settings, drawn, notes)
     grid = _grid(space, settings, composed, guesses, notes) if settings.sampler == "grid" else None
+    objectives = parse_objectives(settings.objectives, settings.metrics)
+    notes += budget_notes(settings, objectives[0])
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,
@@ -146,7 +146,7 @@ def preflight(
         holdout_images=len(splits.holdout),
         train_images=len(splits.train),
         classes=splits.classes,
-        objectives=parse_objectives(settings.objectives, settings.metrics),
+        objectives=objectives,
         pairs=list(study.scales[settings.scale].pairs),
         grid=grid,
         notes=notes,
