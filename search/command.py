@@ -11,6 +11,7 @@ from typing import Any
 
 from joblib import cpu_count
 
+from search.budgets import check_left
 from search.earlier import read_studies
 from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
@@ -69,6 +70,7 @@ def run_command(arguments, argv: list[str]) -> int:
             rehearse(plan, splits)
     if resume:
         check_same(folder, plan.settings, plan.data_fingerprint)
+        check_left(folder, plan.settings, plan.objectives[0].maximize)
     folder.mkdir(parents=True, exist_ok=True)
     with sole_session(folder):
         if resume:  # in the background the command that is started there does it, and says so

@@ -5,11 +5,13 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from search import account as phases
+from search.account import Account
+from search.budgets import Budgets, Ending, Spent, all_ran
 from search.cluster import start_ray
 from search.finalists import FINALIST
 from search.ledger import RUNNING, Ledger, TrialRecord
@@ -18,18 +20,20 @@ from search.tracking import Tracker
 from trainables.errors import InputError, StudyError
 
 TESTED = (FINALIST, "delivery")  # the roles that the test split is for
-OUT_OF_TIME = "stopped by the time budget"
 TEACHER = "teacher"  # the teacher's trial id at the broker
+INTERRUPTED = Ending("", None, "interrupted")
 
 
 @dataclass
 class Outcome:
-    """How a study ended: `interrupted` by Ctrl-C, its records, the teacher's figures and Optuna's study."""
+    """How a study ended: `interrupted` by Ctrl-C, its records, the teacher's figures, Optuna's study, what it spent."""
 
     interrupted: bool
     ledger: Ledger
     teacher: dict
     study: object
+    spent: Spent
+    ending: Ending
 
 
 class Experiment:
@@ -54,23 +58,38 @@ class Experiment:
         self.ledger = Ledger(self.folder / records)
         self._tracker, self._open_tracking, self.view = tracker, open_tracking, None
         self._interrupted = threading.Event()
-        self._deadline: float | None = None
+        self._budgets: Budgets | None = None
         self.teacher_folder = self.folder.parent / "teachers" / self._teacher_fingerprint()
 
-    def run(self) -> Outcome:
+    def run(self, account: Account) -> Outcome:
         """Trains the study's remaining trials; no lane is left after it, but Ray is, until `close`.
+
+        Args:
+            account: the study's, told of the phases.
 
         Raises:
             StudyError: no lane could be had, or the teacher could not be made ready.
             InputError: the teacher does not clearly beat chance, or does not fit.
         """
+        plan, settings = self.plan, self.settings
         with self._lanes() as (broker, lanes):
+            account.phase(phases.TEACHER)
+            account.hold(1)
             teacher = self._ready_teacher(broker, lanes)
+            account.hold(0)
+            account.phase(phases.SEARCH)
+            self._budgets = Budgets(settings, self.ledger, account, plan.objectives[0], plan.final_count)
             study = None if self._interrupted.is_set() else self._search(broker, lanes)
-            self._final(broker, lanes)
+            account.phase(phases.FINALISTS)
+            search_ending = self._budgets.final()
+            self._final(broker, lanes, study)
+            account.phase(phases.RESULTS)
         if (lost := lanes.all_lost()) and not self._interrupted.is_set():
             raise StudyError(lost)
-        return Outcome(self._interrupted.is_set(), self.ledger, teacher, study)
+        ending = self._budgets.ending or search_ending or all_ran(plan.trials, plan.grid is not None)
+        if self._interrupted.is_set():
+            ending = INTERRUPTED
+        return Outcome(ending is INTERRUPTED, self.ledger, teacher, study, self._budgets.spent(), ending)
 
     def train(self, record: TrialRecord) -> bool:
         """Trains one record outside a search, in a lane, and judges it on the test split; goes on where it was left.
@@ -230,13 +249,12 @@ class Experiment:
         left = searcher.left(settings.trials)
         if left <= 0:
             return study
-        self._deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
         begun = sum(record.role != FINALIST for record in self.ledger.records.values()) - searcher.running
         self.view.expect(begun + left + max(self.plan.final_count, len(self.ledger.of_role(FINALIST))))
         self.view.phase("searching")
         self._tune("search", searcher, make_scheduler(settings, self.ledger, objectives[0]), left, broker, lanes)
-        if self._out_of_time() and not self._interrupted.is_set():
-            self._end_running(study)
+        if not self._end_running(study, broker, lanes) and searcher.left(settings.trials) <= 0:
+            self._budgets.all_done()
         return study
 
     def _baseline_searches(self, baselines: dict[str, dict]) -> list:
@@ -260,23 +278,23 @@ class Experiment:
             for number, (name, config) in enumerate(baselines.items())
         ]
 
-    def _final(self, broker, lanes) -> None:
+    def _final(self, broker, lanes, study) -> None:
         """Trains the best trials and the baselines again, in full and over seeds; they alone see the test split."""
         from ray.tune.schedulers import FIFOScheduler
 
         from search.finalists import final_records
         from search.searcher import ListSearcher
 
-        if self._stop_reason(lanes) or not self.settings.finalists:
-            return
-        records = final_records(self.ledger, self.settings)
-        if not records:
+        records = final_records(self.ledger, self.settings) if self.settings.finalists else []
+        if not records or self._stop_reason(lanes):
             return
         again = sum(record.trial_id in self.ledger.records for record in records)
         self.view.expect(len(self.ledger.records) - again + len(records))
         self.view.phase("training the finalists and the baselines again, each with other seeds")
         searcher = ListSearcher(records, *self._searcher_arguments(broker))
         self._tune("final", searcher, FIFOScheduler(), len(records), broker, lanes)
+        if not self._end_running(study, broker, lanes) and not searcher.left():
+            self._budgets.all_done()
 
     def _searcher_arguments(self, broker) -> tuple:
         import ray
@@ -286,6 +304,7 @@ class Experiment:
             self._job,
             lambda trial_id: ray.get(broker.reason.remote(trial_id)),
             {objective.metric: objective.maximize for objective in self.plan.objectives},
+            self._budgets.admits,
         )
 
     def _tune(self, name: str, searcher, scheduler, samples: int, broker, lanes) -> None:
@@ -314,27 +333,25 @@ class Experiment:
 
     def _stop_reason(self, lanes) -> str | None:
         """Why no more should be trained."""
-        if self._interrupted.is_set():
-            return "interrupted"
-        if self._out_of_time():
-            return OUT_OF_TIME
-        return lanes.all_lost()
+        return "interrupted" if self._interrupted.is_set() else lanes.all_lost() or self._budgets.cut()
 
-    def _out_of_time(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
-
-    def _end_running(self, study) -> None:
-        """Closes the records of trials that the time budget cut off; others that are cut off go on with --resume."""
+    def _end_running(self, study, broker, lanes) -> int:
+        """Closes the records of what a budget cut off, and counts them; others that are cut off go on with --resume."""
         from search.optuna_study import tell
 
-        for record in list(self.ledger.records.values()):
-            if record.state == RUNNING:
-                record.finish(stopped=OUT_OF_TIME)
-                self.ledger.save(record)
-                if record.role == "trial":
-                    tell(study, record)
-                self._tracker.trial_ended(record)
-                self.view.trial_ended(record)
+        reason = self._budgets.reason()
+        if reason is None or self._interrupted.is_set() or lanes.all_lost():
+            return 0
+        running = [record for record in self.ledger.records.values() if record.state == RUNNING]
+        for record in running:
+            record.finish(stopped=reason)
+            self.ledger.save(record)
+            broker.forget.remote(record.trial_id)  # its lane stops at its next report
+            if record.role == "trial":
+                tell(study, record)
+            self._tracker.trial_ended(record)
+            self.view.trial_ended(record)
+        return len(running)
 
     def _job(self, record) -> dict:
         return {

@@ -9,6 +9,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ class Ledger:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()  # the tracking thread saves the runs' ids
+        self._watchers: list[Callable[[TrialRecord], None]] = []
         records = [TrialRecord(**json.loads(path.read_text())) for path in self.folder.glob("*/record.json")]
         self.records = {record.trial_id: record for record in sorted(records, key=lambda record: record.started)}
 
@@ -138,6 +140,12 @@ class Ledger:
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(asdict(record)))
             os.replace(partial, path)
+        for watcher in self._watchers:
+            watcher(record)
+
+    def watch(self, watcher: Callable[[TrialRecord], None]) -> None:
+        """Has a function told every record that is saved from now on, in the thread that saves it."""
+        self._watchers.append(watcher)
 
     @property
     def objective(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.contradictions import budget_notes, final_runs
 from search.curves import Curves, check_curves, make_curves
 from search.earlier import EarlierStudy
 from search.objective import Objective, parse_objectives
@@ -67,10 +68,7 @@ class Plan:
     @property
     def final_count(self) -> int:
         """How many runs the final has, if as many trials complete."""
-        settings = self.settings
-        return (
-            (min(settings.finalists, self.trials) + len(self.baselines)) * settings.seeds if settings.finalists else 0
-        )
+        return final_runs(self.settings, self.trials)
 
     def trial_count(self) -> int:
         """Trials, baselines with their own searches, and finalists together."""
@@ -109,6 +107,9 @@ def preflight(
     else:
         splits = _splits(settings, dry_run and not named & {"data", "data_dir"}, notes)
         num_classes = len(splits.classes)
+        from trainables.metrics import own_metrics
+
+        own_metrics(settings.metrics)
         students = Students(settings, lambda one: _build(one, "student", num_classes, dry_run, named, notes))
         students.of({})
         settings, teacher_family = _teacher(settings, num_classes, dry_run, named, notes)
@@ -156,6 +157,7 @@ def preflight(
     if curves:
         samples = space.samples(SAMPLES, settings.seed)
         check_curves(curves, [(composed(fields).model_dump(), params) for params, fields in samples], objectives)
+    notes += budget_notes(settings, objectives[0])
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,

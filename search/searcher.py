@@ -30,6 +30,7 @@ class RecordSearcher(Live, Searcher, ABC):
         make_job: the broker's job for a record.
         reason: why the broker's trial of that id failed.
         objectives: metric and whether more of it is better; the first is Tune's.
+        admits: whether a run may begin, as `Budgets.admits`.
     """
 
     def __init__(
@@ -38,25 +39,37 @@ class RecordSearcher(Live, Searcher, ABC):
         make_job: Callable[[TrialRecord], dict[str, Any]],
         reason: Callable[[str], str],
         objectives: dict[str, bool],
+        admits: Callable[[int | None, bool], bool | None] = lambda epochs, fresh: True,
     ):
         metric, maximize = next(iter(objectives.items()))
         super().__init__(metric=metric, mode="max" if maximize else "min")
         self._ledger, self._make_job, self._reason, self._objectives = ledger, make_job, reason, objectives
+        self._admits = admits
         self._asked: dict[str, TrialRecord] = {}
 
     @abstractmethod
     def _next(self) -> TrialRecord | None:
         """The next record to train, None where there is none left."""
 
+    @abstractmethod
+    def _known(self) -> TrialRecord | None:
+        """The next record to train, where there is one already."""
+
     def _ended(self, record: TrialRecord) -> None:
         """What else is to be told of an ended record, after it was saved."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's configuration for Tune, or Tune's word for there being none left.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's configuration for Tune.
+
+        `FINISHED` where none is left or the budgets end the search, None where it waits.
 
         Raises:
             StudyError: the space gives nothing that can be trained.
         """
+        known = self._known()
+        admitted = self._admits(known and known.config["epochs"] - known.epoch, known is None)
+        if not admitted:
+            return None if admitted is None else Searcher.FINISHED
         record = self._next()
         if record is None:
             return Searcher.FINISHED
@@ -95,6 +108,9 @@ class ListSearcher(RecordSearcher):
 
     def _next(self) -> TrialRecord:
         return self._records.pop(0)
+
+    def _known(self) -> TrialRecord | None:
+        return self._records[0] if self._records else None
 
 
 class StudySearcher(RecordSearcher):
@@ -176,6 +192,9 @@ class StudySearcher(RecordSearcher):
             trial_id = str(trial.number - self._priors)
             return TrialRecord(trial_id, "trial", config, trial.params, self._objectives, trial.number)
         raise StudyError(f"the space gave {MAX_REFUSED} bad configurations in a row: {refused}")
+
+    def _known(self) -> TrialRecord | None:
+        return self._again[0] if self._again else None
 
     def _ended(self, record: TrialRecord) -> None:
         if record.role == "trial":

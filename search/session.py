@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from search import comparisons, results, statistics
+from search.account import Account
 from search.experiment import Experiment, Outcome
 from search.ledger import RUNNING, Ledger
 from search.live import View, make_view
@@ -61,11 +62,14 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
             for note in plan.notes:
                 view.note(note)
             try:
-                with experiment.interruptible():
-                    outcome = experiment.run()
-                if not outcome.interrupted:
-                    view.phase("writing the results")
-                    _write_results(outcome, plan, folder, tracker, view)
+                with Account(folder) as account:
+                    with experiment.interruptible():
+                        outcome = experiment.run(account)
+                    account.end(outcome.ending.field, outcome.ending.limit, outcome.ending.reason)
+                    tracker.study_tags({"ended_by": outcome.ending.reason})
+                    if not outcome.interrupted:
+                        view.phase("writing the results")
+                        _write_results(outcome, plan, folder, tracker, view)
             except InputError:
                 tracker.close("FAILED")
                 experiment.close()
@@ -192,6 +196,8 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
         console.print(cost)
     console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}")
     written = [name for name in (*REPORT, *RESULTS, *BEST_RESULTS) if (folder / name).exists()]
+    console.print(f"ended by: {outcome.ending.reason}", markup=False)
+    console.print(f"spent: {outcome.spent}", markup=False)
     console.print(f"files:  {folder}/ ({', '.join(written)})")
     lines = ["", "compare the trials in MLflow's UI:", f"  {_ui_command(uri)}"]
     if best and not plan.curves:

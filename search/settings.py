@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from search.contradictions import budget_problems
 from search.objective import parse_objectives
 from search.study import SCALES, Scale, Study
 from search.values import Part, parse_sets
@@ -38,7 +39,7 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     objectives: list[str] = Field(["val/top1"], min_length=1)  # metrics; the first ranks trials and is scheduled by
     trials: int = Field(16, ge=1)  # in all, baselines not counted
     time_budget: float | None = Field(None, gt=0)  # seconds of the whole study, all its sessions together
-    gpu_hours: float | None = Field(None, gt=0)  # the same for hours of GPUs that trials hold
+    gpu_hours: float | None = Field(None, gt=0)  # the same for hours of GPUs that trials and the teacher's fitting hold
     money: float | None = Field(None, gt=0)  # the same for what those cost, in the currency of the price
     price_per_gpu_hour: float | None = Field(None, gt=0)
     total_epochs: int | None = Field(None, ge=1)  # the same for epochs of all trials together
@@ -264,6 +265,8 @@ def _check_recipe(recipe: dict[str, Any], name: str, problems: list[str]) -> Non
 def _check_together(settings: Settings, problems: list[str]) -> None:
     for name in sorted(set(settings.pinned) & set(settings.search)):
         problems.append(f"search.{name}: {name} is set to one value as well; give one of the two")
+    if settings.train_with_holdout:
+        problems.append("train_with_holdout: a study ranks its trials on the holdout; search/train.py trains on it too")
     if settings.name in RESERVED:
         problems.append(f"name: '{settings.name}' is taken by the storage itself; give another --name")
     try:
@@ -272,6 +275,7 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
             problems.append(
                 "sampler: 'cmaes' searches for one objective; take tpe, gp, nsga2 or nsga3, or give one objective"
             )
+        problems += budget_problems(settings, objectives[0])
     except InputError as error:
         problems += error.problems
     if settings.stopping_schedule == "rung" and settings.scheduler in ("median", "none"):

@@ -18,6 +18,14 @@ def person_console(stderr: bool = False) -> Console:
     return Console(file=stream, highlight=False, soft_wrap=plain, width=PLAIN_WIDTH if plain else None)
 
 
+def span(seconds: float) -> str:
+    """A length of time in the unit that suits it."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 @contextlib.contextmanager
 def noise_to(path: Path):
     """Sends everything written to the process's stdout and stderr, by libraries in C too, to a file."""
