@@ -17,6 +17,7 @@ from trainables.context import RunContext, TrialFailure
 from trainables.cost import costs
 from trainables.distillation import make_taught, needs_of
 from trainables.evaluate import evaluate
+from trainables.files import drop_checkpoint
 from trainables.metrics import Predictions, own_metrics
 from trainables.optim import make_optimizer, make_scheduler
 from trainables.stream import train_loader
@@ -80,7 +81,7 @@ def run_trial(
             if not context.report(metrics):
                 return False
         if context.rank == 0:
-            checkpoint.drop_checkpoint(context.folder)
+            drop_checkpoint(context.folder)
         return True
     finally:
         run.close()

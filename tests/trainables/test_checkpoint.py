@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from trainables.build import build_model
 from trainables.checkpoint import (
     NAME,
-    drop_checkpoint,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -20,6 +19,7 @@ from trainables.checkpoint import (
     seed_everything,
     set_random_state,
 )
+from trainables.files import drop_checkpoint
 
 
 def draws():
