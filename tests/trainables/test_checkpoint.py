@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from trainables.build import build_model
 from trainables.checkpoint import (
-    NAME,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -66,11 +65,11 @@ def test_a_checkpoint_loads_without_running_code(tmp_path):
         "ema": None,
     }
     save_checkpoint(tmp_path, {**state, "epoch": 2, "history": [{"epoch": 1, "val/top1": 12.5}]})
-    loaded = torch.load(tmp_path / NAME, weights_only=True)
+    loaded = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert loaded["epoch"] == 2 and loaded["history"] == [{"epoch": 1, "val/top1": 12.5}] and loaded["ema"] is None
     assert torch.equal(loaded["student"]["weight"], model.weight)
     assert loaded["optimizer"]["state"][0]["exp_avg"].equal(optimizer.state_dict()["state"][0]["exp_avg"])
-    torch.save({"epoch": Code()}, tmp_path / NAME)
+    torch.save({"epoch": Code()}, tmp_path / CHECKPOINT)
     with pytest.raises(Exception, match="weights_only"):
         load_checkpoint(tmp_path)
 
@@ -95,7 +94,7 @@ def test_a_killed_writer_leaves_the_previous_checkpoint(tmp_path):
     assert left["epoch"] == 1 and left["weights"].tolist() == [0, 1, 2, 3]
     save_checkpoint(tmp_path, {"epoch": 2})
     assert load_checkpoint(tmp_path) == {"epoch": 2}
-    assert [path.name for path in tmp_path.iterdir()] == [NAME], "what the killed writer left is used up"
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT], "what the killed writer left is used up"
 
 
 def test_no_checkpoint_is_none_and_dropping_it_twice_is_fine(tmp_path):

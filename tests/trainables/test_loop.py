@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from tests.conftest import TINY
 from trainables.assets import Assets
-from trainables.checkpoint import NAME
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
 from trainables.distillers import distillers_of
+from trainables.files import CHECKPOINT
 from trainables.loop import STUDENT, TEST, build_student, run_trial
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
@@ -108,7 +108,7 @@ def test_the_time_trained_goes_on_where_an_attempt_ended(tiny, assets, tmp_path)
 
 def test_a_stop_trains_no_further_epoch(tiny, assets, tmp_path):
     assert len(train(tiny(), assets, tmp_path, stop_after=1)) == 1
-    assert torch.load(tmp_path / NAME, weights_only=True)["epoch"] == 1
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["epoch"] == 1
     assert not (tmp_path / STUDENT).exists()
 
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from tests.conftest import TINY
 from tests.trainables.pictures import normalised, raw
 from trainables.assets import Assets
-from trainables.checkpoint import NAME, load_checkpoint
 from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.errors import InputError
+from trainables.files import CHECKPOINT, load_checkpoint
 from trainables.loop import STUDENT, TEST, _Run, run_trial
 
 ALONE = {"distiller": "none", "stages": [], "eps": 1.0, "epochs": 2}
@@ -164,7 +164,7 @@ def test_a_delivery_goes_on_bit_for_bit(tiny, tmp_path):
     config = tiny(**LAGGING | {"epochs": 3}, train_with_holdout=True)
     train(config, Assets(), tmp_path / "whole")
     run_trial(config, Assets(), RunContext(tmp_path / "cut", lambda metrics: metrics["epoch"] < 2))
-    assert (tmp_path / "cut" / NAME).exists()
+    assert (tmp_path / "cut" / CHECKPOINT).exists()
     train(config, Assets(), tmp_path / "cut", known_epoch=2)
     weights, again = (load_file(tmp_path / name / STUDENT) for name in ("whole", "cut"))
     assert all(torch.equal(weights[name], again[name]) for name in weights)

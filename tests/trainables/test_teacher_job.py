@@ -9,9 +9,10 @@ from sklearn.metrics import recall_score
 from tests.conftest import TINY
 from tests.trainables.pictures import normalised, raw, with_fitted_head
 from trainables.assets import Assets
-from trainables.checkpoint import NAME, save_weights
+from trainables.checkpoint import save_weights
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
+from trainables.files import CHECKPOINT
 from trainables.teacher import ABOUT, WEIGHTS, build_teacher, weights_hash
 from trainables.teacher_job import prepare_teacher
 
@@ -40,7 +41,7 @@ def test_a_teacher_is_fitted_once_and_read_after(tmp_path, assets):
 def test_a_stopped_fitting_goes_on_and_leaves_nothing_half_made(tmp_path, assets):
     with pytest.raises(TrialFailure, match="stopped"):
         prepare(tmp_path / "a", tmp_path / "kept", assets, lambda metrics: metrics["epoch"] < 1)
-    assert not (tmp_path / "kept").exists() and (tmp_path / "a" / NAME).exists()
+    assert not (tmp_path / "kept").exists() and (tmp_path / "a" / CHECKPOINT).exists()
     reports = []
     cut = prepare(tmp_path / "a", tmp_path / "kept", assets, lambda metrics: reports.append(metrics["epoch"]) or True)
     assert reports[-1] == 2
