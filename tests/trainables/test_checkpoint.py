@@ -18,7 +18,7 @@ from trainables.checkpoint import (
     seed_everything,
     set_random_state,
 )
-from trainables.files import drop_checkpoint
+from trainables.files import CHECKPOINT, drop_checkpoint
 
 
 def draws():

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from tests.conftest import TINY
 from tests.trainables.pictures import normalised, raw
 from trainables.assets import Assets
+from trainables.checkpoint import load_checkpoint
 from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.errors import InputError
-from trainables.files import CHECKPOINT, load_checkpoint
+from trainables.files import CHECKPOINT
 from trainables.loop import STUDENT, TEST, _Run, run_trial
 
 ALONE = {"distiller": "none", "stages": [], "eps": 1.0, "epochs": 2}
