@@ -71,21 +71,21 @@ def warnings(plan: Plan, figures: dict[str, Any]) -> list[str]:
     """Where the budgets contradict one another: one line for each that will or may end the study before its trials."""
     lines = []
     for limit, least, most in _limits(plan, figures):
-        begins = f"{limit.field}: {limit.show(limit.limit)}"
+        begins = f"{limit.field} ({limit.show(limit.limit)})"
         if limit.fixed >= limit.limit:
             lines.append(
-                f"{begins} are less than what teacher, baselines and final take without any trial, about "
+                f"{begins} is less than what teacher, baselines and final take without any trial, about "
                 f"{limit.show(limit.fixed)}; raise it, or lower finalists, seeds or tune_baselines"
             )
         elif most < plan.trials:
             need = _range(limit, plan, figures)
             after = f"{least} to {most}" if least < most else f"{most}"
             lines.append(
-                f"{begins} end the search after about {after} of {plan.trials} trials (the whole study: {need})"
+                f"{begins} ends the search after about {after} of {plan.trials} trials (the whole study: {need})"
             )
         elif least < plan.trials:
             lines.append(
-                f"{begins} are enough for the {plan.trials} trials only where the scheduler stops as it may; were none "
+                f"{begins} is enough for the {plan.trials} trials only where the scheduler stops as it may; were none "
                 f"stopped, {least}"
             )
     return lines

@@ -78,14 +78,14 @@ def test_a_time_budget_too_short_for_the_trials():
     end, lines = said(plan("time_budget=600", trials=64), teacher_s=100.0)
     assert end == "time_budget"
     # 64 trials of 100 s on 2 lanes after 100 s of fitting; the lanes have 500 s, and so 10 trials.
-    assert lines == ["time_budget: 10.0 min end the search after about 10 of 64 trials (the whole study: 55.0 min)"]
+    assert lines == ["time_budget (10.0 min) ends the search after about 10 of 64 trials (the whole study: 55.0 min)"]
 
 
 def test_a_budget_that_only_early_stopping_keeps():
     end, lines = said(plan("total_epochs=90", trials=20, scheduler="asha"))
     assert end == "trials (20), or total_epochs where the scheduler stops few"
     assert lines == [
-        "total_epochs: 90 epochs are enough for the 20 trials only where the scheduler stops as it may; were none "
+        "total_epochs (90 epochs) is enough for the 20 trials only where the scheduler stops as it may; were none "
         "stopped, 10"
     ]
 
@@ -93,8 +93,11 @@ def test_a_budget_that_only_early_stopping_keeps():
 def test_of_several_budgets_the_tightest_ends_the_study():
     end, lines = said(plan("total_epochs=90", "time_budget=200", "gpu_hours=0.25", "gpus_per_trial=1", trials=64))
     assert end == "time_budget"
-    assert [line.split(":")[0] for line in lines] == ["time_budget", "gpu_hours", "total_epochs"]
-    assert "0.25 GPU-hours end the search after about 9 of 64 trials (the whole study: 1.78 GPU-hours)" in lines[1]
+    assert [line.split()[0] for line in lines] == ["time_budget", "gpu_hours", "total_epochs"]
+    assert (
+        "gpu_hours (0.25 GPU-hours) ends the search after about 9 of 64 trials (the whole study: 1.78 GPU-hours)"
+        in lines[1]
+    )
 
 
 def test_a_budget_that_the_final_alone_uses_up():
@@ -102,6 +105,6 @@ def test_a_budget_that_the_final_alone_uses_up():
     end, lines = said(made)
     assert end == "money"
     assert lines == [
-        "money: 1.00 are less than what teacher, baselines and final take without any trial, about 1.75; raise it, or "
+        "money (1.00) is less than what teacher, baselines and final take without any trial, about 1.75; raise it, or "
         "lower finalists, seeds or tune_baselines"
     ]
