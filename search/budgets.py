@@ -79,7 +79,7 @@ class Budgets:
     Args:
         settings: the budgets, and the runs that the final has.
         ledger: the study's records; watched from now on.
-        account: the wall time and the lanes' time; told how many of them work.
+        account: the wall time and the lanes' time; told how many of the lanes are at work.
         objective: the one that `target` and `patience` are about.
         final_runs: how many runs the final has at most.
     """
@@ -91,6 +91,7 @@ class Budgets:
         self._booked: dict[str, _Booked] = {}
         self._trials = self._epochs = self._committed = self._running = 0
         self._seconds = 0.0
+        self._at_work: set[str] = set()
         self._best: TrialRecord | None = None
         self._since_best = 0
         self._lock = threading.RLock()  # records are saved by the tracking thread too
@@ -140,6 +141,12 @@ class Budgets:
                 "total_epochs", total, f"stopped by the total of {total} epochs: no other run fits{left}"
             )
             return False
+
+    def at_work(self, record: TrialRecord) -> None:
+        """A record goes to a lane; it holds that until it has ended."""
+        with self._lock:
+            self._at_work.add(record.trial_id)
+            self._account.hold(len(self._at_work))
 
     def all_done(self) -> None:
         """All that there was to run in this phase has run: a budget that just then was used up cut nothing off."""
@@ -237,10 +244,10 @@ class Budgets:
             self._committed += committed - booked.committed
             self._running += running - booked.running
             booked.epochs, booked.seconds, booked.committed, booked.running = record.epoch, seconds, committed, running
-            if here:
-                self._account.hold(self._running)
             if record.state != RUNNING and not booked.ended:
                 booked.ended = True
+                self._at_work.discard(record.trial_id)
+                self._account.hold(len(self._at_work))
                 if record.role == "trial":
                     self._judge(record)
 

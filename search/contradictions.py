@@ -7,7 +7,7 @@ RANGES = {**dict.fromkeys(PERCENT, (0.0, 100.0)), "val/loss": (0.0, float("inf")
 
 
 def least_epochs(settings) -> int:
-    """The epochs of the smallest study that is allowed: one trial, the baselines and their searches, the final."""
+    """The epochs of the smallest study that its settings allow: a trial, baselines and their searches, the final."""
     baselines = len(settings.baselines)
     return (1 + baselines * (1 + settings.tune_baselines)) * settings.epochs + final_runs(settings) * settings.epochs
 

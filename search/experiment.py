@@ -325,7 +325,7 @@ class Experiment:
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=str(self.folder / "ray"),
-                callbacks=[StudyCallback(broker, self.ledger, self._tracker, self.view)],
+                callbacks=[StudyCallback(broker, self.ledger, self._tracker, self.view, self._budgets)],
                 stop=StudyStopper(lambda: self._stop_reason(lanes) is not None),
                 verbose=0,
             ),

@@ -3,7 +3,9 @@
 from typing import Any
 
 from search import results
+from search.estimate import expected_end, warnings
 from search.preflight import Plan
+from search.terminal import span
 
 SAMPLES_SHOWN = 5
 
@@ -56,15 +58,39 @@ def _print_cost(console, plan: Plan, cost: dict[str, Any]) -> None:
 
     console.print(
         f"\na step takes {cost['step_s']:.3g} s here ({cost['distiller']}, all stages, batch {plan.base.batch_size}), "
-        f"{cost['steps_per_epoch']} steps an epoch: a full trial {_span(cost['trial_s'])}"
+        f"{cost['steps_per_epoch']} steps an epoch: a full trial {span(cost['trial_s'])}"
     )
     console.print(
-        f"the study on {cost['lanes']} lane(s): {_span(cost['study_min_s'])} where the scheduler stops as it may, "
-        f"at most {_span(cost['study_s'])}"
-        + (f"; before it the teacher's fitting, {_span(cost['teacher_s'])}" if cost["teacher_s"] else "")
+        f"the study on {cost['lanes']} lane(s): {span(cost['study_min_s'])} where the scheduler stops as it may, "
+        f"at most {span(cost['study_s'])}"
+        + (f"; before it the teacher's fitting, {span(cost['teacher_s'])}" if cost["teacher_s"] else "")
     )
+    for word, text in _budgets(plan, cost):
+        console.print(f"{word:<10} {text}")
     if plan.settings.gpus_per_trial and not torch.cuda.is_available():
         console.print("there is no GPU here: these are the times of this machine's CPU")
+
+
+def _budgets(plan: Plan, cost: dict[str, Any]) -> list[tuple[str, str]]:
+    """What all is needed of what may be limited, what will end the study, and where its budgets contradict."""
+    settings = plan.settings
+
+    def least_to_most(name: str, form: str) -> str:
+        least, most = (format(cost[key], form) for key in (f"{name}_min", name))
+        return least if least == most else f"{least} to {most}"
+
+    parts = [f"{least_to_most('epochs', 'd')} epochs"]
+    if settings.gpus_per_trial:
+        parts.append(f"{least_to_most('gpu_hours', '.3g')} GPU-hours")
+        if settings.price_per_gpu_hour:
+            parts.append(f"{least_to_most('money', '.2f')} for them at {settings.price_per_gpu_hour:g} each")
+    shares = [f"the final is {cost['final_share']:.0%} of a study without stops"] if plan.final_count else []
+    shares += [f"the baselines' searches {cost['tuned_share']:.0%}"] if settings.tune_baselines else []
+    return [
+        ("in all", "; ".join([", ".join(parts), *shares])),
+        ("ended by", expected_end(plan, cost)),
+        *(("warning", text) for text in warnings(plan, cost)),
+    ]
 
 
 def _millions(count: float) -> str:
@@ -74,10 +100,3 @@ def _millions(count: float) -> str:
 def _pair(plan: Plan) -> str:
     others = [name for name in plan.pairs if name != plan.settings.pair]
     return plan.settings.pair + (f" (--set pair=... has {', '.join(others)} too)" if others else "")
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

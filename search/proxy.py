@@ -36,11 +36,13 @@ def make_proxy(broker):
 class StudyCallback(Live, Callback):
     """Keeps ledger, tracking and view up to date with what Tune sees, and sends Tune's verdicts to the broker."""
 
-    def __init__(self, broker, ledger: Ledger, tracker, view):
+    def __init__(self, broker, ledger: Ledger, tracker, view, budgets):
         self._broker, self._ledger, self._tracker, self._view = broker, ledger, tracker, view
+        self._budgets = budgets
 
     def on_trial_start(self, iteration, trials, trial, **info):
         record = self._record(trial)
+        self._budgets.at_work(record)
         self._tracker.trial_started(record)
         self._view.trial_started(record)
 
@@ -72,7 +74,7 @@ class StudyCallback(Live, Callback):
 
 
 class StudyStopper(Live, tune.Stopper):
-    """Ends Tune's run when the study says so (Ctrl-C, time budget, no lane left); asked at every turn of its loop."""
+    """Ends Tune's run when the study says so (Ctrl-C, a budget, no lane left); asked at every turn of its loop."""
 
     def __init__(self, should_stop):
         self._should_stop = should_stop

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+from search.estimate import project
 from search.preflight import Plan
 from trainables.config import TrialConfig
 from trainables.distillers import distillers_of
@@ -42,11 +43,10 @@ def estimate(plan: Plan, splits) -> dict[str, Any]:
     """What the study will cost, from timed steps of a trial with all stages on this machine's own device.
 
     Returns:
-        `step_s`, `steps_per_epoch`, `trial_s` (full length, the holdout's judging included), `study_s` (all trials full
-        length) and `study_min_s` (only the share that ASHA trains at its reduction factor), both over `lanes`; and
-        `teacher_s`, the teacher's fitting, 0 where it is not fitted; `bank_mb`, a worker's part of CRD's memory bank;
-        and what `costs` says of the timed trial, whose distiller is `distiller`. Decoding by loader processes is not
-        counted, since it goes on beside the steps.
+        `step_s`, `steps_per_epoch`, `trial_s` (full length, the holdout's judging included), `teacher_s`, the teacher's
+        fitting, 0 where it is not fitted; what `project` makes of the two for the study; `bank_mb`, a worker's part of
+        CRD's memory bank; and what `costs` says of the timed trial, whose distiller is `distiller`. Decoding by loader
+        processes is not counted, since it goes on beside the steps.
     """
     from trainables.cost import costs
     from trainables.teacher import fit_config
@@ -63,16 +63,10 @@ def estimate(plan: Plan, splits) -> dict[str, Any]:
         image_s, judged_s, _ = _per_image(fitting, splits, settings)
         seen = image_s * len(splits.teacher_train) + judged_s * plan.holdout_images
         teacher_s = seen * fitting.epochs / settings.workers_per_trial
-    lanes = settings.concurrency or 1
-    share = 1.0 if settings.scheduler == "none" else _asha_share(settings)
     return {
         "step_s": step_s,
         "steps_per_epoch": steps,
-        "trial_s": trial_s,
-        "study_s": trial_s * (plan.trials + len(plan.baselines)) / lanes,
-        "study_min_s": trial_s * (plan.trials * share + len(plan.baselines)) / lanes,
-        "teacher_s": teacher_s,
-        "lanes": lanes,
+        **project(plan, trial_s, teacher_s),
         "bank_mb": sum(shard.nbytes for shard in taught.shards().values()) / 1e6 / settings.workers_per_trial,
         "distiller": config.distiller,
         **costs(taught, config.img_size),
@@ -106,17 +100,6 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, Any
         return training + loading, _timed(lambda: judge(images)) / len(images), taught
     finally:
         torch.set_num_threads(threads)
-
-
-def _asha_share(settings) -> float:
-    """The share of all epochs that ASHA trains where each rung keeps one in `reduction_factor`."""
-    trained, alive, at = 0.0, 1.0, 0
-    rung = min(settings.grace_epochs, settings.epochs)
-    while at < settings.epochs:
-        until = min(rung, settings.epochs)
-        trained += alive * (until - at)
-        at, rung, alive = until, rung * settings.reduction_factor, alive / settings.reduction_factor
-    return trained / settings.epochs
 
 
 def _fullest(plan: Plan) -> TrialConfig:

@@ -117,19 +117,19 @@ def test_an_estimate_grows_with_the_trials_and_shrinks_with_the_lanes(plan_and_s
     # ASHA at a factor of 3 over 4 epochs: all train 1 epoch, a third 2 more, a ninth the last
     share = (1 + 2 / 3 + 1 / 9) / 4
     for trials, lanes in ((4, 1), (16, 1), (16, 4)):
-        figures = cost(plan_and_splits, trials=trials, concurrency=lanes)
+        figures = cost(plan_and_splits, trials=trials, concurrency=lanes, finalists=0)
         assert figures["lanes"] == lanes
         assert in_trials(figures) == pytest.approx(((trials + 2) / lanes, (trials * share + 2) / lanes))
     assert cost(plan_and_splits, concurrency=None)["lanes"] == 1
 
 
 def test_without_a_scheduler_every_trial_is_counted_whole(plan_and_splits):
-    whole, least = in_trials(cost(plan_and_splits, trials=6, concurrency=2, scheduler="none"))
+    whole, least = in_trials(cost(plan_and_splits, trials=6, concurrency=2, scheduler="none", finalists=0))
     assert whole == least == pytest.approx((6 + 2) / 2)
 
 
 def test_a_longer_grace_leaves_less_to_save(plan_and_splits):
-    shares = [in_trials(cost(plan_and_splits, grace_epochs=grace, trials=100))[1] for grace in (1, 2, 4)]
+    shares = [in_trials(cost(plan_and_splits, grace_epochs=grace, trials=100, finalists=0))[1] for grace in (1, 2, 4)]
     assert shares[0] < shares[1] < shares[2] == pytest.approx(102)
 
 
