@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from search.baselines import BaselineSearch
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
-from search.optuna_study import reconcile, tell
+from search.optuna_study import reconcile, sync, tell
 from search.schedulers import Live
 from trainables.errors import InputError, StudyError
 
@@ -157,6 +157,7 @@ class StudySearcher(RecordSearcher):
                 self._study.tell(trial, state=TrialState.FAIL)
                 refused = error
                 continue
+            sync(self._study)  # before the ledger knows it
             return TrialRecord(str(trial.number), "trial", config, trial.params, self._objectives, trial.number)
         raise StudyError(f"the space gave {MAX_REFUSED} bad configurations in a row: {refused}")
 
