@@ -101,9 +101,8 @@ def recorded(folder, *trials, role="trial", epochs=3):
 def test_the_nearest_recorded_trial_gives_its_curve(tmp_path):
     ledger = recorded(tmp_path, {"a": 0.0, "t": 0.01}, {"a": 1.0, "t": 1.0}, {"a": 0.0, "t": 1.0, "b": True})
     curves = Recorded(ledger, "s")
-    assert [entry["val/top1"] for entry in curves({}, {"a": 0.1, "t": 0.02}, 3, 0)] == pytest.approx(
-        [10 / 3, 20 / 3, 10]
-    )
+    curve = curves({}, {"a": 0.1, "t": 0.02}, 3, 0)
+    assert [entry["val/top1"] for entry in curve] == pytest.approx([10 / 3, 20 / 3, 10])
     assert curves.nearest({}, {"a": 0.9, "t": 0.7}).trial_id == "trial1"
     assert curves.nearest({}, {"a": 0.9, "t": 0.9, "b": True}).trial_id == "trial2"  # a missing choice counts 1
     assert curves.distance({"t": 0.01}, {"t": 0.1}) == pytest.approx(0.5)  # over the logarithm
