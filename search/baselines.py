@@ -6,9 +6,9 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from search.journal_file import Journal
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
 from search.samplers import make_sampler
 from trainables.distillers import suggest
@@ -46,7 +46,7 @@ class BaselineSearch:
         self.name, self._config, self._trials, self._ledger, self._check = name, config, trials, ledger, check
         self._study = optuna.create_study(
             study_name=name,
-            storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+            storage=JournalStorage(Journal(folder / JOURNAL)),
             direction="maximize",
             sampler=make_sampler("tpe", seed),
             load_if_exists=True,

@@ -9,9 +9,9 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from search.journal_file import Journal, sync
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
 from search.objective import Objective
 from search.resume import JOURNAL
@@ -60,7 +60,7 @@ def open_study(
 
 def load_study(journal: Path, name: str | None = None) -> optuna.Study:
     """The study of a journal that is there; without a name the one that it has."""
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    storage = JournalStorage(Journal(journal))
     return optuna.load_study(study_name=name or storage.get_all_studies()[0].study_name, storage=storage)
 
 
@@ -76,7 +76,7 @@ def write_journal(journal: Path, name: str, directions: list[Any], fill: Callabl
     partial = journal.with_suffix(".partial")
     for rest in (partial, partial.with_name(f"{partial.name}.lock")):  # of a session that was killed here
         rest.unlink(missing_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(partial)))
+    storage = JournalStorage(Journal(partial))
     fill(optuna.create_study(study_name=name, storage=storage, directions=directions))
     os.replace(partial, journal)
 
@@ -113,6 +113,7 @@ def tell(study: optuna.Study, record: TrialRecord) -> None:
         trial.set_user_attr("reason", record.reason)
     # With PRUNED, Optuna takes the last intermediate value itself.
     study.tell(trial, record.values if record.state == COMPLETE else None, state=STATES[record.state])
+    sync(study)
 
 
 def discard(study: optuna.Study, number: int) -> None:

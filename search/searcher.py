@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from search.baselines import BaselineSearch
+from search.journal_file import sync
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
 from search.optuna_study import count_priors, discard, reconcile, tell
 from search.schedulers import Live
@@ -189,6 +190,7 @@ class StudySearcher(RecordSearcher):
                 self._study.tell(trial, state=TrialState.FAIL)
                 refused = error
                 continue
+            sync(self._study)  # before the ledger knows it
             trial_id = str(trial.number - self._priors)
             return TrialRecord(trial_id, "trial", config, trial.params, self._objectives, trial.number)
         raise StudyError(f"the space gave {MAX_REFUSED} bad configurations in a row: {refused}")

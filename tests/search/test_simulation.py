@@ -1,0 +1,195 @@
+"""Whole studies over learning curves, as a user runs them; and the lanes' answers without Ray."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import optuna
+import pandas
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from search.landscape import Synthetic
+from search.objective import Objective
+from search.simulation import play
+from tests.search import studies
+
+TOP1 = [Objective("val/top1", True)]
+SIMULATED = ("--concurrency", "1", "--epochs", "9", "--set", "grace_epochs=1", "finalists=0")
+CURVES = """
+from search.landscape import Synthetic
+
+def curves(config, params, epochs, seed):
+    if len(config["stages"]) == 4:
+        raise ValueError("four are too many")
+    curve = Synthetic()(config, params, epochs, seed)
+    if len(config["stages"]) == 3:
+        curve[1]["val/loss"] = float("nan")
+    if len(config["stages"]) == 2:
+        curve[0]["val/top1"] = float("nan")
+    return curve
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder of its own whose study's processes can be told from others'."""
+    os.environ["OFAKD_TEST"] = str(tmp_path)
+    return tmp_path
+
+
+def simulate(place, *more, name="s", source="synthetic"):
+    ran = studies.run("--space", studies.MAIN_SPACE, "--name", name, *SIMULATED, f"simulate={source}", *more, cwd=place)
+    assert ran.code == 0, ran.err + ran.out
+    return ran.out
+
+
+def records(place, name="s"):
+    found = [json.loads(path.read_text()) for path in (place / "runs" / name / "trials").glob("*/record.json")]
+    return {record["trial_id"]: record for record in found}
+
+
+def optunas(place, name="s"):
+    backend = optuna.storages.journal.JournalFileBackend(str(place / "runs" / name / "optuna.log"))
+    return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend)).trials
+
+
+def runs(place, name="s"):
+    client = MlflowClient(f"sqlite:///{place}/runs/mlflow.db")
+    return client.search_runs([client.get_experiment_by_name(name).experiment_id])
+
+
+def assert_whole(place, trials):
+    """Every trial ended, once everywhere, and all four tell the same."""
+    found = records(place)
+    own = {key: record["state"] for key, record in found.items() if record["role"] == "trial"}
+    assert len(own) == trials and "running" not in own.values()
+    for record in found.values():
+        assert [entry["epoch"] for entry in record["history"]] == list(range(1, len(record["history"]) + 1))
+    table = pandas.read_csv(place / "runs" / "s" / "trials.csv", dtype={"trial_id": str}).set_index("trial_id")
+    assert table.index.is_unique and {key: table.state[key] for key in own} == own
+    words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    told = {str(trial.number): words[trial.state.name] for trial in optunas(place)}
+    assert {key: told[key] for key in own} == own
+    assert {told[key] for key in told.keys() - own.keys()} <= {"failed"}  # asked for as the driver died
+    every = runs(place)
+    children = [run for run in every if run.data.tags["role"] != "study"]
+    assert {run.data.tags["trial_id"]: run.data.tags["state"] for run in children} == {
+        key: record["state"] for key, record in found.items()
+    }
+    assert len(children) == len(found) and len(every) == len(found) + 1
+    assert "RUNNING" not in {run.info.status for run in every}
+
+
+def test_a_study_is_whole_and_says_that_nothing_was_trained(place):
+    out = simulate(place, "finalists=1", "seeds=1", "--trials", "12")
+    assert out.rstrip().endswith(
+        "nothing was trained, its figures say nothing of real models, and there are no weights."
+    )
+    assert "best_student.safetensors" not in out and "export" not in out
+    assert_whole(place, 12)
+    folder = place / "runs" / "s"
+    assert {"trials.csv", "history.png", "importance.png", "best.yaml"} <= {path.name for path in folder.iterdir()}
+    assert not list(folder.rglob("*.safetensors"))
+    assert yaml.safe_load((folder / "best.yaml").read_text())["simulated"] == "synthetic"
+    assert {run.data.tags["simulated"] for run in runs(place)} == {"synthetic"}
+    final = next(key for key, record in records(place).items() if record["role"] == "finalist")
+    tested = np.load(folder / "trials" / final / "test.npz")
+    assert 100 * np.mean(tested["target"] == tested["predicted"]) == records(place)[final]["history"][-1]["test/top1"]
+    assert not (place / "runs" / "teachers").exists()
+    assert studies.left_behind(place) == []
+
+    # What it recorded serves another one, and what there is not is refused.
+    again = simulate(place, "--trials", "3", name="t", source="s")
+    assert "simulate=s" in again
+    curves = [record["history"] for record in records(place).values()]
+    taken = [record["history"] for record in records(place, "t").values() if record["state"] == "complete"]
+    assert taken and all(history in curves for history in taken)
+    for script, arguments, said in (
+        ("train", (), "'s' was simulated, so there is nothing worth training"),
+        ("export", ("--to", "json", "--out", "out"), "'s' has no weights; a simulated study trains none"),
+    ):
+        command = [sys.executable, str(studies.ROOT / "search" / f"{script}.py"), "--study", "s", *arguments]
+        ran = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=studies.LIMIT_S)
+        assert ran.returncode == 2 and said in ran.stderr
+
+
+def test_one_slot_and_a_seed_give_the_same_study_twice(place):
+    found = []
+    for name in ("s", "t"):
+        simulate(place, "baselines=[]", "--trials", "15", "--seed", "3", name=name)
+        found.append({key: (one["state"], one["params"], one["history"]) for key, one in records(place, name).items()})
+    assert found[0] == found[1] and len(found[0]) == 15
+
+
+def test_failing_and_nan_curves_end_failed_everywhere(place):
+    (place / "mine.py").write_text(CURVES)
+    simulate(place, "sampler=random", "scheduler=none", "baselines=[]", "--trials", "24", source="mine:curves")
+    assert_whole(place, 24)
+    reasons = {len(record["config"]["stages"]): record["reason"] for record in records(place).values()}
+    assert reasons[4] == "ValueError: four are too many"
+    assert reasons[3] == "the holdout loss is nan in epoch 2"
+    assert reasons[2] == "val/top1 was not finite"
+    states = {len(record["config"]["stages"]): record["state"] for record in records(place).values()}
+    assert {states[2], states[3], states[4]} == {"failed"}
+
+
+def test_a_study_killed_at_random_moments_loses_and_doubles_nothing(place):
+    arguments = ("--space", studies.MAIN_SPACE, "--name", "s", *SIMULATED, "simulate=synthetic", "--trials", "40")
+    moments = random.Random(0).sample(range(3, 36), 2)
+    for session, moment in enumerate(sorted(moments)):
+        process = studies.start(*arguments, *(["--resume"] if session else []), cwd=place)
+        studies.wait_for(lambda: len(records_now(place)) >= moment, f"record {moment}")  # noqa: B023
+        process.kill()
+        process.communicate(timeout=studies.LIMIT_S)
+    before = records(place)
+    ran = studies.run(*arguments, "--resume", cwd=place)
+    assert ran.code == 0, ran.err + ran.out
+    assert_whole(place, 40)
+    for trial_id, record in before.items():
+        assert records(place)[trial_id]["history"][: len(record["history"])] == record["history"]
+
+
+def records_now(place):
+    """The records' files, while others write them."""
+    return list((place / "runs" / "s" / "trials").glob("*/record.json"))
+
+
+@pytest.mark.parametrize("source", ["nowhere", "no.module:f", "math:pi"])
+def test_a_source_that_is_none_is_bad_input(place, source):
+    ran = studies.run("--space", studies.MAIN_SPACE, "--set", f"simulate={source}", cwd=place)
+    assert ran.code == 2 and ran.err.count("\n") == 1 and ran.err.startswith("error: simulate: ")
+    assert not (place / "runs").exists()
+
+
+def test_a_dry_run_shows_the_plan_without_a_cost(place):
+    ran = studies.run("--space", studies.MAIN_SPACE, "--dry-run", "--set", "simulate=synthetic", cwd=place)
+    assert ran.code == 0, ran.err
+    assert "nothing is trained, no data are read" in ran.out and "a step takes" not in ran.out
+
+
+def job(**changes):
+    config = {"stages": [], "epochs": 3, "seed": 0, "distiller": "none"}
+    return {"kind": "trial", "config": config, "params": {}, "known_epoch": 0, "test": False, **changes}
+
+
+def test_a_verdict_ends_a_curve_and_known_epochs_are_not_repeated():
+    seen = []
+
+    def report(metrics):
+        seen.append(metrics["epoch"])
+        return metrics["epoch"] < 2
+
+    assert play(job(), Synthetic(), TOP1, report) == {} and seen == [1, 2]
+    seen.clear()
+    assert play(job(known_epoch=2), Synthetic(), TOP1, report) == {} and seen == [3]
+
+
+def test_numpy_s_numbers_become_plain_ones():
+    seen = []
+    play(job(), lambda *_: [{"val/top1": np.float64(1.5)}] * 3, TOP1, lambda metrics: seen.append(metrics) or True)
+    assert {type(metrics["val/top1"]) for metrics in seen} == {float}
