@@ -92,6 +92,7 @@ class Budgets:
         self._trials = self._epochs = self._committed = self._running = 0
         self._seconds = 0.0
         self._at_work: set[str] = set()
+        self._begun, self._start_s = account.wall_s, None  # when the search began, and what its first start took
         self._best: TrialRecord | None = None
         self._since_best = 0
         self._lock = threading.RLock()  # records are saved by the tracking thread too
@@ -145,6 +146,8 @@ class Budgets:
     def at_work(self, record: TrialRecord) -> None:
         """A record goes to a lane; it holds that until it has ended."""
         with self._lock:
+            if self._start_s is None:
+                self._start_s = self._account.wall_s - self._begun
             self._at_work.add(record.trial_id)
             self._account.hold(len(self._at_work))
 
@@ -178,33 +181,19 @@ class Budgets:
         epoch_s = self._seconds / self._epochs if self._epochs else 0.0
         lanes = settings.concurrency or 1
         rounds = -(-self._final_runs // lanes)
-        # One epoch more: the lanes end the one that they are in before they take the final's runs.
-        wall_reserve = (rounds * settings.epochs + 1) * epoch_s if rounds else 0.0
+        # One epoch more: the lanes end the one that they are in before they take the final's runs, which Tune has to
+        # get under way as it had the search's.
+        wall_reserve = (rounds * settings.epochs + 1) * epoch_s + (self._start_s or 0.0) if rounds else 0.0
         gpu_reserve = (self._final_epochs + lanes) * epoch_s * settings.gpus_per_trial / 3600 if rounds else 0.0
-        price = settings.price_per_gpu_hour
-        for field, limit, unit, reserve, spent, words in (
-            (
-                "time_budget",
-                settings.time_budget,
-                1,
-                wall_reserve,
-                lambda: self._account.wall_s,
-                "time budget ({:g} s)",
-            ),
-            ("gpu_hours", settings.gpu_hours, 1, gpu_reserve, self._gpu_hours, "budget of {:g} GPU-hours"),
-            (
-                "money",
-                settings.money,
-                price,
-                gpu_reserve,
-                self._gpu_hours,
-                f"money ({{:g}} at {price or 0:g} a GPU-hour)",
-            ),
+        hours, price = self._gpu_hours(), settings.price_per_gpu_hour or 0.0
+        for field, spent, reserve, words in (
+            ("time_budget", self._account.wall_s, wall_reserve, "time budget ({:g} s)"),
+            ("gpu_hours", hours, gpu_reserve, "budget of {:g} GPU-hours"),
+            ("money", hours * price, gpu_reserve * price, f"money ({{:g}} at {price:g} a GPU-hour)"),
         ):
-            if limit is None:
-                continue
-            kept = 0.0 if self._in_final else min(reserve * unit, RESERVED_AT_MOST * limit)
-            if spent() * unit > limit - kept:
+            limit = getattr(settings, field)
+            kept = 0.0 if self._in_final or limit is None else min(reserve, RESERVED_AT_MOST * limit)
+            if limit is not None and spent > limit - kept:
                 return Ending(field, limit, f"stopped by the {words.format(limit)}")
         return None
 

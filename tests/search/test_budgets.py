@@ -154,6 +154,16 @@ def test_the_search_leaves_the_final_its_time(searched):
     assert study.budgets.cut() == "stopped by the time budget (205 s)", "the final is cut off where even that is over"
 
 
+def test_the_final_has_to_get_under_way_as_well(searched):
+    study = searched(time_budget=205.0, finalists=1, seeds=1)
+    study.clock.now += 30
+    study.train(study.start("0"), 1)  # the final needs 5 epochs of 10 s, and another 30 s before them
+    study.clock.now = 205 - 80
+    assert study.budgets.cut() is None
+    study.clock.now += 1
+    assert study.budgets.cut()
+
+
 def test_a_final_too_long_for_the_budget_leaves_half_of_it_to_the_search(searched):
     study = searched(time_budget=100.0, finalists=3, seeds=9)
     study.train(study.start("0"), 1, 2, 3, 4)
