@@ -18,6 +18,7 @@ from search.ledger import RUNNING, Ledger, TrialRecord
 from search.preflight import Plan
 from search.tracking import Tracker
 from trainables.errors import InputError, StudyError
+from trainables.files import drop_checkpoint
 
 TESTED = (FINALIST, "delivery")  # the roles that the test split is for
 TEACHER = "teacher"  # the teacher's trial id at the broker
@@ -84,6 +85,9 @@ class Experiment:
             search_ending = self._budgets.final()
             self._final(broker, lanes, study)
             account.phase(phases.RESULTS)
+        for record in self.ledger.records.values():  # a lane may write one more for what was cut off, so not before
+            if record.state != RUNNING:
+                drop_checkpoint(self.ledger.trial_folder(record.trial_id))
         if (lost := lanes.all_lost()) and not self._interrupted.is_set():
             raise StudyError(lost)
         ending = self._budgets.ending or search_ending or all_ran(plan.trials, plan.grid is not None)

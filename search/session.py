@@ -194,7 +194,7 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     console.print(_verdict(ledger, plan))
     if cost := comparisons.branches(ledger):
         console.print(cost)
-    console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items()))}")
+    console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items())) or 'none'}")
     written = [name for name in (*REPORT, *RESULTS, *BEST_RESULTS) if (folder / name).exists()]
     console.print(f"ended by: {outcome.ending.reason}", markup=False)
     console.print(f"spent: {outcome.spent}", markup=False)
