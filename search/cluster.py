@@ -27,6 +27,7 @@ def start_ray(settings) -> None:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study's own handler knows more
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a proxy that waits for an epoch is no dead one
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # how soon a dead worker is seen
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a machine with other work takes its time to start
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if settings.address:
         environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
