@@ -6,6 +6,8 @@ from pathlib import Path
 
 from trainables.errors import InputError
 
+SLOW_START, STARTS = "timed out during startup", 4
+
 
 def start_ray(settings) -> None:
     """Starts a cluster on this machine, or joins the one at `address`; nothing where that was done before.
@@ -27,7 +29,6 @@ def start_ray(settings) -> None:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study's own handler knows more
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a proxy that waits for an epoch is no dead one
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # how soon a dead worker is seen
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a machine with other work takes its time to start
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if settings.address:
         environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
@@ -44,13 +45,26 @@ def start_ray(settings) -> None:
     dashboard = {"include_dashboard": settings.dashboard_port is not None}
     if settings.dashboard_port:
         dashboard |= {"dashboard_host": "127.0.0.1", "dashboard_port": settings.dashboard_port}
-    ray.init(
-        address="local",
+    _start_here(
         num_cpus=max(os.cpu_count() or 1, wanted),
         object_store_memory=256 * 2**20,  # only control messages pass through it
         **dashboard,
         **quiet,
     )
+
+
+def _start_here(**options) -> None:
+    """A cluster on this machine; Ray gives its own processes 30 s, which a busy machine may not have at first."""
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception as error:  # Ray has no type of its own for it
+            if SLOW_START not in str(error) or attempt == STARTS:
+                raise
+            ray.shutdown()
 
 
 def cluster_resources(settings) -> tuple[float, float]:

@@ -182,6 +182,7 @@ class Experiment:
         if teacher:
             self.view.phase("opening MLflow")
             self._open_tracking()
+            self._tracker.catch_up(list(self.ledger.records.values()))
             self._tracker.study_metric("teacher/top1", teacher["top1"], 0)
             self._tracker.study_tags({"teacher_sha256": teacher["sha256"]})
         return teacher
