@@ -11,6 +11,8 @@ from optuna.trial import TrialState
 from search.journal_file import Journal
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
 from search.samplers import make_sampler
+from search.settings import Settings
+from trainables.config import TrialConfig
 from trainables.distillers import suggest
 
 JOURNAL = "baselines.log"  # Optuna's, beside the study's own
@@ -83,6 +85,33 @@ class BaselineSearch:
 
     def _records(self) -> list[TrialRecord]:
         return [record for record in self._ledger.of_role("baseline") if record.of == self.name]
+
+
+def baseline_searches(
+    folder: Path, settings: Settings, configs: dict[str, dict[str, Any]], ledger: Ledger
+) -> list[BaselineSearch]:
+    """A search for each baseline, where this session or an earlier one asked for them.
+
+    Args:
+        folder: the study's.
+        settings: `tune_baselines` and the seed.
+        configs: by name, each baseline's whole configuration.
+        ledger: the study's records.
+    """
+    if not settings.tune_baselines and not any(record.of for record in ledger.of_role("baseline")):
+        return []
+    return [
+        BaselineSearch(
+            folder,
+            name,
+            config,
+            settings.tune_baselines,
+            settings.seed + number,
+            ledger,
+            lambda one: TrialConfig(**one),
+        )
+        for number, (name, config) in enumerate(configs.items())
+    ]
 
 
 def tuned_fields(trial, config: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from trainables.errors import InputError
 
+SLOW_START, STARTS = "timed out during startup", 4
+
 
 def start_ray(settings) -> None:
     """Starts a cluster on this machine, or joins the one at `address`; nothing where that was done before.
@@ -43,13 +45,26 @@ def start_ray(settings) -> None:
     dashboard = {"include_dashboard": settings.dashboard_port is not None}
     if settings.dashboard_port:
         dashboard |= {"dashboard_host": "127.0.0.1", "dashboard_port": settings.dashboard_port}
-    ray.init(
-        address="local",
+    _start_here(
         num_cpus=max(os.cpu_count() or 1, wanted),
         object_store_memory=256 * 2**20,  # only control messages pass through it
         **dashboard,
         **quiet,
     )
+
+
+def _start_here(**options) -> None:
+    """A cluster on this machine; Ray gives its own processes 30 s, which a busy machine may not have at first."""
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception as error:  # Ray has no type of its own for it
+            if SLOW_START not in str(error) or attempt == STARTS:
+                raise
+            ray.shutdown()
 
 
 def cluster_resources(settings) -> tuple[float, float]:

@@ -102,7 +102,8 @@ def expected_end(plan: Plan, figures: dict[str, Any]) -> str:
         words = f"trials ({plan.trials}), or {min(maybe)[1]} where the scheduler stops few"
     else:
         words = f"trials ({plan.trials})"
-    soft = [name for name in ("target", "patience") if getattr(settings, name) is not None]
+    soft = ["target"] if settings.target is not None else []
+    soft += ["patience"] if settings.patience and settings.patience < settings.trials else []
     return words + (f", unless {' or '.join(soft)} comes first" if soft else "")
 
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,14 @@ from search.account import Account
 from search.budgets import Budgets, Ending, Spent, all_ran
 from search.cluster import start_ray
 from search.finalists import FINALIST
+from search.interrupts import Interrupts
 from search.ledger import RUNNING, Ledger, TrialRecord
 from search.preflight import Plan
 from search.tracking import Tracker
-from trainables.errors import InputError, StudyError
+from trainables.errors import StudyError
 from trainables.files import drop_checkpoint
 
 TESTED = (FINALIST, "delivery")  # the roles that the test split is for
-TEACHER = "teacher"  # the teacher's trial id at the broker
 INTERRUPTED = Ending("", None, "interrupted")
 
 
@@ -58,7 +56,11 @@ class Experiment:
         self.plan, self.settings, self.folder = plan, plan.settings, Path(folder).resolve()
         self.ledger = Ledger(self.folder / records)
         self._tracker, self._open_tracking, self.view = tracker, open_tracking, None
-        self._interrupted = threading.Event()
+        self._interrupts = Interrupts(
+            lambda: self.view.note(
+                "stopping: running trials keep their last epoch's checkpoint (Ctrl-C again ends at once)"
+            )
+        )
         self._budgets: Budgets | None = None
         self.teacher_folder = self.folder.parent / "teachers" / self._teacher_fingerprint()
 
@@ -80,7 +82,7 @@ class Experiment:
             account.hold(0)
             account.phase(phases.SEARCH)
             self._budgets = Budgets(settings, self.ledger, account, plan.objectives[0], plan.final_count)
-            study = None if self._interrupted.is_set() else self._search(broker, lanes)
+            study = None if self._interrupts.is_set() else self._search(broker, lanes)
             account.phase(phases.FINALISTS)
             search_ending = self._budgets.final()
             self._final(broker, lanes, study)
@@ -88,10 +90,10 @@ class Experiment:
         for record in self.ledger.records.values():  # a lane may write one more for what was cut off, so not before
             if record.state != RUNNING:
                 drop_checkpoint(self.ledger.trial_folder(record.trial_id))
-        if (lost := lanes.all_lost()) and not self._interrupted.is_set():
+        if (lost := lanes.all_lost()) and not self._interrupts.is_set():
             raise StudyError(lost)
         ending = self._budgets.ending or search_ending or all_ran(plan.trials, plan.grid is not None)
-        if self._interrupted.is_set():
+        if self._interrupts.is_set():
             ending = INTERRUPTED
         return Outcome(ending is INTERRUPTED, self.ledger, teacher, study, self._budgets.spent(), ending)
 
@@ -124,7 +126,7 @@ class Experiment:
 
             ray.get(broker.submit.remote(record.trial_id, self._job(record), judged=False))
             self.view.phase("training")
-            ended = follow(broker, lanes, record.trial_id, on_report, self._interrupted.is_set)
+            ended = follow(broker, lanes, record.trial_id, on_report, self._interrupts.is_set)
             if ended is None:
                 return False
             record.finish()
@@ -170,67 +172,28 @@ class Experiment:
             ray.shutdown()
         shutil.rmtree(self.folder / "ray", ignore_errors=True)
 
-    @contextlib.contextmanager
     def interruptible(self):
         """Within this, the first Ctrl-C (or SIGTERM) lets `run` stop cleanly."""
-        previous = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for kind, handler in previous.items():
-                signal.signal(kind, handler)
-
-    def _on_signal(self, number, frame) -> None:
-        """The first Ctrl-C stops cleanly; the next one at once."""
-        if self._interrupted.is_set():
-            raise KeyboardInterrupt
-        self._interrupted.set()
-        self.view.note("stopping: running trials keep their last epoch's checkpoint (Ctrl-C again ends at once)")
+        return self._interrupts
 
     def _ready_teacher(self, broker, lanes) -> dict:
-        """Has a lane make the teacher ready and judges it; returns its figures."""
-        import ray
+        """Has a lane make the teacher ready, then opens MLflow; the teacher's figures, {} where it was interrupted."""
+        from search.teaching import ready_teacher
 
-        from search.lanes import follow
-
-        job = {
-            "kind": "teacher",
-            "config": self.plan.base.model_dump(),
-            "recipe": self.plan.teacher_recipe,
-            "folder": str(self.folder / "teacher"),
-            "teacher_folder": str(self.teacher_folder),
-        }
         self.view.phase(f"bringing up {self.settings.concurrency} lane(s); making {self.settings.teacher} ready")
-        ray.get(broker.submit.remote(TEACHER, job, judged=False))
-        epochs = self.plan.teacher_recipe["epochs"]
-
-        def on_report(metrics: dict) -> None:
-            accuracy = metrics["val/top1"]
-            self.view.phase(f"fitting the teacher: epoch {metrics['epoch']}/{epochs}, holdout {accuracy:.2f}%")
-
-        try:
-            teacher = follow(broker, lanes, TEACHER, on_report, self._interrupted.is_set)
-        except StudyError as error:
-            raise StudyError(f"the teacher could not be made ready: {error}") from error
-        if teacher is None:
-            return {}
-        words = f"teacher {self.settings.teacher}: {teacher['top1']:.2f}% on the holdout of {teacher['images']} images"
-        if not self._beats_chance(teacher):
-            if not self.settings.smoke:
-                raise InputError(
-                    f"teacher: {words} do not clearly beat chance ({100 / teacher['classes']:.1f}%); "
-                    "check teacher_weights and the order of classes, or fit it: --set teacher_source=fit"
-                )
-            words += " (a smoke run does not judge it)"
-        self.view.note(words)
-        self.view.phase("opening MLflow")
-        self._open_tracking()
-        self._tracker.study_metric("teacher/top1", teacher["top1"], 0)
-        self._tracker.study_tags({"teacher_sha256": teacher["sha256"]})
+        folders = self.folder / "teacher", self.teacher_folder
+        teacher = ready_teacher(self.plan, *folders, broker, lanes, self.view, self._interrupts.is_set)
+        if teacher:
+            self.view.phase("opening MLflow")
+            self._open_tracking()
+            self._tracker.catch_up(list(self.ledger.records.values()))
+            self._tracker.study_metric("teacher/top1", teacher["top1"], 0)
+            self._tracker.study_tags({"teacher_sha256": teacher["sha256"]})
         return teacher
 
     def _search(self, broker, lanes):
         """Lets Tune run what is left of the study; returns Optuna's study."""
+        from search.baselines import baseline_searches
         from search.optuna_study import open_study
         from search.schedulers import make_scheduler
         from search.searcher import StudySearcher
@@ -246,7 +209,7 @@ class Experiment:
             self.plan.space,
             self.plan.compose,
             baselines,
-            self._baseline_searches(baselines),
+            baseline_searches(self.folder, settings, baselines, self.ledger),
             self.plan.grid,
             *self._searcher_arguments(broker),
         )
@@ -260,27 +223,6 @@ class Experiment:
         if not self._end_running(study, broker, lanes) and searcher.left(settings.trials) <= 0:
             self._budgets.all_done()
         return study
-
-    def _baseline_searches(self, baselines: dict[str, dict]) -> list:
-        """The small searches of the baselines, where this session or an earlier one asked for them."""
-        from search.baselines import BaselineSearch
-        from trainables.config import TrialConfig
-
-        settings = self.settings
-        if not settings.tune_baselines and not any(record.of for record in self.ledger.of_role("baseline")):
-            return []
-        return [
-            BaselineSearch(
-                self.folder,
-                name,
-                config,
-                settings.tune_baselines,
-                settings.seed + number,
-                self.ledger,
-                lambda config: TrialConfig(**config),
-            )
-            for number, (name, config) in enumerate(baselines.items())
-        ]
 
     def _final(self, broker, lanes, study) -> None:
         """Trains the best trials and the baselines again, in full and over seeds; they alone see the test split."""
@@ -337,14 +279,14 @@ class Experiment:
 
     def _stop_reason(self, lanes) -> str | None:
         """Why no more should be trained."""
-        return "interrupted" if self._interrupted.is_set() else lanes.all_lost() or self._budgets.cut()
+        return "interrupted" if self._interrupts.is_set() else lanes.all_lost() or self._budgets.cut()
 
     def _end_running(self, study, broker, lanes) -> int:
         """Closes the records of what a budget cut off, and counts them; others that are cut off go on with --resume."""
         from search.optuna_study import tell
 
         reason = self._budgets.reason()
-        if reason is None or self._interrupted.is_set() or lanes.all_lost():
+        if reason is None or self._interrupts.is_set() or lanes.all_lost():
             return 0
         running = [record for record in self.ledger.records.values() if record.state == RUNNING]
         for record in running:
@@ -367,13 +309,6 @@ class Experiment:
             "test": record.role in TESTED,
             "teacher_folder": str(self.teacher_folder),
         }
-
-    def _beats_chance(self, teacher: dict) -> bool:
-        if self.plan.curves:
-            return True
-        from trainables.teacher import clearly_beats_chance
-
-        return clearly_beats_chance(teacher["top1"], teacher["images"], teacher["classes"])
 
     def _teacher_fingerprint(self) -> str:
         if self.plan.curves:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.ledger import COMPLETE, FAILED, PRUNED, Ledger, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
+from search.statistics import best_record
 from search.tracking_store import as_text, flat_params
 from trainables.config import Distillation
 
@@ -54,13 +55,19 @@ def write_trials_csv(ledger: Ledger, path: Path) -> None:
 
 
 def final_table(ledger: Ledger) -> "pandas.DataFrame":
-    """The best trial beside the baselines; one that did not complete says so in its name."""
+    """The search's best trial, and the final's where that is another one, beside the baselines.
+
+    One that did not complete says so in its name.
+    """
     import pandas
 
-    best, scratch = ledger.best(), _scratch(ledger)
+    best, scratch, chosen = ledger.best(), _scratch(ledger), best_record(ledger)
+    names = {} if best is None else {best.trial_id: f"trial {best.trial_id} (best)"}
+    if chosen is not best:  # the final has its own mind
+        names = {best.trial_id: f"trial {best.trial_id} (best here)", chosen.trial_id: f"trial {chosen.trial_id}"}
     rows = []
-    for record in ([best] if best else []) + ledger.of_role("baseline"):
-        name = f"trial {record.trial_id} (best)" if record is best else record.trial_id
+    for record in [ledger.records[trial_id] for trial_id in names] + ledger.of_role("baseline"):
+        name = names.get(record.trial_id, record.trial_id)
         row = {"name": name if record.state == COMPLETE else f"{name} ({record.state})"} | _row(record)
         comparable = scratch is not None and record.state == COMPLETE
         row[AHEAD] = record.value - scratch.value if comparable else None

@@ -178,6 +178,7 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     for record in ledger.of_role("trial"):
         counts[record.state] = counts.get(record.state, 0) + 1
     console.print()
+    console.print("the search, with one seed and on the images that chose:")
     results.print_table(console, results.final_table(ledger))
     if len(front := ledger.front()) > 1:
         console.print("\nthe Pareto front, no trial beats these in one objective without losing in another:")

@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,20 @@ class Tracker:
     def trial_ended(self, record: TrialRecord) -> None:
         """Also for a trial of an earlier session: whatever MLflow lacks of it is then written."""
         self._queue.put(_Item("ended", record))
+
+    def catch_up(self, records: Iterable[TrialRecord]) -> None:
+        """After an earlier session died: writes the ends that it knew of and that MLflow was not told yet."""
+        if not self._resumed:
+            return
+        query, token, told = f"tags.`mlflow.parentRunId` = '{self.parent_id}'", None, {}
+        while token != "":
+            page = self._mlflow.search_runs([self.experiment_id], query, max_results=1000, page_token=token)
+            ended = [run for run in page if run.info.status != "RUNNING"]
+            told |= {run.data.tags["trial_id"]: run.data.tags.get("state") for run in ended}
+            token = page.token or ""
+        for record in records:
+            if record.state != RUNNING and told.get(record.trial_id) != record.state:
+                self.trial_ended(record)
 
     def study_metric(self, key: str, value: float, step: int) -> None:
         self._queue.put(_Item("metric", content={"key": key, "value": value, "step": step}))

@@ -114,3 +114,31 @@ def test_an_address_where_no_cluster_is_is_told_at_once(address):
     settings = Settings(name="n", space="s", teacher="a", student="b", address=address)
     with pytest.raises(InputError, match=r"^--address: "):
         start_ray(settings)
+
+
+def test_a_slow_start_of_ray_is_tried_again_and_other_trouble_is_not(monkeypatch):
+    import ray
+
+    from search import cluster
+
+    tries = []
+
+    def init(problems):
+        def started(**options):
+            tries.append(options)
+            if len(tries) <= len(problems):
+                raise Exception(problems[len(tries) - 1])
+
+        return started
+
+    slow = "The current node timed out during startup."
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "init", init([slow, slow]))
+    cluster._start_here(num_cpus=1)
+    assert len(tries) == 3 and tries[-1] == {"address": "local", "num_cpus": 1}
+    for problems, count in (([slow] * 9, cluster.STARTS), (["no space left"], 1)):
+        tries.clear()
+        monkeypatch.setattr(ray, "init", init(problems))
+        with pytest.raises(Exception, match=problems[0]):
+            cluster._start_here(num_cpus=1)
+        assert len(tries) == count

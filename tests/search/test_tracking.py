@@ -170,6 +170,27 @@ def test_resuming_writes_each_epoch_once(make_tracker):
     assert parent.data.tags["resumed/trials"] == "9"
 
 
+def test_ends_that_a_killed_session_had_not_told_are_written_on_resume(make_tracker):
+    tracker = make_tracker()
+    told, cut_off, running, unknown = records = [make_record(trial_id) for trial_id in "0123"]
+    play(tracker, told, [1, 2, 3])
+    for record in (cut_off, running):
+        play(tracker, record, [1], end=False)
+    wait_for(lambda: len(children(tracker)) == 3, "three runs")
+    for record in (cut_off, unknown):  # ended by the ledger, and the session died
+        record.add(metrics_of(record.epoch + 1))
+        record.finish()
+    resumed = make_tracker(resume=True)
+    resumed.catch_up(records)
+    resumed.close()
+    runs = children(resumed)
+    assert {key: run.info.status for key, run in runs.items()} == {
+        "0": "FINISHED", "1": "KILLED", "2": "RUNNING", "3": "KILLED",
+    }  # fmt: skip
+    assert [runs[key].data.tags["state"] for key in "0123"] == ["complete", "pruned", "running", "pruned"]
+    assert steps(resumed, runs["1"]) == [1, 2] and steps(resumed, runs["3"]) == [1]
+
+
 def test_a_taken_name_is_refused_without_resume(make_tracker):
     make_tracker().close()
     with pytest.raises(InputError, match="--resume"):

@@ -1,0 +1,70 @@
+"""The teacher is made ready once, by the first lane that stands, and judged before anybody learns from it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+
+from search.lanes import follow
+from search.preflight import Plan
+from trainables.errors import InputError, StudyError
+
+TEACHER = "teacher"  # the teacher's trial id at the broker
+
+
+def ready_teacher(plan: Plan, folder: Path, kept: Path, broker, lanes, view, interrupted: Callable[[], bool]) -> dict:
+    """Has a lane make the teacher ready and judges it.
+
+    Args:
+        folder: where it is fitted.
+        kept: where it is kept for all studies.
+        broker, lanes, view: the study's.
+        interrupted: whether to give up.
+
+    Returns:
+        Its figures, as `trainables.teacher_job.prepare_teacher`; {} where it was interrupted.
+
+    Raises:
+        StudyError: it could not be made ready.
+        InputError: it does not clearly beat chance, or does not fit the data.
+    """
+    job = {
+        "kind": "teacher",
+        "config": plan.base.model_dump(),
+        "recipe": plan.teacher_recipe,
+        "folder": str(folder),
+        "teacher_folder": str(kept),
+    }
+    ray.get(broker.submit.remote(TEACHER, job, judged=False))
+    epochs = plan.teacher_recipe["epochs"]
+
+    def on_report(metrics: dict) -> None:
+        view.phase(f"fitting the teacher: epoch {metrics['epoch']}/{epochs}, holdout {metrics['val/top1']:.2f}%")
+
+    try:
+        teacher = follow(broker, lanes, TEACHER, on_report, interrupted)
+    except StudyError as error:
+        raise StudyError(f"the teacher could not be made ready: {error}") from error
+    if teacher is None:
+        return {}
+    view.note(_judged(plan, teacher))
+    return teacher
+
+
+def _judged(plan: Plan, teacher: dict) -> str:
+    """How good it is, in words."""
+    words = f"teacher {plan.settings.teacher}: {teacher['top1']:.2f}% on the holdout of {teacher['images']} images"
+    if plan.curves or _beats_chance(teacher):
+        return words
+    if plan.settings.smoke:
+        return f"{words} (a smoke run does not judge it)"
+    raise InputError(
+        f"teacher: {words} do not clearly beat chance ({100 / teacher['classes']:.1f}%); "
+        "check teacher_weights and the order of classes, or fit it: --set teacher_source=fit"
+    )
+
+
+def _beats_chance(teacher: dict) -> bool:
+    from trainables.teacher import clearly_beats_chance
+
+    return clearly_beats_chance(teacher["top1"], teacher["images"], teacher["classes"])
