@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     import pandas
     from rich.console import Console
 
-BEST = "best/val_top1"
 AHEAD = "over scratch"  # the final table's difference in points
 SHARES = ("val/top1", "val/top5", "val/agreement")  # percents that are shares of the images
 FEWEST_TRIALS = 4  # an importance from fewer is noise
 MARKERS = {COMPLETE: ("o", "#1f77b4"), PRUNED: ("v", "#e0a030"), FAILED: ("x", "#c0392b")}
 BASELINE_COLOURS = ("#555555", "#8c564b", "#9467bd", "#17becf")
-DECIMALS = dict.fromkeys((*PERCENT, BEST, AHEAD, "top1"), 2) | {"val/loss": 4, "seconds": 0}
+DECIMALS = dict.fromkeys((*PERCENT, AHEAD, "top1"), 2) | {"val/loss": 4, "seconds": 0}
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
@@ -34,6 +33,11 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     }
 
 
+def best_name(metric: str) -> str:
+    """What the best of a metric over a trial's epochs is called: `best/val_top1` of `val/top1`."""
+    return f"best/{metric.replace('/', '_')}"
+
+
 def trials_frame(ledger: Ledger) -> "pandas.DataFrame":
     """One row a trial, in the order they started; `seconds` is what its epochs took."""
     import pandas
@@ -41,11 +45,12 @@ def trials_frame(ledger: Ledger) -> "pandas.DataFrame":
     rows = []
     for record in ledger.records.values():
         row = {"trial_id": record.trial_id, "role": record.role, "state": record.state, "reason": record.reason}
-        row |= _row(record) | {BEST: record.best}
+        row |= _row(record) | {best_name(record.objective): record.best}
+        row |= {name: record.metric(name) for name in record.objectives}
         row |= record.params | flat_params(record.config, Distillation.model_fields)
         row |= {key: value for key, value in (record.history or [{}])[0].items() if key.startswith("cost/")}
         rows.append({key: as_text(value) if isinstance(value, list) else value for key, value in row.items()})
-    first = ["trial_id", "role", "state", "reason", "epochs", ledger.objective, BEST, "seconds"]
+    first = ["trial_id", "role", "state", "reason", "epochs", ledger.objective, best_name(ledger.objective), "seconds"]
     frame = pandas.DataFrame(rows)
     return frame.reindex(columns=first + [column for column in frame.columns if column not in first])
 

@@ -13,6 +13,7 @@ from search.account import Account
 from search.experiment import Experiment, Outcome
 from search.ledger import RUNNING, Ledger
 from search.live import View, make_view
+from search.objective import TOP1
 from search.preflight import Plan
 from search.report_command import write_report
 from search.resume import comparable, what_stays
@@ -149,7 +150,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
             **_simulated(plan.settings),
             "study": plan.settings.name,
             "trial": best.trial_id,
-            "val_top1": best.value,
+            "val_top1": best.metric(TOP1),
             "holdout_images": plan.holdout_images,
             "data_fingerprint": plan.data_fingerprint,
             "teacher_top1": outcome.teacher["top1"],
@@ -160,7 +161,9 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
         }
         results.write_best_yaml(best, canonical, folder / "best.yaml", study=plan.settings.name)
         written += BEST_RESULTS[:1] if plan.curves else BEST_RESULTS
-        tracker.study_metric("best/val_top1", best.value, 0)
+        for name in dict.fromkeys((ledger.objective, TOP1)):
+            if (value := best.metric(name)) is not None:
+                tracker.study_metric(results.best_name(name), value, 0)
         tracker.study_tags({"best_trial": best.trial_id})
     try:
         written += [path.name for path in write_report(folder, ledger, outcome.study)]

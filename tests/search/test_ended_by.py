@@ -83,7 +83,7 @@ def test_a_dry_run_says_what_will_end_it(space, monkeypatch, capfd):
     said = capfd.readouterr().out
     # 20 trials, a baseline, and two runs of the final, of 2 epochs each.
     assert "in all     46 epochs; the final is 9% of a study without stops" in said
-    assert "ended by   total_epochs, unless patience comes first" in said
+    assert "ended by   total_epochs\n" in said
     assert (
         "warning    total_epochs (11 epochs) ends the search after about 2 of 20 trials (the whole study: 46 epochs)"
         in said

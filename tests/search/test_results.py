@@ -12,14 +12,15 @@ from search.ledger import Ledger, TrialRecord
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def add(ledger, trial_id, value, epochs=3, role="trial", error=None, **config):
+def add(ledger, trial_id, value, epochs=3, role="trial", error=None, of="", **config):
     config = {"epochs": 3, "distiller": "ofa", "stages": [1, 2], "eps": 1.5, "temperature": 2.0} | config
     params = {"eps": 1.5, "stage1": True, "lr": 1e-05} if role == "trial" else {}
-    record = TrialRecord(trial_id, role, config, params, started=1000.0 + len(ledger.records))
+    record = TrialRecord(trial_id, role, config, params, of=of, started=1000.0 + len(ledger.records))
     for epoch in range(1, epochs + 1):
         metrics = {"epoch": epoch, "val/top1": value - 3 + epoch, "val/loss": 0.5, "val/agreement": 88.0}
         metrics["time/epoch_s"] = 60 / epochs
         metrics |= {"cost/branch_params": 1000} if epoch == 1 else {}
+        metrics |= {"test/top1": value} if role == "finalist" and epoch == epochs else {}
         record.add(metrics)
     record.finish(error=error)
     ledger.save(record)
@@ -78,6 +79,15 @@ def test_the_final_table_puts_the_best_beside_the_baselines(ledger):
     text = console.file.getvalue()
     assert "93.31" in text and "+2.31" in text and "0.5000" in text
     assert text.splitlines()[-1].split()[:4] == ["hinton", "(failed)", "-", "-"]
+
+
+def test_the_final_table_has_the_finals_winner_too(ledger):
+    for trial_id, value in (("3-seed1", 91.0), ("4-seed1", 93.0)):
+        add(ledger, trial_id, value, role="finalist", of=trial_id.split("-")[0], seed=1)
+    names = results.final_table(ledger)["name"].tolist()
+    assert names == ["trial 3 (best here)", "trial 4", "scratch", "kd"]
+    (best,) = results.trials_frame(ledger).query("trial_id == '4'").to_dict("records")
+    assert best["best/val_top1"] == 93.0
 
 
 def test_the_verdict_when_the_best_trial_wins(ledger):
@@ -177,6 +187,14 @@ def test_less_may_be_better(tmp_path):
     assert results.view_range(ledger) == (pytest.approx(0.1), pytest.approx(1.3))
     results.plot_history(ledger, tmp_path / "history.png")
     assert is_picture(tmp_path / "history.png")
+
+
+def test_the_frame_has_every_objective_and_the_best_of_the_first(ledger):
+    for record in ledger.records.values():
+        record.objectives = {"val/loss": False, "cost/branch_params": False}
+    frame = results.trials_frame(ledger).set_index("trial_id")
+    assert frame.loc["3", ["val/loss", "best/val_loss", "cost/branch_params"]].tolist() == [0.5, 0.5, 1000]
+    assert "best/val_top1" not in frame
 
 
 def test_the_verdict_where_the_holdouts_size_is_not_known(ledger):

@@ -149,8 +149,8 @@ def test_nothing_of_the_students_recipe_reaches_the_teacher():
     students = {
         "epochs": 7, "batch_size": 10, "opt": "sgd", "lr": 0.7, "momentum": 0.1, "weight_decay": 0.3,
         "projector_lr_scale": 0.2, "projector_weight_decay_scale": 0.2, "sched": "step", "min_lr": 0.1,
-        "warmup_lr": 0.01, "warmup_epochs": 2, "decay_epochs": 2, "decay_rate": 0.5, "clip_grad": 0.1,
-        "smoothing": 0.3, "mixup": 0.5, "cutmix": 0.5, "mixup_prob": 0.1, "mixup_switch_prob": 0.1,
+        "warmup_lr": 0.01, "warmup_epochs": 2, "decay_epochs": 2, "decay_rate": 0.5, "sched_restarts": [1],
+        "clip_grad": 0.1, "smoothing": 0.3, "mixup": 0.5, "cutmix": 0.5, "mixup_prob": 0.1, "mixup_switch_prob": 0.1,
         "crop_scale": [0.9, 1.0], "crop_ratio": [1.0, 1.0], "hflip": 0.1, "color_jitter": 0.1,
         "aa": "rand-m5", "reprob": 0.3, "train_interpolation": "bicubic", "bce_loss": True, "drop": 0.4,
         "drop_path": 0.4, "model_ema": True, "model_ema_decay": 0.5, "amp": True, "amp_dtype": "float16",
