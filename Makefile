@@ -25,7 +25,7 @@ study: $(STAMP) ## run the main job: search, train, log and report on the embedd
 	$(BIN)/python search/run.py --space spaces/vit_to_mlp.py $(STUDY_FLAGS)
 
 test: $(STAMP) ## pass the tests
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(STAMP) ## pass the tests that take minutes each
 	$(BIN)/python -m pytest -m long

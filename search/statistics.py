@@ -165,7 +165,10 @@ def holm(values: list[float | None]) -> list[float | None]:
 
 
 def final_frame(ledger: Ledger, folder: Path) -> "pandas.DataFrame":
-    """One row an entrant, the winner first: means with deviations, the test mean's interval, and its comparison."""
+    """One row an entrant, the winner first: means with deviations, the test mean's interval, and its comparison.
+
+    A column that nobody has, as the interval is with one seed, is left out.
+    """
     import pandas
 
     best, metric, test = winner(ledger), ledger.objective, _test_metric(ledger)
@@ -185,7 +188,8 @@ def final_frame(ledger: Ledger, folder: Path) -> "pandas.DataFrame":
             row["name"] += f", {one.failed} failed"
         rows.append(row)
     columns = ["name", "seeds", metric, test, "95% CI", "best is", "p"]
-    return pandas.DataFrame(rows, columns=columns).astype(object).where(lambda frame: frame.notna(), None)
+    frame = pandas.DataFrame(rows, columns=[one for one in columns if any(one in row for row in rows)])
+    return frame.astype(object).where(lambda cells: cells.notna(), None)
 
 
 def sentence(ledger: Ledger, folder: Path, test_images: int | None) -> str | None:

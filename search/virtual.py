@@ -143,10 +143,8 @@ class _Driver:
 
     def run(self, slots: int, stop: Callable[[Virtual], str | None]) -> Virtual:
         """To the end, or until `stop` gives a reason."""
-        state, running = (
-            self._state,
-            [],
-        )  # a heap of (time of the next event, order of starting, trial, reports to come)
+        state = self._state
+        running: list = []  # a heap of (time of the next event, order of starting, trial, reports to come)
         while True:
             while len(running) < slots and self._left:
                 self._begin(running)
