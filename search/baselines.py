@@ -22,8 +22,8 @@ LR_SPAN = 3.0  # the learning rate is searched from its own value over this to i
 class BaselineSearch:
     """Tunes one baseline by TPE: its distiller's declared hyperparameters, and the learning rate.
 
-    The baseline as it was given counts as the first of its trials. None of them is stopped early, so that they have the
-    epochs of the trials that they are compared with.
+    The best of them and of the baseline as it was given goes on to the final. None of them is stopped early, so that
+    they have the epochs of the trials that they are compared with.
 
     Args:
         folder: the study's folder.

@@ -3,8 +3,10 @@
 import statistics
 from typing import TYPE_CHECKING
 
+from search.final import best_record
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import PERCENT, format_value
+from search.students import student_of
 
 if TYPE_CHECKING:
     import pandas
@@ -20,7 +22,9 @@ def branches(ledger: Ledger) -> str | None:
     with_, without = ([record for record in complete if _has_branches(record) is has] for has in (True, False))
     if not with_:
         return None
-    best = max(with_, key=lambda record: record.score)
+    chosen = best_record(ledger)
+    best = chosen if chosen in with_ else max(with_, key=lambda record: record.score)
+    without = [record for record in without if student_of(record.config) == student_of(best.config)]
     cost = best.history[0]
     reached = format_value(best.objective, best.value)
     text = (

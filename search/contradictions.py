@@ -12,10 +12,15 @@ def least_epochs(settings) -> int:
     return (1 + baselines * (1 + settings.tune_baselines)) * settings.epochs + final_runs(settings) * settings.epochs
 
 
-def final_runs(settings, trials: int | None = None) -> int:
-    """How many runs the final has at most; `trials`: where there are fewer than the settings ask for."""
-    trials = settings.trials if trials is None else trials
-    return (min(settings.finalists, trials) + len(settings.baselines)) * settings.seeds if settings.finalists else 0
+def final_runs(settings, trials: int | None = None, students: int = 1) -> int:
+    """How many runs the final has at most.
+
+    Args:
+        trials: how many there are, where they are fewer than the settings ask for.
+        students: how many the space searches; each among the finalists has baselines of its own.
+    """
+    finalists = min(settings.finalists, settings.trials if trials is None else trials)
+    return (finalists + len(settings.baselines) * min(students, finalists)) * settings.seeds
 
 
 def budget_problems(settings, objective: Objective) -> list[str]:

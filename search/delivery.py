@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from search.experiment import Experiment
-from search.ledger import COMPLETE, Ledger, TrialRecord
+from search.ledger import COMPLETE, FAILED, Ledger, TrialRecord
 from search.live import make_view
 from search.model_card import WEIGHTS, write_card
 from search.paths import import_from_current_folder, storage_folder
@@ -42,12 +42,18 @@ def deliver(arguments) -> int:
     console = person_console()
     ledger = Ledger(folder / DELIVERED)
     known = ledger.records.get(record.trial_id)
-    if known and known.config == record.config and known.state != "failed":
-        record = known
-    elif known:
-        shutil.rmtree(out)
+    goes_on = known is not None and known.config == record.config and known.state != FAILED
+    record = known if goes_on else record
     if record.state != COMPLETE:
+        teacher = Experiment(plan, folder, None, None, DELIVERED).teacher_folder
+        if not teacher.is_dir():
+            raise InputError(
+                f"--study: its teacher is no longer in {teacher.parent}; "
+                f"have it made again: search/run.py --name {folder.name} --resume"
+            )
         with sole_session(folder), noise_to(folder / LOG):
+            if known and not goes_on:
+                shutil.rmtree(out)
             interrupted = _train(plan, folder, record, tracking_uri(plan.settings), console)
         if interrupted:
             console.print("interrupted; the same command goes on")
@@ -55,8 +61,8 @@ def deliver(arguments) -> int:
     _write(plan, source, record, folder, out)
     top1 = record.metric("test/top1")
     console.print(
-        f"{record.of} of study {folder.name}, trained for {record.epoch} epochs on training split and holdout: "
-        f"top-1 {top1:.2f} on the test split"
+        f"{record.of} of study {folder.name}, trained for {record.epoch} epochs on the {plan.train_images} images of "
+        f"the training split and the {plan.holdout_images} of the holdout: top-1 {top1:.2f} on the test split"
     )
     for name in (WEIGHTS, CONFIG, CARD):
         console.print(f"  {out / name}")
@@ -106,9 +112,12 @@ def _record(plan: Plan, source: TrialRecord, epochs: int | None) -> TrialRecord:
     own = settings.recipe.keys() | source.params.keys()  # what was set or searched holds at any length
     longer = {part: at_length[part] for part in facts.full_length if part != "epochs" and part not in own}
     config = {**source.config, **longer, "epochs": epochs, "train_with_holdout": True, "sched_restarts": []}
+    if (raw := source.metric("val/top1_raw")) is not None:  # without a holdout nothing can tell which is better
+        config["model_ema"] = source.metric("val/top1_ema") >= raw
     of = f"{source.role} {source.trial_id}"
+    name = of.replace(" ", "-") + (f"-{epochs}-epochs" if epochs != facts.full_length["epochs"] else "")
     objectives = {name.replace("val/", "test/"): maximize for name, maximize in source.objectives.items()}
-    return TrialRecord(of.replace(" ", "-"), ROLE, config, source.params, objectives, of=of)
+    return TrialRecord(name, ROLE, config, source.params, objectives, of=of)
 
 
 def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> bool:
@@ -122,11 +131,6 @@ def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> 
         on_warning=lambda text: view.note(text),
     )
     experiment = Experiment(plan, folder, tracker, lambda: tracker.open_study({}, {}, {}, resume=True), DELIVERED)
-    if not experiment.teacher_folder.is_dir():
-        raise InputError(
-            f"--study: its teacher is no longer in {experiment.teacher_folder.parent}; "
-            f"have it made again: search/run.py --name {folder.name} --resume"
-        )
     title = f"{plan.settings.teacher} teaches {record.config['student']}"
     done = False
     with make_view(console, 1, study=f"{folder.name}: {record.of}", pair=title) as view:

@@ -231,7 +231,9 @@ class Experiment:
         from search.finalists import final_records
         from search.searcher import ListSearcher
 
-        records = final_records(self.ledger, self.settings) if self.settings.finalists else []
+        if not self.settings.finalists:
+            return
+        records = final_records(self.ledger, self.settings, self.plan.students.swapped)
         if not records or self._stop_reason(lanes):
             return
         again = sum(record.trial_id in self.ledger.records for record in records)

@@ -3,8 +3,12 @@
 The search chose its best on the holdout and with one seed, so its figure flatters it; these are the ones to believe.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
 from search.settings import Settings
+from search.students import student_of
 
 FINALIST = "finalist"
 
@@ -29,23 +33,35 @@ def best_baselines(ledger: Ledger) -> dict[str, TrialRecord]:
     return best
 
 
-def final_records(ledger: Ledger, settings: Settings) -> list[TrialRecord]:
+def final_records(
+    ledger: Ledger,
+    settings: Settings,
+    with_student: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda config, other: config,
+) -> list[TrialRecord]:
     """The runs of the final that are still to be made, seed by seed, so that those of one seed can be compared early.
 
-    All of them have the search's epochs, data and stream, other seeds than the search had, and a learning-rate schedule
-    of full length. A run that an earlier session left off goes on; one that failed is tried again.
+    All of them have the search's epochs and data, other seeds than the search had, and a learning-rate schedule of full
+    length. Each student among the finalists has baselines of its own, so that a space that searches the student does
+    not compare two of them. A run that an earlier session left off goes on; one that failed is tried again.
+
+    Args:
+        with_student: gives a configuration (the first) the student of another one (the second).
     """
-    entrants = chosen(ledger, settings.finalists)
-    if not entrants:
-        return []
-    entrants = [*entrants, *best_baselines(ledger).values()]
+    trials = chosen(ledger, settings.finalists)
+    entrants = [(record.trial_id, record, record.config) for record in trials]
+    for student, owner in {student_of(record.config): record for record in reversed(trials)}.items():
+        for name, record in best_baselines(ledger).items():
+            if student_of(record.config) == student:
+                entrants.append((record.trial_id, record, record.config))
+            else:
+                entrants.append((f"{name}-as-{owner.trial_id}", record, with_student(record.config, owner.config)))
     records = []
     for seed in range(settings.seed + 1, settings.seed + 1 + settings.seeds):
-        for entrant in entrants:
-            trial_id = f"{entrant.trial_id}-seed{seed}"
+        for name, entrant, whole in entrants:
+            trial_id = f"{name}-seed{seed}"
             known = ledger.records.get(trial_id)
             if known is None or known.state not in (RUNNING, COMPLETE):
-                config = {**entrant.config, "seed": seed, "sched_restarts": []}
+                config = {**whole, "seed": seed, "sched_restarts": []}
                 known = TrialRecord(trial_id, FINALIST, config, entrant.params, entrant.objectives, of=entrant.trial_id)
             if known.state != COMPLETE:
                 records.append(known)

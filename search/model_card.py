@@ -27,7 +27,8 @@ On the test split ({test_images}), which nothing was trained on or chosen by:
 {metrics}
 
 One training run, so without error bars; those of the study's finalists are in its report. It was trained on the
-training split and the holdout together, and its teacher on the training split alone.
+{train_images} images of the training split and the {holdout_images} of the holdout together, its teacher on the
+training split alone.
 
 ## How it was trained
 
@@ -91,7 +92,9 @@ def write_card(path: Path, plan: Plan, source: TrialRecord, record: TrialRecord,
             params=record.metric("cost/student_params"),
             of=record.of,
             study=folder.name,
-            test_images=_test_images(plan.data),
+            test_images=f"{plan.test_images} images",
+            train_images=plan.train_images,
+            holdout_images=plan.holdout_images,
             metrics=_table(["metric", "value"], [(name, format_value(name, value)) for name, value in test.items()]),
             epochs=record.epoch,
             configuration=_table(["field", "value"], _telling(config, source)),
@@ -119,11 +122,6 @@ def _teacher_top1(folder: Path) -> str:
     if not best.exists():
         return "its accuracy is in the study's report"
     return f"top-1 {yaml.safe_load(best.read_text())['teacher_top1']:.2f} on the holdout"
-
-
-def _test_images(data: str) -> str:
-    """The test split's size from the data's description, `…, test 359`."""
-    return f"{data.rpartition('test ')[2]} images"
 
 
 def _telling(config: dict[str, Any], source: TrialRecord) -> list[tuple[str, str]]:

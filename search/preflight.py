@@ -13,7 +13,7 @@ from search.planning import enumerate_grid, search_notes
 from search.recipes import TEACHER_RECIPES, family_recipe
 from search.settings import Settings, baseline_params, check_batch, pinned_fields, trial_config
 from search.space import SAMPLES, SearchSpace
-from search.students import Students
+from search.students import Students, student_of
 from search.study import SCALES, Study
 from search.warm_start import take_over
 from trainables.config import DataFields, Distillation, TrialConfig, fields_read
@@ -68,7 +68,7 @@ class Plan:
     @property
     def final_count(self) -> int:
         """How many runs the final has, if as many trials complete."""
-        return final_runs(self.settings, self.trials)
+        return final_runs(self.settings, self.trials, len({student_of(vars(config)) for config in self.drawn}))
 
     def trial_count(self) -> int:
         """Trials, baselines with their own searches, and finalists together."""

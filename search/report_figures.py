@@ -3,7 +3,6 @@
 Each function returns None where there is too little to draw; the section then says so.
 """
 
-import statistics as mean_of
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,12 @@ import plotly.graph_objects as go
 from optuna import visualization
 from optuna.trial import TrialState
 
-from search import statistics
 from search.agreement import Agreement
+from search.final import entrants, rank, winner
 from search.ledger import COMPLETE, FAILED, PRUNED, Ledger, TrialRecord
 from search.objective import format_value
 from search.results import BASELINE_COLOURS, FEWEST_TRIALS, MARKERS, importance_target, view_range
+from search.statistics import summary
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -37,9 +37,7 @@ def history(study: optuna.Study, ledger: Ledger) -> "Figure | None":
         trace.update(visible=trace.name != "Infeasible Trial")
     figure.data[0].update(name=COMPLETE, marker={"color": MARKERS[COMPLETE][1], "size": 8})
     figure.update_traces(selector={"name": "Best Value"}, name="best so far", line={"shape": "hv"})
-    low, high = view_range(ledger)
-    stopped = [one for one in ledger.of_role("trial") if one.state == PRUNED and one.value is not None]
-    stopped = [one for one in stopped if low <= one.value <= high]
+    stopped = [one for one in off_scale(ledger, off=False) if one.state == PRUNED]
     figure.add_scatter(
         x=[int(one.trial_id) for one in stopped],
         y=[one.value for one in stopped],
@@ -50,6 +48,13 @@ def history(study: optuna.Study, ledger: Ledger) -> "Figure | None":
     _baseline_lines(figure, ledger)
     figure.update_yaxes(title=ledger.objective)
     return _styled(figure, 420)
+
+
+def off_scale(ledger: Ledger, off: bool = True) -> list[TrialRecord]:
+    """The trials with a value that the history leaves out, to keep what matters large; `off=False`: the others."""
+    low, high = view_range(ledger)
+    valued = [one for one in ledger.of_role("trial") if one.value is not None]
+    return [one for one in valued if off != (low <= one.value <= high)]
 
 
 def pareto(study: optuna.Study, ledger: Ledger) -> "list[Figure]":
@@ -224,15 +229,15 @@ def rung_agreement(found: list[Agreement], rungs: list[int]) -> "Figure | None":
 def final(ledger: Ledger) -> "Figure | None":
     """Each entrant of the final on the test split: every seed, the mean and its 95% interval."""
     metric = ledger.objective.replace("val/", "test/")
-    found = [(one, one.values(metric)) for one in statistics.entrants(ledger) if one.runs]
+    found = [(one, one.values(metric)) for one in entrants(ledger) if one.runs]
     found = [(one, values) for one, values in found if None not in values]
     if not found:
         return None
-    best, figure = statistics.winner(ledger), go.Figure()
-    found.sort(key=lambda item: (item[0] != best, item[0].baseline is not None, -_holdout_score(item[0])))
+    best, figure = winner(ledger), go.Figure()
+    found.sort(key=lambda item: (item[0] != best, item[0].baseline is not None, -rank(item[0])[1]))
     every = [value for _, values in found for value in values]
     for one, values in reversed(found):
-        summed = statistics.summary(values)
+        summed = summary(values)
         colour = GREY if one.baseline else MARKERS[COMPLETE][1] if one == best else "#8fb8d8"
         name = f"{one.name} (best)" if one == best else one.name
         half = 0.0 if summed.low is None else summed.mean - summed.low
@@ -251,13 +256,9 @@ def final(ledger: Ledger) -> "Figure | None":
             marker={"symbol": "line-ns-open", "size": 12, "color": colour, "line": {"width": 1.5}},
             hovertemplate="%{x:.4g}<extra></extra>",
         )
-    margin = 0.6 * (max(every) - min(every)) or 0.02 * abs(mean_of.fmean(every)) or 1.0
+    margin = 0.6 * (max(every) - min(every)) or 0.02 * abs(every[0]) or 1.0
     figure.update_xaxes(title=metric, range=[min(every) - margin, max(every) + margin])  # intervals of few seeds leave
     return _styled(figure, 110 + 42 * len(found), legend=False)
-
-
-def _holdout_score(one: statistics.Entrant) -> float:
-    return mean_of.fmean(run.score for run in one.runs.values())
 
 
 def common_parameters(study: optuna.Study) -> list[str]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
-from search import agreement, comparisons, report_figures, results, spending, statistics
+from search import agreement, comparisons, report_figures, results, spending
 from search import rungs as scheduling
+from search.final import best_record, final_frame, sentence, winner
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
 from search.objective import format_value
 from search.report_facts import SETTINGS, Facts
@@ -18,30 +19,33 @@ from search.tracking_store import as_text
 if TYPE_CHECKING:
     import optuna
 
-WEAKEST, BEST_TRIALS = 5, 10  # rows of these tables
+WEAKEST, BEST_TRIALS = 100, 10  # rows of these tables
 NO_JOURNAL = "Optuna's journal of this study is gone, so this cannot be drawn."
 BARE = "No trial ran to its end, so there is nothing to draw."
 
 
 def lead(facts: Facts, ledger: Ledger) -> str:
     """The sentence that the reader came for: the final's, or the search's where there was no final."""
-    final = statistics.sentence(ledger, ledger.folder, facts.test_images)
-    return final or results.verdict(ledger, facts.holdout_images)
+    mark = results.simulated_mark(facts.settings.simulate)
+    return mark + (sentence(ledger, ledger.folder, facts.test_images) or results.verdict(ledger, facts.holdout_images))
 
 
 def subtitle(facts: Facts, ledger: Ledger) -> str:
     """What the study is about, in a line."""
     settings, counts = facts.settings, Counter(record.state for record in ledger.of_role("trial"))
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"
-    return (
-        f"{settings.teacher} teaches {settings.student} on {settings.data}, scale {settings.scale}. Trials: {states}."
+    about = (
+        f"Simulated by {settings.simulate}: no data, teacher or student"
+        if settings.simulate
+        else f"{settings.teacher} teaches {settings.student} on {settings.data}, scale {settings.scale}"
     )
+    return f"{about}. Trials: {states}."
 
 
 def sections(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> list[Section]:
     """All of them; one that has nothing to show says why."""
     return [
-        Section("Result", _result(ledger)),
+        Section("Result", _result(facts, ledger)),
         Section("Teacher", _teacher(facts)),
         Section("Optimisation history", _history(study, ledger)),
         *([Section("Pareto front", _pareto(study, ledger))] if len(facts.settings.objectives) > 1 else []),
@@ -57,21 +61,22 @@ def sections(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> list
     ]
 
 
-def _result(ledger: Ledger) -> list[Block]:
+def _result(facts: Facts, ledger: Ledger) -> list[Block]:
     blocks: list[Block] = []
-    if statistics.winner(ledger):
+    if winner(ledger):
         blocks += [
             Text(
-                "The final: the best trials and the baselines, each trained again with other seeds. The best was "
-                "chosen on the holdout (val/), so that the test split (test/), which chose nothing, can judge it."
+                f"The final: the best trials and the baselines, each trained again for {facts.settings.epochs} epochs, "
+                "as in the search, with other seeds. The best was chosen on the holdout (val/); the test split (test/) "
+                "chose nothing."
             ),
-            Table(statistics.final_frame(ledger, ledger.folder)),
+            Table(final_frame(ledger, ledger.folder)),
             *_charts(lambda: report_figures.final(ledger), "No run of the final has figures of the test split."),
             Text(
                 "± is the standard deviation over the seeds. Dots are means with their 95% intervals (Student's t), "
                 "which of two or three seeds are wide and may leave the picture; ticks are the single runs. p is "
-                "corrected for the number of baselines (Holm). Two or three seeds find large differences only: no "
-                "difference shown does not mean that there is none.",
+                "corrected (Holm) for all pairs of a finalist and a baseline, intervals are not. Two or three seeds "
+                "find large differences only: no difference shown does not mean that there is none.",
                 note=True,
             ),
             Text("In the search itself, with one seed and on the images that chose:"),
@@ -88,7 +93,7 @@ def _result(ledger: Ledger) -> list[Block]:
     blocks.append(Table(table) if len(table) else Text("Neither a trial nor a baseline has figures.", note=True))
     if comparisons.several_distillers(ledger):
         blocks.append(Table(comparisons.distillers_frame(ledger)))
-    if best := statistics.best_record(ledger):
+    if best := best_record(ledger):
         blocks.append(Text(f"The best, trial {best.trial_id}: {', '.join(results.in_words(best.params).split('  '))}"))
     if cost := comparisons.branches(ledger):
         blocks.append(Text(cost[0].upper() + cost[1:] + "."))
@@ -97,6 +102,8 @@ def _result(ledger: Ledger) -> list[Block]:
 
 def _teacher(facts: Facts) -> list[Block]:
     teacher, name = facts.teacher, facts.settings.teacher
+    if facts.settings.simulate:
+        return [Text("There was none: the study was simulated.", note=True)]
     if not teacher:
         return [Text(f"The figures of {name} are not known: its folder is gone, or no trial completed.", note=True)]
     blocks: list[Block] = [
@@ -114,12 +121,19 @@ def _teacher(facts: Facts) -> list[Block]:
         }
         for place, recall in sorted(known, key=lambda item: item[1])[:WEAKEST]
     ]
-    words = "The classes that it knows least" + ("" if names else ", by their place in the order of the classes")
+    words = (
+        "Its classes, those that it knows least first"
+        if len(rows) == len(known)
+        else (f"The {len(rows)} of {len(known)} classes that it knows least")
+    )
+    words += "" if names else ", by their place in the order of the classes"
     return [*blocks, Text(f"{words}; no student learns from it what it does not know:"), Table(pandas.DataFrame(rows))]
 
 
 def _history(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
     blocks = _drawn(study, lambda: report_figures.history(study, ledger), BARE, picture="history.png")
+    if left_out := len(report_figures.off_scale(ledger)):
+        blocks.append(Text(f"{left_out} trials ended so far off that they are not drawn.", note=True))
     complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
     if complete:
         ranked = sorted(complete, key=lambda record: record.score, reverse=True)[:BEST_TRIALS]
@@ -145,7 +159,7 @@ def _short(value: Any) -> str:
 
 
 def _pareto(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
-    blocks = _drawn(study, lambda: report_figures.pareto(study, ledger), BARE)
+    blocks = _drawn(study, lambda: report_figures.pareto(study, ledger), BARE, picture="pareto.png")
     complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
     if complete:
         best = ledger.front()

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.final import best_record
 from search.ledger import COMPLETE, FAILED, PRUNED, Ledger, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
-from search.statistics import best_record
+from search.students import student_of
 from search.tracking_store import as_text, flat_params
 from trainables.config import Distillation
 
@@ -108,6 +109,11 @@ def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else as_text(value)
 
 
+def simulated_mark(source: str | None) -> str:
+    """What stands before every sentence on a simulated study; empty for a real one."""
+    return f"SIMULATED (simulate={source}), nothing was trained: " if source else ""
+
+
 def verdict(ledger: Ledger, holdout_images: int | None) -> str:
     """One honest sentence on whether the search was worth it.
 
@@ -132,12 +138,14 @@ def verdict(ledger: Ledger, holdout_images: int | None) -> str:
         error = 100 * math.sqrt(sum(share * (1 - share) for share in shares) / holdout_images)
         images = f" ({holdout_images} images, so about ±{error:.1f} points of sampling error)"
     gap = f"{format_value(metric, abs(ahead))} {'points' if metric in PERCENT else f'of {metric}'}"
+    other = student_of(best.config) != student_of(scratch.config)
+    alone = "the student trained alone" + (" (another student than the trial's)" if other else "")
     if ahead <= 0:
-        claim = f"does NOT beat the student trained alone: {f'it is {gap} behind' if ahead else 'they are equal'}"
+        claim = f"does NOT beat {alone}: {f'it is {gap} behind' if ahead else 'they are equal'}"
     elif error is not None and ahead <= error:
-        claim = f"is {gap} {_side(best)} the student trained alone, which is no more than chance explains,"
+        claim = f"is {gap} {_side(best)} {alone}, which is no more than chance explains,"
     else:
-        claim = f"beats the student trained alone by {gap}"
+        claim = f"beats {alone} by {gap}"
     complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
     chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and ahead > 0 else ""
     return f"The best trial ({best.trial_id}) {claim} on the holdout{images}; {chosen}seeds were not repeated."
@@ -171,15 +179,16 @@ def cell(column: str, value: Any) -> str:
     return str(value)
 
 
-def _figure(width: float, height: float):
+def _figure(width: float, height: float, rows: int = 1):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Without pyplot: no global state, no display, and safe beside other threads.
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots(rows)
+    for one in figure.axes:
+        one.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
@@ -214,6 +223,30 @@ def plot_history(ledger: Ledger, path: Path) -> None:
     axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def plot_front(ledger: Ledger, path: Path) -> None:
+    """The complete trials by the first objective and each other one, those on the Pareto front in red, and the
+    baselines."""
+    first, *others = next(iter(ledger.records.values())).objectives
+    figure = _figure(7, 4.2 * len(others), rows=len(others))[0]
+    front = ledger.front()
+    for axes, name in zip(figure.axes, others, strict=True):
+        for records, colour, label in (
+            ([one for one in ledger.complete() if one not in front], MARKERS[COMPLETE][1], "beaten"),
+            (front, MARKERS[FAILED][1], "on the front"),
+        ):
+            axes.scatter(
+                [one.metric(name) for one in records], [one.value for one in records], color=colour, label=label, s=36
+            )
+        for record in ledger.of_role("baseline"):
+            if record.state == COMPLETE and not record.of:
+                at = (record.metric(name), record.value)
+                axes.scatter(*at, marker="D", color=BASELINE_COLOURS[0], s=36)
+                axes.annotate(record.trial_id, at, xytext=(5, 5), textcoords="offset points", fontsize=9)
+        axes.set(xlabel=name, ylabel=first)
+        axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
 
 

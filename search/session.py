@@ -8,9 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from search import comparisons, results, statistics
+from search import comparisons, results
 from search.account import Account
 from search.experiment import Experiment, Outcome
+from search.final import best_record, final_frame, sentence
 from search.ledger import RUNNING, Ledger
 from search.live import View, make_view
 from search.objective import TOP1
@@ -142,7 +143,10 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
     results.plot_history(ledger, folder / "history.png")
     results.plot_importance(own_study(outcome.study), folder / "importance.png")
     written = list(RESULTS)
-    if best := statistics.best_record(ledger):
+    if len(ledger.front()) > 1:
+        results.plot_front(ledger, folder / "pareto.png")
+        written.append("pareto.png")
+    if best := best_record(ledger):
         if not plan.curves:
             weights = ledger.trial_folder(best.trial_id) / "student.safetensors"
             shutil.copyfile(weights, folder / BEST_RESULTS[1])
@@ -189,10 +193,10 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     if comparisons.several_distillers(ledger):
         console.print()
         results.print_table(console, comparisons.distillers_frame(ledger))
-    if (final := statistics.final_frame(ledger, ledger.folder)).size:
+    if (final := final_frame(ledger, ledger.folder)).size:
         console.print("\nthe final, each trained again with other seeds and judged on the test split too:")
         results.print_table(console, final)
-    if best := statistics.best_record(ledger):
+    if best := best_record(ledger):
         console.print(f"\nbest:    {results.in_words(best.params)}")
     console.print(f"teacher: {plan.settings.teacher} reaches {outcome.teacher['top1']:.2f} on the holdout")
     console.print(_verdict(ledger, plan))
@@ -208,7 +212,7 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
         export = f"{_command('export', plan, None)} --study {plan.settings.name} --to json --out exported"
         lines += ["export the best configuration:", f"  {export}"]
         train = f"{_command('train', plan, None)} --study {plan.settings.name}"
-        lines += ["train it at full length, on all labels, for use:", f"  {train}"]
+        lines += ["train it in full, on training split and holdout together, for use:", f"  {train}"]
     if plan.curves:
         lines += [
             "",
@@ -220,7 +224,8 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
 
 def _verdict(ledger: Ledger, plan: Plan) -> str:
     """The final's sentence, or the search's where there was no final."""
-    return statistics.sentence(ledger, ledger.folder, plan.test_images) or results.verdict(ledger, plan.holdout_images)
+    mark = results.simulated_mark(plan.settings.simulate)
+    return mark + (sentence(ledger, ledger.folder, plan.test_images) or results.verdict(ledger, plan.holdout_images))
 
 
 def _simulated(settings) -> dict[str, str]:

@@ -1,16 +1,22 @@
 """The student, or the several that a space searches: each one's family, recipe and stages, found by building it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from search.recipes import family_recipe
 from search.rungs import restarts
-from search.settings import Settings, compose
+from search.settings import Settings, compose, cut_stages
 from trainables.config import TrialConfig
 from trainables.errors import InputError
 
 CHOICE = ("student", "student_kwargs")  # the fields that a space returns where it searches the student
+
+
+def student_of(config: dict[str, Any]) -> str:
+    """A configuration's student as text, equal where the students are."""
+    return json.dumps([config.get(name) for name in CHOICE], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,12 @@ class Students:
         facts = self.of(choice)
         stages = {} if "stages" in fields or not choice else {"stages": settings.stages}
         return compose(settings, facts.recipe, facts.available, {**stages, **fields, **choice})
+
+    def swapped(self, config: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        """A whole configuration with another one's student, its family's recipe and its stages."""
+        old, new = self.of(config), self.of(other)
+        moved = {name: value for name, value in new.recipe.items() if config.get(name) == old.recipe.get(name)}
+        return cut_stages({**config, **moved, **{name: other[name] for name in CHOICE}}, new.available)
 
     def _choice(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Student and arguments that a trial has in place of the settings'; arguments go with their own student."""

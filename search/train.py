@@ -16,7 +16,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = argparse.ArgumentParser(
         prog="search/train.py",
-        description="Train a study's best configuration at full length, on all labels, and write weights and a card.",
+        description="Train a study's best configuration in full, on training split and holdout, with a model card.",
         allow_abbrev=False,
     )
     add = parser.add_argument

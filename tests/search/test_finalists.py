@@ -78,6 +78,29 @@ def test_the_final_has_other_seeds_and_a_full_schedule(ledger):
     assert all(record.config["sched_restarts"] == [] and record.config["epochs"] == 2 for record in records)
 
 
+def test_each_student_in_the_final_has_baselines_of_its_own(ledger):
+    for trial_id, student, value in (
+        ("0", "large", 90),
+        ("1", "small", 92),
+        ("2", "small", 91),
+        ("scratch", "large", 8),
+    ):
+        record = add(ledger, trial_id, value, role="trial" if trial_id.isdigit() else "baseline")
+        record.config |= {"student": student, "student_kwargs": {}}
+    asked = []
+
+    def with_student(config, other):
+        asked.append((config["student"], other["student"], other["eps"]))
+        return {**config, "student": other["student"]}
+
+    records = {
+        record.trial_id: record for record in final_records(ledger, settings(finalists=3, seeds=1), with_student)
+    }
+    assert set(records) == {"0-seed1", "1-seed1", "2-seed1", "scratch-seed1", "scratch-as-1-seed1"}
+    assert asked == [("large", "small", "1")], "once, like the better of the two trials"
+    assert records["scratch-as-1-seed1"].config["student"] == "small" and records["scratch-as-1-seed1"].of == "scratch"
+
+
 def test_without_a_complete_trial_there_is_no_final(ledger):
     add(ledger, "0", 90, state="pruned")
     add(ledger, "scratch", 80, role="baseline")

@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import trainables.models  # noqa: F401 - the student's name
-from search import export, features
+from search import export, features, train
+from search.run import main as search_main
 from tests.search import studies
 
 NAME = "smoke"
@@ -187,17 +188,18 @@ def test_the_study_s_features_are_compared_on_the_images_that_ranked_it(job, tmp
     assert found["agreement"] == pytest.approx(record["history"][-1]["val/agreement"])
 
 
-def test_a_taken_name_is_refused(job):
-    folder, *_ = job
-    ran = studies.run("--space", studies.MAIN_SPACE, "--smoke", "--name", NAME, cwd=folder)
-    assert ran.code == 2
-    assert ran.err.startswith(f"error: --name: study '{NAME}' exists") and ran.err.count("\n") == 1
+def test_a_taken_name_is_refused(job, monkeypatch, capfd):
+    monkeypatch.chdir(job[0])
+    assert search_main(["--space", studies.MAIN_SPACE, "--smoke", "--name", NAME]) == 2
+    told = capfd.readouterr().err
+    assert told.startswith(f"error: --name: study '{NAME}' exists") and told.count("\n") == 1
 
 
 def test_an_ended_study_is_extended_by_a_larger_total(job):
     folder, *_ = job
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs" / NAME / "trials").glob("*/record.json")}
-    ran = studies.run("--space", studies.MAIN_SPACE, "--name", NAME, "--resume", "--trials", "4", cwd=folder)
+    more = ("--resume", "--trials", "4", "--concurrency", "1")  # a lane less to bring up
+    ran = studies.run("--space", studies.MAIN_SPACE, "--name", NAME, *more, cwd=folder)
     assert ran.code == 0, ran.err + ran.out
     table = pandas.read_csv(folder / "runs" / NAME / "trials.csv")
     assert len(table[table.role == "trial"]) == 4 and table.trial_id.is_unique
@@ -209,7 +211,7 @@ def test_an_ended_study_is_extended_by_a_larger_total(job):
     assert len(client.search_runs([experiment.experiment_id])) == 1 + records
 
 
-def test_the_best_is_trained_for_use(job):
+def test_the_best_is_trained_for_use(job, monkeypatch, capfd):
     folder, *_ = job
     arguments = ("--study", NAME, "--epochs", "2")
     ran = studies.run(*arguments, cwd=folder, script="train")
@@ -225,19 +227,19 @@ def test_the_best_is_trained_for_use(job):
     exec(code, loaded)  # what the card tells its reader to run
     assert loaded["model"](torch.zeros(1, 3, 16, 16)).shape == (1, 10)
     written = (out / "student.safetensors").stat().st_mtime_ns
-    again = studies.run(*arguments, cwd=folder, script="train")
-    assert again.code == 0 and "top-1" in again.out
+    monkeypatch.chdir(folder)
+    assert train.main(list(arguments)) == 0 and "top-1" in capfd.readouterr().out
     assert (out / "student.safetensors").stat().st_mtime_ns == written, "what is complete is not trained again"
     assert studies.left_behind(folder) == []
 
 
-def test_what_cannot_be_trained_for_use_is_told_in_one_line(job):
-    folder, *_ = job
+def test_what_cannot_be_trained_for_use_is_told_in_one_line(job, monkeypatch, capfd):
+    monkeypatch.chdir(job[0])
     for arguments, told in {
         ("--study", "nosuch"): "there is no study 'nosuch'",
         ("--study", NAME, "--trial", "99"): f"'{NAME}' has no trial '99'; there are",
         ("--study", NAME, "--epochs", "0"): "--epochs: 0 must be at least 1",
     }.items():
-        ran = studies.run(*arguments, cwd=folder, script="train")
-        assert ran.code == 2 and ran.err.startswith("error:") and ran.err.count("\n") == 1, ran.err
-        assert told in ran.err
+        assert train.main(list(arguments)) == 2
+        said = capfd.readouterr().err
+        assert said.startswith("error:") and said.count("\n") == 1 and told in said, said

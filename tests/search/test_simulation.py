@@ -118,6 +118,7 @@ def test_a_study_is_whole_and_says_that_nothing_was_trained(place):
         assert ran.returncode == 2 and said in ran.stderr
 
 
+@pytest.mark.long
 def test_one_slot_and_a_seed_give_the_same_study_twice(place):
     found = []
     for name in ("s", "t"):
@@ -138,6 +139,7 @@ def test_failing_and_nan_curves_end_failed_everywhere(place):
     assert {states[2], states[3], states[4]} == {"failed"}
 
 
+@pytest.mark.long
 def test_a_study_killed_at_random_moments_loses_and_doubles_nothing(place):
     arguments = ("--space", studies.MAIN_SPACE, "--name", "s", *SIMULATED, "simulate=synthetic", "--trials", "40")
     moments = random.Random(0).sample(range(3, 36), 2)

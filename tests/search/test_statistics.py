@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.ledger import Ledger, TrialRecord
-from search.statistics import (
+from search.final import (
     BETTER,
     NONE,
     WORSE,
@@ -15,11 +14,11 @@ from search.statistics import (
     comparisons,
     entrants,
     final_frame,
-    holm,
     sentence,
-    summary,
     winner,
 )
+from search.ledger import Ledger, TrialRecord
+from search.statistics import holm, paired, summary
 
 TOP1 = {"val/top1": True}
 
@@ -112,21 +111,39 @@ def test_seeds_that_agree_by_chance_prove_nothing(ledger):
 def test_the_error_has_the_seeds_and_the_images(ledger):
     """Beside the sum of both variances by hand, with Satterthwaite's degrees of freedom."""
     random = np.random.default_rng(0)
-    right = {name: random.random((3, 400)) < share for name, share in (("0", 0.9), ("kd", 0.8))}
+    right = {name: random.random((3, 50)) < share for name, share in (("0", 0.9), ("kd", 0.8))}
     for name, role in (("0", "trial"), ("kd", "baseline")):
         add(ledger, name, role, 50.0)
         for seed, mine in enumerate(right[name], 1):
             add(ledger, f"{name}-seed{seed}", "finalist", 90.0, 100 * mine.mean(), of=name, seed=seed, right=mine)
     (found,) = comparisons(ledger, ledger.folder)
     gaps = 100 * (right["0"].astype(float) - right["kd"])
-    parts = [(gaps.mean(1).var(ddof=1) / 3, 2), (gaps.mean(0).var(ddof=1) / 400, 399)]
+    parts = [(gaps.mean(1).var(ddof=1) / 3, 2), (gaps.mean(0).var(ddof=1) / 50, 49)]
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
     t = stats.t(freedom)
     assert found.difference == pytest.approx(gaps.mean())
     assert found.p == pytest.approx(2 * t.sf(gaps.mean() / np.sqrt(variance)))
     assert found.high - found.difference == pytest.approx(t.ppf(0.975) * np.sqrt(variance))
-    assert found.method == "paired t-test over seeds and images" and found.verdict == BETTER
+
+
+@pytest.mark.parametrize(("seeds", "images", "spread"), [(2, 2000, 2.0), (2, 300, 0.3), (3, 300, 0.3), (3, 2000, 2.0)])
+def test_equal_models_differ_in_one_study_of_twenty(seeds, images, spread):
+    """The test's level, whichever of seeds and images moves the figures more; 5% and what 400 draws leave open."""
+    random, shown = np.random.default_rng(seeds * images), 0
+    for _ in range(400):
+        common = random.normal(0, 20, images)  # what the images favour, in every seed
+        by_image = [common + random.normal(0, 25, images) + random.normal(0, spread) for _ in range(seeds)]
+        shown += paired([one.mean() for one in by_image], by_image).p < 0.05
+    assert shown / 400 <= 0.085
+
+
+def test_seeds_that_agree_by_chance_are_no_proof_for_many_images():
+    random = np.random.default_rng(0)
+    by_image = [random.normal(2.0, 30.0, 10_000) for _ in range(2)]
+    by_image[1] += by_image[0].mean() - by_image[1].mean() + 0.3  # the seeds' means are that close to one another
+    found = paired([one.mean() for one in by_image], by_image)
+    assert found.p > 0.01, "two seeds have one degree of freedom, however many images there are"
 
 
 def test_what_is_equal_has_no_difference(ledger):
@@ -160,6 +177,61 @@ def test_smaller_may_be_better(ledger):
     (found,) = comparisons(ledger, ledger.folder)
     assert found.verdict == BETTER and found.difference < 0
     assert "it is better than kd by 0.197 (95% CI -" in sentence(ledger, ledger.folder, 10)
+
+
+def test_any_finalist_might_have_won_so_all_pairs_are_corrected_for(ledger):
+    final(ledger, "0", "trial", [95, 95, 95], [94.0, 95.0, 94.5])
+    final(ledger, "1", "trial", [94, 94, 94], [90.0, 91.2, 90.5])
+    final(ledger, "kd", "baseline", [90, 90, 90], [90.0, 91.1, 90.4])
+    (found,) = comparisons(ledger, ledger.folder)
+    assert found.pairs == 2 and found.p == pytest.approx(
+        2 * stats.ttest_rel([94.0, 95.0, 94.5], [90.0, 91.1, 90.4]).pvalue
+    )
+
+
+def test_one_lucky_seed_does_not_win_over_three(ledger):
+    final(ledger, "0", "trial", [90, 91, 92], [90.0, 90.5, 91.0])
+    final(ledger, "1", "trial", [99], [99.0])
+    for seed in (2, 3):
+        add(ledger, f"1-seed{seed}", "finalist", math.nan, of="1", seed=seed, state="failed")
+    assert winner(ledger).of == "0"
+    assert final_frame(ledger, ledger.folder).name.tolist() == ["trial 0 (best)", "trial 1, 2 failed"]
+
+
+def test_a_run_under_way_did_not_fail(ledger):
+    final(ledger, "0", "trial", [90, 91], [90.0, 90.5])
+    record = TrialRecord("0-seed3", "finalist", {"epochs": 9, "seed": 3}, {}, TOP1, of="0")
+    ledger.save(record)
+    (one,) = entrants(ledger)
+    assert (one.failed, one.unfinished) == (0, 1)
+    assert "not complete" in final_frame(ledger, ledger.folder).name[0]
+
+
+def test_a_searched_student_is_compared_with_its_own_baselines(ledger):
+    """Trial 4's student is not the study's; the baseline was trained with both."""
+    for of, role, student, tested in (
+        ("4", "trial", "small", [80.0, 81.0]),
+        ("5", "trial", "large", [85.0, 85.5]),
+        ("kd", "baseline", "large", [84.0, 84.2]),
+    ):
+        final(ledger, of, role, [80 + (of == "4"), 80 + (of == "4")], tested)
+        for name in (of, f"{of}-seed1", f"{of}-seed2"):
+            ledger.records[name].config |= {"student": student, "student_kwargs": {}}
+    for seed, value in ((1, 70.0), (2, 70.5)):
+        add(ledger, f"kd-as-4-seed{seed}", "finalist", 70.0, value, of="kd", seed=seed)
+        ledger.records[f"kd-as-4-seed{seed}"].config |= {"student": "small", "student_kwargs": {}}
+    (found,) = comparisons(ledger, ledger.folder)
+    assert winner(ledger).of == "4" and found.baseline.name == "kd (student of trial 4)"
+    assert found.difference == pytest.approx(10.25) and found.pairs == 2
+    assert {"kd", "kd (student of trial 4)"} < set(final_frame(ledger, ledger.folder).name)
+
+
+def test_a_rival_that_was_not_tuned_is_named_so(ledger):
+    final(ledger, "0", "trial", [95, 95], [90.0, 90.0])
+    final(ledger, "kd", "baseline", [90, 90], [80.0, 80.0])
+    assert "kd ran as given (--set tune_baselines=N searches)" in sentence(ledger, ledger.folder, 9)
+    add(ledger, "kd-2", "baseline", 92.0, of="kd")
+    assert "as given" not in sentence(ledger, ledger.folder, 9)
 
 
 def test_failed_runs_are_left_out_in_pairs_and_told(ledger):

@@ -1,0 +1,251 @@
+"""What the final showed: means with error bars, a test against each baseline, and one sentence to act on.
+
+The winner has the best mean on the holdout, so that the test split chooses nothing; but a seed that suits a finalist
+lifts both. P-values are therefore corrected by Holm's method for all pairs of a finalist and a baseline, as any
+finalist might have been the winner. Intervals are not corrected. A finalist is compared with the baselines of its own
+student, where a space searches the student.
+"""
+
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.ledger import COMPLETE, FAILED, Ledger, TrialRecord
+from search.objective import PERCENT, format_value
+from search.statistics import Summary, Tested, holm, paired, summary
+from search.students import student_of
+
+if TYPE_CHECKING:
+    import pandas
+
+LEVEL = 0.05  # a difference is shown where the corrected p-value is below
+BETTER, WORSE, NONE = "better", "worse", "no difference shown"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A trial or a baseline in the final, with its complete runs by seed."""
+
+    of: str  # the record whose configuration it is
+    baseline: str | None  # its name, None for a trial
+    runs: dict[int, TrialRecord]
+    failed: int = 0  # runs that failed
+    unfinished: int = 0  # runs that are under way or were cut off
+    student: str = ""  # which one it has, as text that equals another's where the students do
+    like: str = ""  # a baseline with another student than in the search: the trial that has that student
+
+    @property
+    def name(self) -> str:
+        """As people call it: `trial 7`, `kd`, `kd (tuned: kd-3)`, or `kd (student of trial 7)`."""
+        if self.baseline is None:
+            return f"trial {self.of}"
+        words = [f"tuned: {self.of}"] * (self.of != self.baseline) + [f"student of trial {self.like}"] * bool(self.like)
+        return self.baseline + (f" ({', '.join(words)})" if words else "")
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each run, by seed."""
+        return [run.metric(metric) for _, run in sorted(self.runs.items())]
+
+
+@dataclass(frozen=True)
+class Comparison(Tested):
+    """The winner beside a baseline on the test split; the difference is winner minus baseline, in the metric's units.
+
+    Attributes:
+        p: corrected for all pairs of a finalist and a baseline, the interval is not.
+        baseline: the rival.
+        verdict: BETTER, WORSE (the winner) or NONE.
+        pairs: how many pairs there were.
+    """
+
+    baseline: Entrant | None = None
+    verdict: str = NONE
+    pairs: int = 1
+
+
+def entrants(ledger: Ledger) -> list[Entrant]:
+    """All that ran in the final, trials first; of a baseline with several configurations the best on the holdout."""
+    groups: dict[tuple[str, str], list[TrialRecord]] = {}
+    for record in ledger.of_role("finalist"):
+        if record.of in ledger.records:
+            groups.setdefault((record.of, student_of(record.config)), []).append(record)
+    owners = {student: of for (of, student) in reversed(groups) if ledger.records[of].role == "trial"}
+    trials: list[Entrant] = []
+    baselines: dict[tuple[str, str], Entrant] = {}
+    for (of, student), records in groups.items():
+        source, states = ledger.records[of], [one.state for one in records]
+        whole = [one for one in records if one.state == COMPLETE and one.metric(_test_metric(ledger)) is not None]
+        runs = {record.config["seed"]: record for record in whole}
+        failed = states.count(FAILED)
+        counts = {"failed": failed, "unfinished": len(records) - len(runs) - failed}
+        if source.role == "trial":
+            trials.append(Entrant(of, None, runs, **counts, student=student))
+            continue
+        like = "" if student == student_of(source.config) else owners.get(student, "")
+        found = Entrant(of, source.of or of, runs, **counts, student=student, like=like)
+        rival = baselines.get((found.baseline, student))
+        if rival is None or rank(found) > rank(rival):
+            baselines[found.baseline, student] = found
+    return trials + list(baselines.values())
+
+
+def winner(ledger: Ledger) -> Entrant | None:
+    """The trial with the best mean of the first objective on the holdout, of those with the most seeds; None without
+    one."""
+    trials = [entrant for entrant in entrants(ledger) if entrant.baseline is None and entrant.runs]
+    return max(trials, key=rank, default=None)
+
+
+def best_record(ledger: Ledger) -> TrialRecord | None:
+    """The trial that a study recommends: the final's winner, or the best of the search where there was no final."""
+    best = winner(ledger)
+    return ledger.best() if best is None else ledger.records[best.of]
+
+
+def comparisons(ledger: Ledger, folder: Path) -> list[Comparison]:
+    """The winner beside each baseline that has a run with a seed of the winner's.
+
+    Args:
+        folder: where the records' folders are, for the predictions.
+    """
+    best = winner(ledger)
+    if best is None:
+        return []
+    everyone, metric = entrants(ledger), _test_metric(ledger)
+    pairs = [
+        (one, rival)
+        for one in everyone
+        for rival in everyone
+        if one.baseline is None and rival.baseline is not None and one.student == rival.student
+        if one.runs.keys() & rival.runs.keys()
+    ]
+    tested = [_test(one, rival, metric, folder) for one, rival in pairs]
+    sign = 1 if _maximized(best) else -1
+    found = []
+    for (trial, rival), one, p in zip(pairs, tested, holm([one.p for one in tested]), strict=True):
+        if trial.of == best.of:
+            shown = p is not None and p < LEVEL
+            verdict = NONE if not shown else BETTER if sign * one.difference > 0 else WORSE
+            found.append(Comparison(**{**vars(one), "p": p}, baseline=rival, verdict=verdict, pairs=len(pairs)))
+    return found
+
+
+def final_frame(ledger: Ledger, folder: Path) -> "pandas.DataFrame":
+    """One row an entrant, the winner first: means with deviations, the test mean's interval, and its comparison.
+
+    A column that nobody has, as the interval is with one seed, is left out.
+    """
+    import pandas
+
+    best, metric, test = winner(ledger), ledger.objective, _test_metric(ledger)
+    beside = {one.baseline.of: one for one in comparisons(ledger, folder)}
+    order = sorted(entrants(ledger), key=lambda one: (one != best, one.baseline is not None, -rank(one)[1]))
+    others = [name for name in _objectives(ledger) if name != metric]
+    rows = []
+    for one in order:
+        row = {"name": f"{one.name} (best)" if one == best else one.name, "seeds": len(one.runs)}
+        for name in (metric, test, *others):
+            values = [value for value in one.values(name) if value is not None]
+            row[name] = _plus_minus(name, summary(values)) if values else "-"
+        if one.runs and (found := summary(one.values(test))).deviation:
+            row["95% CI"] = f"{format_value(test, found.low)} to {format_value(test, found.high)}"
+        if compared := beside.get(one.of):
+            row["best is"] = f"{_signed(test, compared.difference)}, {compared.verdict}"
+            row["p"] = compared.p
+        for count, word in ((one.failed, "failed"), (one.unfinished, "not complete")):
+            row["name"] += f", {count} {word}" if count else ""
+        rows.append(row)
+    columns = ["name", "seeds", metric, test, "95% CI", "best is", "p", *others]
+    frame = pandas.DataFrame(rows, columns=[one for one in columns if any(one in row for row in rows)])
+    return frame.astype(object).where(lambda cells: cells.notna(), None)
+
+
+def sentence(ledger: Ledger, folder: Path, test_images: int | None) -> str | None:
+    """What a manager may read: better, worse, or no difference shown; None where there was no final.
+
+    Args:
+        test_images: the test split's size, for the text.
+    """
+    best = winner(ledger)
+    if best is None:
+        return None
+    found, test = comparisons(ledger, folder), _test_metric(ledger)
+    images = f" ({test_images} images)" if test_images else ""
+    seeds = f"over {len(best.runs)} seeds" if len(best.runs) > 1 else "with one seed"
+    opening = f"On the test split{images}, {seeds}, {best.name}"
+    reached = f"reaches {test} {_plus_minus(test, summary(best.values(test)))}"
+    if not found:
+        return f"{opening} {reached}; no baseline of its student completed, so there is nothing to compare it with."
+    text = f"{opening} {reached}: {' and '.join(_claim(one, test) for one in found)}."
+    names = [one.baseline.baseline for one in found]
+    if not any(record.of in names for record in ledger.of_role("baseline")):
+        text += f" The search was for it alone: {' and '.join(names)} ran as given (--set tune_baselines=N searches)."
+    left_out = [(one.failed + one.unfinished, one.name) for one in entrants(ledger)]
+    if said := ", ".join(f"{count} of {name}" for count, name in left_out if count):
+        text += f" Runs that did not complete are left out: {said}."
+    if len(best.runs) == 1 and not best.failed:
+        text += " One seed says nothing of what training draws at random: --set seeds=3 does."
+    return text
+
+
+def _claim(one: Comparison, test: str) -> str:
+    points = " points" if test.replace("test/", "val/") in PERCENT else ""
+    gap = _signed(test, abs(one.difference)).lstrip("+") + points
+    interval = f"95% CI {_signed(test, one.low)} to {_signed(test, one.high)}, " if one.low is not None else ""
+    tested = "nothing could be tested" if one.p is None else f"p {one.p:.2g}" + " corrected" * (one.pairs > 1)
+    figures = f"{interval}{tested}"
+    if one.verdict == NONE:
+        return f"no difference from {one.baseline.name} is shown ({_signed(test, one.difference)}{points}, {figures})"
+    return f"it is {one.verdict} than {one.baseline.name} by {gap} ({figures})"
+
+
+def _test(one: Entrant, rival: Entrant, metric: str, folder: Path) -> Tested:
+    seeds = sorted(one.runs.keys() & rival.runs.keys())
+    differences = [one.runs[seed].metric(metric) - rival.runs[seed].metric(metric) for seed in seeds]
+    right = [[_right(side.runs[seed], folder) for seed in seeds] for side in (one, rival)]
+    by_image = None
+    if metric == "test/top1" and all(item is not None for both in right for item in both):
+        by_image = [100.0 * (mine * 1 - theirs * 1) for mine, theirs in zip(*right, strict=True)]
+    return paired(differences, by_image)
+
+
+def _right(record: TrialRecord, folder: Path):
+    """Which test images a finalist classified right, bool [N]; None where its predictions are gone."""
+    import numpy as np
+
+    path = Path(folder) / record.trial_id / "test.npz"
+    if not path.exists():
+        return None
+    with np.load(path) as kept:
+        return kept["target"] == kept["predicted"]
+
+
+def rank(entrant: Entrant) -> tuple[int, float]:
+    """Larger is better: first the seeds it came through, since a mean of the lucky ones flatters, then its mean."""
+    scores = [run.score for run in entrant.runs.values()]
+    return len(scores), statistics.fmean(scores) if scores else -math.inf
+
+
+def _objectives(ledger: Ledger) -> list[str]:
+    return next((list(record.objectives) for record in ledger.records.values()), [])
+
+
+def _maximized(entrant: Entrant) -> bool:
+    record = next(iter(entrant.runs.values()))
+    return record.objectives[record.objective]
+
+
+def _test_metric(ledger: Ledger) -> str:
+    return ledger.objective.replace("val/", "test/")
+
+
+def _plus_minus(metric: str, found: Summary) -> str:
+    text = format_value(metric, found.mean)
+    return text if found.deviation is None else f"{text} ± {format_value(metric, found.deviation)}"
+
+
+def _signed(metric: str, value: float) -> str:
+    percent = metric.replace("test/", "val/") in PERCENT
+    return f"{value:+.2f}" if percent else f"{value:+.3g}"
