@@ -22,8 +22,8 @@ WRITTEN_EVERY_S = 2.0
 class Account:
     """One study's account, and the entry of this session in it.
 
-    `held` are lane-seconds: the time that lanes were at work, each for itself, on the teacher or on a trial, from its
-    hand-over to its end. They hold a lane's GPUs then; a lane that waits for work is not counted.
+    `held` are lane-seconds: the time that lanes were at work, each for itself, on the teacher or on a trial, from when
+    Tune starts it to its end. They hold a lane's GPUs then; a lane that waits for work is not counted.
 
     Args:
         folder: the study's.
@@ -98,6 +98,11 @@ class Account:
         self._ended = {"ended_by": reason, "ended_by_field": field, "ended_by_limit": limit}
         self.write()
 
+    def written(self) -> None:
+        """Notes that the results of the study that ended are whole."""
+        self._ended["ended_by_written"] = True
+        self.write()
+
     def seconds(self) -> dict[str, float]:
         """The wall time of all sessions by phase."""
         with self._lock:
@@ -136,7 +141,8 @@ class Account:
 
 
 def how_it_ended(folder: Path) -> dict[str, Any]:
-    """`ended_by`, `ended_by_field` and `ended_by_limit` of a study's latest session, {} where nothing ended it.
+    """What ended a study's latest session, {} where nothing did: `ended_by`, `ended_by_field`, `ended_by_limit`, and
+    `ended_by_written` where its results are whole.
 
     Raises:
         InputError: the file cannot be read.

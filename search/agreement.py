@@ -50,7 +50,7 @@ def agreements(ledger: Ledger) -> list[Agreement]:
     stopped: dict[int, list[float]] = {}
     for record in ledger.of_role("trial"):
         score = _curve(record).get(record.epoch)
-        if record.state == PRUNED and score is not None:
+        if record.state == PRUNED and not record.cut_off and score is not None:
             stopped.setdefault(record.epoch, []).append(score)
     found = []
     for epoch in range(1, last):

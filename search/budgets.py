@@ -88,11 +88,12 @@ class Budgets:
         self._settings, self._account, self._objective = settings, account, objective
         self._final_runs, self._in_final = final_runs, False
         self._ending: Ending | None = None
+        self._soft: Ending | None = None  # what lets the running ones come to their end
         self._booked: dict[str, _Booked] = {}
         self._trials = self._epochs = self._committed = self._running = 0
         self._seconds = 0.0
         self._at_work: set[str] = set()
-        self._begun, self._start_s = account.wall_s, None  # when the search began, and what its first start took
+        self._begun, self._start_s = account.wall_s, None  # when Tune began, and what its first start took
         self._best: TrialRecord | None = None
         self._since_best = 0
         self._lock = threading.RLock()  # records are saved by the tracking thread too
@@ -109,8 +110,10 @@ class Budgets:
     def reason(self) -> str | None:
         """Why no further trial may begin, in one line; None while one may. What it once said stays."""
         with self._lock:
-            if self._ending is None:
-                self._ending = self._overrun() or (None if self._in_final else self._satisfied())
+            if self._soft is None and not self._in_final:
+                self._soft = self._satisfied()
+            if self._ending is None or self._ending.field not in CUTTING:  # what still runs may run out of a hard one
+                self._ending = self._overrun() or self._soft
             return self._ending and self._ending.reason
 
     def cut(self) -> str | None:
@@ -131,17 +134,27 @@ class Budgets:
         with self._lock:
             if self.cut() or (fresh and self.reason()):
                 return False
-            total, epochs = self._settings.total_epochs, epochs or self._settings.epochs
+            total, epochs = self._settings.total_epochs, self._settings.epochs if epochs is None else epochs
             reserve = 0 if self._in_final else self._final_epochs
             if total is None or self._committed + self._account.lost_epochs + epochs + reserve <= total:
                 return True
             if self._running:
                 return None
             left = " beside the final" if reserve else ""
-            self._ending = Ending(
+            self._ending = self._soft = Ending(
                 "total_epochs", total, f"stopped by the total of {total} epochs: no other run fits{left}"
             )
             return False
+
+    def used_up(self) -> str | None:
+        """Why not even the final may run any more, None while it may."""
+        with self._lock:
+            ending = self._overrun(reserved=False)
+            return ending and ending.reason
+
+    def search(self) -> None:
+        """The search begins: what comes before the first trial's start is Tune's."""
+        self._begun = self._account.wall_s
 
     def at_work(self, record: TrialRecord) -> None:
         """A record goes to a lane; it holds that until it has ended."""
@@ -155,12 +168,12 @@ class Budgets:
         """All that there was to run in this phase has run: a budget that just then was used up cut nothing off."""
         with self._lock:
             if self._ending and self._ending.field in CUTTING:
-                self._ending = None
+                self._ending = self._soft
 
     def final(self) -> Ending | None:
         """Begins the final, for which there is no reserve; returns what ended the search, None where all trials ran."""
         with self._lock:
-            search, self._ending, self._in_final = self._ending, None, True
+            search, self._ending, self._soft, self._in_final = self._ending, None, None, True
             return search
 
     @property
@@ -175,8 +188,8 @@ class Budgets:
     def _gpu_hours(self) -> float:
         return self._account.held_s * self._settings.gpus_per_trial / 3600
 
-    def _overrun(self) -> Ending | None:
-        """The hard budget, but for epochs, that is used up beside the reserve."""
+    def _overrun(self, reserved: bool = True) -> Ending | None:
+        """The hard budget, but for epochs, that is used up beside the reserve, or without one."""
         settings = self._settings
         epoch_s = self._seconds / self._epochs if self._epochs else 0.0
         lanes = settings.concurrency or 1
@@ -192,7 +205,7 @@ class Budgets:
             ("money", hours * price, gpu_reserve * price, f"money ({{:g}} at {price:g} a GPU-hour)"),
         ):
             limit = getattr(settings, field)
-            kept = 0.0 if self._in_final or limit is None else min(reserve, RESERVED_AT_MOST * limit)
+            kept = 0.0 if self._in_final or not reserved or limit is None else min(reserve, RESERVED_AT_MOST * limit)
             if limit is not None and spent > limit - kept:
                 return Ending(field, limit, f"stopped by the {words.format(limit)}")
         return None
@@ -262,6 +275,8 @@ def check_left(folder: Path, settings: Settings, maximize: bool) -> None:
     ended = how_it_ended(folder)
     field = ended.get("ended_by_field")
     if field not in MORE:
+        return
+    if not ended.get("ended_by_written"):  # it was cut off before its results were written
         return
     before, now = ended["ended_by_limit"], getattr(settings, field)
     if field == "target" and not maximize:

@@ -17,7 +17,7 @@ from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import Plan, preflight
 from search.rehearsal import estimate, rehearse
-from search.resume import JOURNAL, as_before, check_same, remember, sole_session
+from search.resume import JOURNAL, LOCK, STARTED, as_before, check_same, remember, sole_session
 from search.settings import Settings, load_space, resolve
 from search.terminal import noise_to, person_console
 from trainables.errors import InputError
@@ -28,6 +28,7 @@ FLAGS = (  # those that are fields of the settings, by the same name
 )  # fmt: skip
 LOG = "run.log"
 UNNAMED = "unnamed"
+AT_BIRTH = {LOCK, f"{STARTED}.partial"}  # all that there is of a study that was killed as it began
 
 
 def run_command(arguments, argv: list[str]) -> int:
@@ -58,6 +59,8 @@ def run_command(arguments, argv: list[str]) -> int:
         named = {*flags, *(item.split("=")[0].split(".")[0] for item in sets)}
         with noise_to(Path(os.devnull)):
             plan, splits = preflight(study, settings, earlier=earlier, dry_run=True, named=named)
+            if resume:
+                _check_resumed(plan, folder)
             cost = None if settings.simulate else _rehearsed(plan, splits)
             plan.notes += _carried(plan, folder, write=False) if resume else []
         print_plan(console, plan, cost)
@@ -69,8 +72,7 @@ def run_command(arguments, argv: list[str]) -> int:
         if not settings.simulate:
             rehearse(plan, splits)
     if resume:
-        check_same(folder, plan.settings, plan.data_fingerprint)
-        check_left(folder, plan.settings, plan.objectives[0].maximize)
+        _check_resumed(plan, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with sole_session(folder):
         if resume:  # in the background the command that is started there does it, and says so
@@ -99,7 +101,7 @@ def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
     from search.tracking_store import check_tracking, experiment_exists, shown
 
     problems = []
-    if folder.exists() and not resume:
+    if folder.exists() and not resume and {path.name for path in folder.iterdir()} - AT_BIRTH:
         problems.append(f"--name: study '{settings.name}' exists in {folder.parent}; add --resume or take another name")
     if not writable(folder.parent):
         problems.append(f"storage: {folder.parent} cannot be written; give a folder that can")
@@ -146,11 +148,17 @@ def _lanes(settings: Settings, dry_run: bool) -> int:
     return max(1, min(by_cpu, by_gpu, settings.trials))
 
 
-def _carried(plan: Plan, folder: Path, write: bool) -> list[str]:
-    """What of the earlier trials' parameters fits the space as it is now."""
-    from search.journal import carry_over
+def _check_resumed(plan: Plan, folder: Path) -> None:
+    check_same(folder, plan.settings, plan.data_fingerprint)
+    check_left(folder, plan.settings, plan.objectives[0].maximize)
 
-    return carry_over(folder, plan.space, plan.settings.seed, plan.settings.sampler, write=write)
+
+def _carried(plan: Plan, folder: Path, write: bool) -> list[str]:
+    """What of the earlier trials' parameters fits the space as it is now, and what else trials have otherwise now."""
+    from search.journal import carry_over, changed_fields
+
+    notes = carry_over(folder, plan.space, plan.settings.seed, plan.settings.sampler, write=write)
+    return notes + changed_fields(folder, plan.drawn)
 
 
 def _detach(argv: list[str], name: str, folder: Path, console) -> int:

@@ -127,7 +127,7 @@ def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> 
         str(folder.parent / "artifacts"),
         plan.settings.name,
         spool=folder / "tracking_errors.log",
-        on_run_id=lambda record: experiment.ledger.save(record),
+        on_run_id=lambda record: experiment.ledger.save_again(record),
         on_warning=lambda text: view.note(text),
     )
     experiment = Experiment(plan, folder, tracker, lambda: tracker.open_study({}, {}, {}, resume=True), DELIVERED)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.ledger import COMPLETE, PRUNED, Ledger
+from search.ledger import COMPLETE, PRUNED, Ledger, cut_off
 from search.objective import TOP1
 from search.resume import STARTED, comparable, stays_of
 from search.tracking_store import (
@@ -31,7 +31,7 @@ PAGE = 1000  # runs a request
 
 @dataclass
 class EarlierTrial:
-    """A trial of an earlier study that ended complete or pruned."""
+    """A trial of an earlier study that ended complete or was stopped early; what a budget cut off tells too little."""
 
     trial_id: str
     state: str
@@ -69,7 +69,7 @@ def read_studies(names: Iterable[str], uri: str, storage: Path) -> list[EarlierS
         InputError: one line for each that is not there or has no complete trial, or the store refuses.
     """
     studies, problems = [], []
-    for name in names:
+    for name in dict.fromkeys(names):
         study = _find(name, uri, storage)
         if study is None:
             known = sorted({path.parent.name for path in storage.glob(f"*/{STARTED}")} | set(_experiments(uri)))
@@ -113,6 +113,7 @@ def _from_tracking(name: str, uri: str) -> tuple[EarlierStudy | None, bool]:
             page = client.search_runs(place, query, max_results=PAGE, page_token=token)
             runs, token = runs + list(page), page.token or ""
         ended = [run for run in runs if run.data.tags.get("state") in (COMPLETE, PRUNED)]
+        ended = [run for run in ended if not cut_off(run.data.tags["state"], run.data.tags.get("reason", ""))]
         told = [(run, text) for run in ended if (text := joined_tag(run.data.tags, "searched"))]
         trials = [_tracked_trial(client, run, json.loads(text)) for run, text in told]
     except Exception as error:  # each store and driver has its own
@@ -137,13 +138,15 @@ def _from_storage(name: str, storage: Path) -> EarlierStudy | None:
     if not (folder / "trials").is_dir():
         return None
     records = [one for one in Ledger(folder / "trials").of_role("trial") if one.state in (COMPLETE, PRUNED)]
+    records = [one for one in records if not one.cut_off]
     stays = stays_of(folder)
     facts = {**facts_of(stays), "comparable": comparable(stays)} if "data_fingerprint" in stays else {}
     objectives = records[0].objectives if records else {TOP1: True}
-    return EarlierStudy(name, objectives, facts, [_recorded_trial(record) for record in records])
+    return EarlierStudy(name, objectives, facts, [recorded_trial(record) for record in records])
 
 
-def _recorded_trial(record) -> EarlierTrial:
+def recorded_trial(record) -> EarlierTrial:
+    """A study's own record as another one's that starts warm."""
     names = set().union(*record.history) if record.history else set()
     metrics = {name: record.metric(name) for name in names}
     config = {name: as_text(value) for name, value in flat_params(record.config).items()}

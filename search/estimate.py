@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.preflight import Plan
+from search.rungs import bracket_shares
 from search.terminal import span
 
 
@@ -54,17 +55,19 @@ def project(plan: Plan, trial_s: float, teacher_s: float) -> dict[str, Any]:
 def scheduler_share(settings) -> float:
     """The share of all epochs that is trained where the scheduler stops as it may.
 
-    ASHA keeps one in `reduction_factor` at each rung; Hyperband is its mean over brackets, whose first rungs are later
-    by that factor each; below the median is every second trial after the grace.
+    ASHA keeps one in `reduction_factor` at each rung; Hyperband is its mean over the trials' brackets, whose first
+    rungs are later by that factor each; below the median is every second trial after the grace.
     """
     grace, epochs = min(settings.grace_epochs, settings.epochs), settings.epochs
     if settings.scheduler == "none":
         return 1.0
     if settings.scheduler == "median":
         return (grace + (epochs - grace) / 2) / epochs
-    brackets = settings.brackets if settings.scheduler == "hyperband" else 1
-    shares = [_asha_share(grace * settings.reduction_factor**number, settings) for number in range(brackets)]
-    return sum(shares) / brackets
+    trained = (
+        share * _asha_share(grace * settings.reduction_factor**bracket, settings)
+        for bracket, share in enumerate(bracket_shares(settings))
+    )
+    return float(sum(trained))
 
 
 def warnings(plan: Plan, figures: dict[str, Any]) -> list[str]:

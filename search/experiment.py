@@ -78,10 +78,11 @@ class Experiment:
         with self._lanes() as (broker, lanes):
             account.phase(phases.TEACHER)
             account.hold(1)
+            self.ledger.settle()
+            self._budgets = Budgets(settings, self.ledger, account, plan.objectives[0], plan.final_count)
             teacher = self._ready_teacher(broker, lanes)
             account.hold(0)
             account.phase(phases.SEARCH)
-            self._budgets = Budgets(settings, self.ledger, account, plan.objectives[0], plan.final_count)
             study = None if self._interrupts.is_set() else self._search(broker, lanes)
             account.phase(phases.FINALISTS)
             search_ending = self._budgets.final()
@@ -114,6 +115,10 @@ class Experiment:
 
             self.view.phase("opening MLflow")
             self._open_tracking()
+            self.ledger.settle()
+            if record.state != RUNNING:  # it was cut off after its last epoch
+                self._tracker.trial_ended(record)
+                return True
             self.ledger.save(record)
             self._tracker.trial_started(record)
             self.view.trial_started(record)
@@ -177,12 +182,20 @@ class Experiment:
         return self._interrupts
 
     def _ready_teacher(self, broker, lanes) -> dict:
-        """Has a lane make the teacher ready, then opens MLflow; the teacher's figures, {} where it was interrupted."""
+        """Has a lane make the teacher ready, then opens MLflow; the teacher's figures, {} where it was interrupted.
+
+        Raises:
+            StudyError: as `ready_teacher`, or a budget ran out first.
+        """
         from search.teaching import ready_teacher
 
         self.view.phase(f"bringing up {self.settings.concurrency} lane(s); making {self.settings.teacher} ready")
         folders = self.folder / "teacher", self.teacher_folder
-        teacher = ready_teacher(self.plan, *folders, broker, lanes, self.view, self._interrupts.is_set)
+        teacher = ready_teacher(
+            self.plan, *folders, broker, lanes, self.view, lambda: self._interrupts.is_set() or self._budgets.used_up()
+        )
+        if not teacher and not self._interrupts.is_set():
+            raise StudyError(f"{self._budgets.used_up()} before the teacher was ready; raise the budget")
         if teacher:
             self.view.phase("opening MLflow")
             self._open_tracking()
@@ -219,8 +232,9 @@ class Experiment:
         begun = sum(record.role != FINALIST for record in self.ledger.records.values()) - searcher.running
         self.view.expect(begun + left + max(self.plan.final_count, len(self.ledger.of_role(FINALIST))))
         self.view.phase("searching")
+        self._budgets.search()
         self._tune("search", searcher, make_scheduler(settings, self.ledger, objectives[0]), left, broker, lanes)
-        if not self._end_running(study, broker, lanes) and searcher.left(settings.trials) <= 0:
+        if not self._end_running(study, broker, lanes, ("trial", "baseline")) and searcher.left(settings.trials) <= 0:
             self._budgets.all_done()
         return study
 
@@ -241,7 +255,7 @@ class Experiment:
         self.view.phase("training the finalists and the baselines again, each with other seeds")
         searcher = ListSearcher(records, *self._searcher_arguments(broker))
         self._tune("final", searcher, FIFOScheduler(), len(records), broker, lanes)
-        if not self._end_running(study, broker, lanes) and not searcher.left():
+        if not self._end_running(study, broker, lanes, (FINALIST,)) and not searcher.left():
             self._budgets.all_done()
 
     def _searcher_arguments(self, broker) -> tuple:
@@ -283,14 +297,14 @@ class Experiment:
         """Why no more should be trained."""
         return "interrupted" if self._interrupts.is_set() else lanes.all_lost() or self._budgets.cut()
 
-    def _end_running(self, study, broker, lanes) -> int:
-        """Closes the records of what a budget cut off, and counts them; others that are cut off go on with --resume."""
+    def _end_running(self, study, broker, lanes, roles: tuple[str, ...]) -> int:
+        """Closes the records, of those roles, of what a budget cut off, and counts them; others go on with --resume."""
         from search.optuna_study import tell
 
         reason = self._budgets.reason()
         if reason is None or self._interrupts.is_set() or lanes.all_lost():
             return 0
-        running = [record for record in self.ledger.records.values() if record.state == RUNNING]
+        running = [one for one in self.ledger.records.values() if one.state == RUNNING and one.role in roles]
         for record in running:
             record.finish(stopped=reason)
             self.ledger.save(record)

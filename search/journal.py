@@ -22,6 +22,8 @@ from search.replay import fits, replay, words
 from search.resume import JOURNAL
 from search.samplers import COMMON_ONLY, PARTIAL
 from search.space import SAMPLES, SearchSpace
+from search.tracking_store import as_text
+from trainables.config import Distillation, TrialConfig
 from trainables.errors import InputError
 
 SEARCHED = "searched"  # user attribute of another study's trial: all its parameters
@@ -88,6 +90,24 @@ def carry_over(folder: Path, space: SearchSpace, seed: int, sampler: str, *, wri
 
         _keep(journal)
         write_journal(journal, study.study_name, study.directions, fill)
+    return notes
+
+
+def changed_fields(folder: Path, drawn: list[TrialConfig]) -> list[str]:
+    """The fields of the losses that nobody searches and that trials from now on have otherwise, a line each.
+
+    Args:
+        folder: the study's.
+        drawn: configurations as the space gives them now.
+    """
+    earlier = Ledger(folder / "trials").of_role("trial")
+    searched = set().union(*(record.params for record in earlier))
+    notes = []
+    for name in sorted(set(Distillation.model_fields) - searched):
+        before = {as_text(record.config[name]) for record in earlier if name in record.config}
+        now = {as_text(getattr(config, name)) for config in drawn}
+        if len(before) == len(now) == 1 and before != now:
+            notes.append(f"{name}: {now.pop()} from now on; the {_trials(len(earlier))} before had {before.pop()}")
     return notes
 
 

@@ -22,11 +22,23 @@ class Journal(JournalFileBackend):
 
     def __init__(self, path: Path):
         super().__init__(str(path))
+        self._whole = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with get_lock_file(self._lock), open(self._file_path, "ab") as file:
-            file.write(lines.encode())
+        with get_lock_file(self._lock):
+            if not self._whole:
+                self._drop_torn_line()
+            with open(self._file_path, "ab") as file:
+                file.write(lines.encode())
+
+    def _drop_torn_line(self) -> None:
+        """Takes away what a power cut or a full disk has left of a last line: the next one would be glued to it."""
+        with open(self._file_path, "rb+") as file:
+            content = file.read()
+            if not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+        self._whole = True
 
     def sync(self) -> None:
         """Waits until all lines are on the disk."""

@@ -17,6 +17,7 @@ from typing import Any
 from search.objective import TOP1
 
 RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
+STOPPED_EARLY = "stopped early by the scheduler"  # how the reason of such a trial begins
 
 
 @dataclass
@@ -87,6 +88,24 @@ class TrialRecord:
     def _sign(self) -> int:
         return 1 if self.objectives[self.objective] else -1
 
+    @property
+    def whole(self) -> bool:
+        """Whether all its epochs were reported."""
+        return self.epoch >= self.config["epochs"]
+
+    @property
+    def cut_off(self) -> bool:
+        """See `cut_off`."""
+        return cut_off(self.state, self.reason)
+
+    @property
+    def _names(self) -> set[str]:
+        return set().union(*self.history)
+
+    def _number(self, name: str) -> float:
+        value = self.metric(name)
+        return math.nan if value is None else value
+
     def add(self, metrics: dict[str, float]) -> bool:
         """Appends an epoch's metrics; False where that epoch is known already (a restarted worker repeats itself)."""
         if int(metrics["epoch"]) <= self.epoch:
@@ -111,9 +130,19 @@ class TrialRecord:
         elif not math.isfinite(self.value):
             self.state, self.reason = FAILED, f"{self.objective} was not finite"
         elif self.epoch < self.config["epochs"]:
-            self.state, self.reason = PRUNED, f"{stopped or 'stopped early by the scheduler'} at epoch {self.epoch}"
+            self.state, self.reason = PRUNED, f"{stopped or STOPPED_EARLY} at epoch {self.epoch}"
+        elif wrong := [name for name in self.objectives if not math.isfinite(self._number(name))]:
+            self.state, self.reason = (
+                FAILED,
+                f"{wrong[0]} was not {'finite' if wrong[0] in self._names else 'reported'}",
+            )
         else:
             self.state, self.reason = COMPLETE, ""
+
+
+def cut_off(state: str, reason: str) -> bool:
+    """Whether a budget ended a trial: it was not found to be worse than others."""
+    return state == PRUNED and not reason.startswith(STOPPED_EARLY)
 
 
 class Ledger:
@@ -142,6 +171,18 @@ class Ledger:
             os.replace(partial, path)
         for watcher in self._watchers:
             watcher(record)
+
+    def save_again(self, record: TrialRecord) -> None:
+        """Writes a record that only got a run's id, unless another one has taken its place."""
+        if self.records.get(record.trial_id) is record:
+            self.save(record)
+
+    def settle(self) -> None:
+        """Ends the records of an earlier session that had reported all their epochs: nothing of them is left to run."""
+        for record in list(self.records.values()):
+            if record.state == RUNNING and record.whole:
+                record.finish()
+                self.save(record)
 
     def watch(self, watcher: Callable[[TrialRecord], None]) -> None:
         """Has a function told every record that is saved from now on, in the thread that saves it."""

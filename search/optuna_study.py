@@ -129,5 +129,7 @@ def reconcile(study: optuna.Study, ledger: Ledger) -> None:
         record = records.get(trial.number)
         if record is None:
             discard(study, trial.number)
+            if guess := trial.system_attrs.get("fixed_params"):  # a first guess that never began
+                study.enqueue_trial(guess)
         elif record.state != RUNNING:
             tell(study, record)

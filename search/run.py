@@ -29,7 +29,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--smoke", action="store_true", default=None, help="shrink the scale to seconds: 3 trials of 2 epochs")
     add("--dry-run", action="store_true", help="check everything, sample the space, estimate the cost; train nothing")
     add("--resume", action="store_true", help="go on with the study of that --name")
-    add("--warm-start", nargs="+", metavar="STUDY", help="try the best parameters of earlier studies first")
+    add(
+        "--warm-start",
+        nargs="+",
+        action="extend",
+        metavar="STUDY",
+        help="try the best parameters of earlier studies first",
+    )
     add("--trials", type=int, metavar="N", help="trials in all, baselines not counted")
     add("--epochs", type=int, metavar="N", help="epochs of a full-length trial")
     add("--time-budget", type=float, metavar="SECONDS", help="stop searching after so long")

@@ -36,10 +36,15 @@ def bracket_of(settings: Settings, trial_id: str) -> int:
     count = brackets(settings)
     if count == 1:
         return 0
-    shares = np.exp(-np.arange(count))
     start = np.random.default_rng(settings.seed).random()
     place = (start + int(trial_id) * GOLDEN) % 1.0
-    return min(count - 1, int(np.searchsorted(np.cumsum(shares / shares.sum()), place, side="right")))
+    return min(count - 1, int(np.searchsorted(np.cumsum(bracket_shares(settings)), place, side="right")))
+
+
+def bracket_shares(settings: Settings) -> list[float]:
+    """Each bracket's share of the trials."""
+    shares = np.exp(-np.arange(brackets(settings)))
+    return list(shares / shares.sum())
 
 
 def restarts(settings: Settings) -> list[int]:

@@ -152,7 +152,7 @@ class StudySearcher(RecordSearcher):
     def left(self, trials: int) -> int:
         """How many trials and baselines a study of so many trials in all still has to run."""
         again = sum(record.role == "trial" for record in self._again)
-        missing = max(0, trials - len(self._ledger.of_role("trial")) + again)
+        missing = again + max(0, trials - len(self._ledger.of_role("trial")))
         if self._grid is not None:
             missing = min(missing, len(self._untried()) + again)
         elif self._exhausted():

@@ -45,7 +45,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
             str(folder.parent / "artifacts"),
             settings.name,
             spool=folder / "tracking_errors.log",
-            on_run_id=lambda record: experiment.ledger.save(record),
+            on_run_id=lambda record: experiment.ledger.save_again(record),
             on_warning=lambda text: view.note(text),
             trial_tags=_simulated(settings),
         )
@@ -72,6 +72,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
                     if not outcome.interrupted:
                         view.phase("writing the results")
                         _write_results(outcome, plan, folder, tracker, view)
+                        account.written()
             except InputError:
                 tracker.close("FAILED")
                 experiment.close()
@@ -94,6 +95,8 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
         console.print(f"interrupted; go on with\n  {again}", soft_wrap=True, markup=False)
         return 130
     _print_end(console, outcome, plan, folder, uri)
+    if failed:
+        print(f"error: no trial completed; ended by: {outcome.ending.reason}; see {folder / LOG}", file=sys.stderr)
     return 1 if failed else 0
 
 

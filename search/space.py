@@ -181,11 +181,23 @@ class SearchSpace:
         """Another study's parameters as a first guess: those that this space suggests too, where it allows them."""
         names = self._asked | set(self._overrides)
         kept = self._allowed({name: value for name, value in params.items() if name in names})
+        while kept:
+            try:
+                trial, _ = self._with(kept)
+            except InputError:  # a value that this space's choices lack, or one of another type
+                alone = (name for name in kept if not self._takes({name: kept[name]}))
+                among = (name for name in kept if self._takes({key: kept[key] for key in kept if key != name}))
+                del kept[next(alone, None) or next(among, None) or next(iter(kept))]
+                continue
+            return {name: value for name, value in kept.items() if _contains(trial, name, value)}
+        return {}
+
+    def _takes(self, params: dict[str, Any]) -> bool:
         try:
-            trial, _ = self._with(kept)
-        except InputError:  # a value of another type
-            return {}
-        return {name: value for name, value in kept.items() if _contains(trial, name, value)}
+            self._with(params)
+        except InputError:
+            return False
+        return True
 
     def _walk(self, seed: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Every point of a finite space, or the first `MAX_GRID` and one more."""

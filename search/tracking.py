@@ -89,6 +89,7 @@ class Tracker:
         self._runs: dict[str, _Run] = {}
         self._doubtful: set[str] = set()  # trials of which a write failed: the server may have it or not
         self._resumed = False
+        self._left_open: dict[str, str] = {}  # runs of an earlier session that was killed, by trial
         self._down = False  # the last item was lost: the next ones get a single try
         self._deadline = math.inf
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -174,6 +175,7 @@ class Tracker:
         while token != "":
             page = self._mlflow.search_runs([self.experiment_id], query, max_results=1000, page_token=token)
             ended = [run for run in page if run.info.status != "RUNNING"]
+            self._left_open |= {run.data.tags["trial_id"]: run.info.run_id for run in page if run not in ended}
             told |= {run.data.tags["trial_id"]: run.data.tags.get("state") for run in ended}
             token = page.token or ""
         for record in records:
@@ -285,6 +287,10 @@ class Tracker:
         if record.run_id or self._resumed or record.trial_id in self._doubtful:
             query = f"tags.`mlflow.parentRunId` = '{self.parent_id}' and tags.trial_id = '{record.trial_id}'"
             known = client.search_runs([self.experiment_id], query, max_results=1)
+        began = int(record.started * 1000)
+        if known and known[0].info.start_time != began:  # what failed or was cut off, and is begun anew
+            client.delete_run(known[0].info.run_id)
+            known = []
         if known:
             run = _Run(known[0].info.run_id)
             run.steps = {metric.step for metric in client.get_metric_history(run.run_id, EVERY_EPOCH)}
@@ -294,7 +300,8 @@ class Tracker:
             tags = {"mlflow.parentRunId": self.parent_id, "role": record.role, "trial_id": record.trial_id}
             tags |= {"state": RUNNING, **self._trial_tags}
             name = f"{record.role} {record.trial_id}"
-            run = _Run(client.create_run(self.experiment_id, int(record.started * 1000), tags, name).info.run_id)
+            run = _Run(client.create_run(self.experiment_id, began, tags, name).info.run_id)
+        self._left_open.pop(record.trial_id, None)
         self._runs[record.trial_id] = run
         self._doubtful.discard(record.trial_id)
         if record.run_id != run.run_id:
@@ -312,9 +319,9 @@ class Tracker:
                 self._mlflow.log_artifact(self.parent_id, item.content["path"])
 
     def _write_close(self, items: list[_Item]) -> None:
-        for run in self._runs.values():
-            self._mlflow.set_tag(run.run_id, "state", INTERRUPTED)
-            self._mlflow.set_terminated(run.run_id, "KILLED")
+        for run_id in [*(run.run_id for run in self._runs.values()), *self._left_open.values()]:
+            self._mlflow.set_tag(run_id, "state", INTERRUPTED)
+            self._mlflow.set_terminated(run_id, "KILLED")
         self._mlflow.set_terminated(self.parent_id, items[0].content["status"])
 
     def _log(self, run_id: str, metrics=(), params: dict | None = None, tags: dict | None = None) -> None:

@@ -6,10 +6,14 @@ from typing import Any
 
 import optuna
 
+from search.earlier import EarlierStudy, recorded_trial
 from search.landscape import CEILING, Synthetic
+from search.ledger import COMPLETE, PRUNED
 from search.objective import parse_objectives
-from search.settings import load_space, resolve
+from search.settings import Settings, load_space, resolve
 from search.virtual import Virtual, simulate_study, study_parts
+from search.warm_start import take_over
+from trainables.config import TrialConfig
 
 SPACE = Path(__file__).parents[2] / "spaces" / "vit_to_mlp.py"
 EPOCHS, GRACE, SLOTS = 27, 3, 4
@@ -33,18 +37,7 @@ class Search:
             full_trials: the search ends once so many trials' epochs are trained.
             fields: of the settings.
         """
-        given = {
-            "name": "virtual",
-            "space": str(SPACE),
-            "trials": 100 * full_trials,
-            "seed": repeat,
-            "epochs": EPOCHS,
-            "grace_epochs": GRACE,
-            "first_guesses": [],
-            "simulate": "synthetic",
-            **fields,
-        }
-        settings = resolve(self.study, given, [])
+        settings = self._settings(repeat, full_trials, **fields)
         space, compose = study_parts(settings, self.study)
         return simulate_study(
             settings,
@@ -55,6 +48,29 @@ class Search:
             slots=SLOTS,
             stop=lambda state: "out of epochs" if state.epochs >= EPOCHS * full_trials else None,
         )
+
+    def warm_guesses(self, earlier: Virtual) -> list[dict[str, Any]]:
+        """What a study on other data takes from that one by `--warm-start`."""
+        ended = [record for record in earlier.ledger.of_role("trial") if record.state in (COMPLETE, PRUNED)]
+        records = [recorded_trial(record) for record in ended if not record.cut_off]
+        told = EarlierStudy("earlier", ended[0].objectives, {}, records)
+        settings = self._settings(0, FULL_TRIALS)
+        space, compose = study_parts(settings, self.study)
+        return take_over([told], space, lambda fields: TrialConfig(**compose(fields)), settings, "other").guesses
+
+    def _settings(self, seed: int, full_trials: int, **fields: Any) -> Settings:
+        given = {
+            "name": "virtual",
+            "space": str(SPACE),
+            "trials": 100 * full_trials,
+            "seed": seed,
+            "epochs": EPOCHS,
+            "grace_epochs": GRACE,
+            "first_guesses": [],
+            "simulate": "synthetic",
+            **fields,
+        }
+        return resolve(self.study, given, [])
 
 
 def regret(record, repeat: int, shift: float = 0.0) -> float:

@@ -10,6 +10,7 @@ start-up is left out. `growth_ms` compares its last tenth with its first. `memor
 set at the end of the search less that after the first ten trials.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -93,6 +94,36 @@ def _ends(folder: Path) -> list[float]:
     return ends
 
 
+@functools.cache
+def _parts():
+    """The space and what composes its trials, read once in each of Tune's processes as in ours."""
+    from search.settings import load_space, resolve
+    from search.virtual import study_parts
+
+    study = load_space(str(SPACE))
+    settings = resolve(study, {"name": "stock", "space": str(SPACE), "epochs": EPOCHS, "simulate": "synthetic"}, [])
+    return study, *study_parts(settings, study)
+
+
+def _trainable(config: dict) -> None:
+    import optuna
+    from ray import tune
+
+    from search.landscape import Synthetic
+
+    _, space, compose = _parts()
+    whole = compose(space(optuna.trial.FixedTrial(config)))
+    for metrics in Synthetic()(whole, config, EPOCHS, SEED):
+        tune.report(metrics)
+
+
+def _by_name(config: dict) -> None:
+    """The trainable as its processes import it: pickled whole, it would bring its own empty cache for each trial."""
+    from tests.benchmarks.search import _trainable
+
+    _trainable(config)
+
+
 def stock() -> None:
     """The search with Ray's own parts, in this process and its current folder."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -102,28 +133,12 @@ def stock() -> None:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from search.settings import load_space, resolve
-    from search.virtual import study_parts
-
-    study = load_space(str(SPACE))
-    settings = resolve(study, {"name": "stock", "space": str(SPACE), "epochs": EPOCHS, "simulate": "synthetic"}, [])
-
-    def trainable(config: dict) -> None:
-        import optuna
-
-        from search.landscape import Synthetic
-
-        space, compose = study_parts(settings, study)
-        whole = compose(space(optuna.trial.FixedTrial(config)))
-        for metrics in Synthetic()(whole, config, EPOCHS, SEED):
-            tune.report(metrics)
-
     def suggest(trial) -> None:
-        study.space(trial)
+        _parts()[0].space(trial)
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.Tuner(
-        tune.with_resources(trainable, {"CPU": 0.001}),
+        tune.with_resources(_by_name, {"CPU": 0.001}),
         tune_config=tune.TuneConfig(
             metric="val/top1",
             mode="max",

@@ -1,8 +1,8 @@
 """How many trials does an earlier study of a related pair save?
 
 Each repeat has a landscape (`search.landscape`) and a related one, its optimum moved by `SHIFT` of every range. A cold
-study of the related one, without first guesses, reaches its best after so many trials; a warm one, which tries the
-earlier study's best `GUESSES` distinct trials first, reaches that level after fewer. `trials_saved` is the mean over
+study of the related one, without first guesses, reaches its best after so many trials; a warm one, with the first
+guesses that `--warm-start` takes from the earlier one, reaches that level after fewer. `trials_saved` is the mean over
 the repeats of 1 less the ratio of the two, `epochs_saved` the same in epochs trained by then: a good first guess raises
 the scheduler's bar, so that a warm study has more trials, and shorter ones. A warm study that never gets there counts
 with all that it ran.
@@ -16,7 +16,7 @@ import statistics
 from search.ledger import COMPLETE
 from tests.benchmarks.landscapes import Search
 
-REPEATS, SHIFT, GUESSES, FULL_TRIALS = 30, 0.1, 3, 16
+REPEATS, SHIFT, FULL_TRIALS = 30, 0.1, 16
 
 
 def measure() -> dict[str, float]:
@@ -25,7 +25,7 @@ def measure() -> dict[str, float]:
     for repeat in range(REPEATS):
         earlier = search.run(repeat, full_trials=FULL_TRIALS)
         cold = search.run(repeat, SHIFT, FULL_TRIALS, seed=1000 + repeat)
-        guesses = _best(earlier)
+        guesses = search.warm_guesses(earlier)
         warm = search.run(repeat, SHIFT, FULL_TRIALS, seed=1000 + repeat, first_guesses=guesses)
         level = cold.best().score
         (needed, needed_epochs), (reached, reached_epochs) = _needed(cold, level), _needed(warm, level)
@@ -40,16 +40,6 @@ def measure() -> dict[str, float]:
         "epochs_saved_median": statistics.median(epochs),
         "points_ahead_at_end": statistics.mean(ahead),
     }
-
-
-def _best(state) -> list[dict]:
-    """The parameters of the best complete trials, each once."""
-    complete = [record for record in state.ledger.of_role("trial") if record.state == COMPLETE]
-    distinct: list[dict] = []
-    for record in sorted(complete, key=lambda record: record.score, reverse=True):
-        if record.params not in distinct:
-            distinct.append(record.params)
-    return distinct[:GUESSES]
 
 
 def _needed(state, level: float) -> tuple[int, int]:

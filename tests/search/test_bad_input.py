@@ -70,6 +70,12 @@ def test_a_space_file_that_is_missing_or_broken(refused, tmp_path):
         ("opt=adamwho", "opt: 'adamwho'"),
         ("search.epz=1..2", "did you mean eps"),
         ("sampler=bayes", "'tpe'"),
+        ("scheduler=hyper", "'hyperband'"),
+        ("objectives=top7", "objectives: "),
+        ("metrics=math:nothing", "math has no callable 'nothing'"),
+        ("gpu_hours=1", "gpu_hours: trials hold no GPU"),
+        ("total_epochs=3", "total_epochs: 3 are fewer than"),
+        ("target=101", "target: 101 cannot be reached"),
     ],
 )
 def test_a_setting_that_cannot_be(refused, setting, said):
@@ -116,6 +122,7 @@ def test_surroundings_that_do_not_fit(refused, tmp_path):
         free = f"http://127.0.0.1:{_closed_port()}"
         assert "unreachable" in refused("--tracking-uri", free)[0]
     (tmp_path / "runs" / "taken").mkdir(parents=True)
+    (tmp_path / "runs" / "taken" / "notes.txt").write_text("mine")
     assert "study 'taken' exists" in refused("--name", "taken")[0]
     assert "--resume" in refused("--resume")[0]
     assert "there is no study 'gone'" in refused("--resume", "--name", "gone")[0]

@@ -276,6 +276,7 @@ def test_a_budget_that_the_last_run_used_up_ended_nothing(searched):
 
 def ended(study, field, reason="why"):
     study.account.end(field, getattr(study.settings, field), reason)
+    study.account.written()
 
 
 @pytest.mark.parametrize(
@@ -367,3 +368,32 @@ def test_asking_looks_at_no_record(searched):
     study.ledger.records = None  # asked at every turn of Tune's loop, with thousands of trials
     assert study.budgets.admits() is True and study.budgets.cut() is None
     assert study.budgets.spent().epochs == 1200
+
+
+@pytest.mark.parametrize("soft", [{"target": 80.0}, {"patience": 1}])
+def test_a_hard_budget_cuts_off_what_still_runs_after_a_soft_one(searched, soft):
+    study = searched(time_budget=100.0, **soft)
+    study.whole(0, 90.0)
+    study.whole(1, 70.0)
+    late = study.start(2)
+    assert study.budgets.reason() and study.budgets.cut() is None, "it comes to its end"
+    study.clock.now = 101.0
+    assert "time budget" in study.budgets.cut()
+    study.train(late)
+    study.budgets.all_done()
+    assert study.budgets.ending.field in soft, "nothing was cut off after all"
+
+
+def test_a_run_without_an_epoch_left_is_none_of_full_length(searched):
+    study = searched(total_epochs=EPOCHS)
+    study.whole(0, 90.0)
+    assert study.budgets.admits(0, fresh=False) is True and study.budgets.admits() is False
+
+
+def test_a_study_whose_results_were_not_written_goes_on(searched):
+    study = searched(target=80.0)
+    study.account.end("target", 80.0, "why")
+    check_left(study.folder, study.settings, True)
+    study.account.written()
+    with pytest.raises(InputError, match="target: it ended this study"):
+        check_left(study.folder, study.settings, True)

@@ -1,5 +1,6 @@
 """What a study is estimated to cost, and what a dry run says of its budgets."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -60,8 +61,18 @@ def test_what_is_stopped_early_is_trials_alone():
     [
         ({"scheduler": "none"}, 1.0),
         ({"scheduler": "asha", "reduction_factor": 3}, (1 + 2 / 3 + 6 / 9) / 9),
-        ({"scheduler": "hyperband", "brackets": 2, "reduction_factor": 3}, ((1 + 2 / 3 + 6 / 9) + (3 + 6 / 3)) / 18),
-        ({"scheduler": "hyperband", "brackets": 5, "reduction_factor": 9, "epochs": 3}, (1 + 2 / 9 + 4 * 3) / 15),
+        (
+            {
+                "scheduler": "hyperband",
+                "brackets": 2,
+                "reduction_factor": 3,
+            },  # trials by exp(-bracket), as `bracket_of`
+            ((1 + 2 / 3 + 6 / 9) + (3 + 6 / 3) / math.e) / 9 / (1 + 1 / math.e),
+        ),
+        (
+            {"scheduler": "hyperband", "brackets": 5, "reduction_factor": 9, "epochs": 3},
+            (1 + 2 / 9) / 3,
+        ),  # has room for one
         ({"scheduler": "median", "grace_epochs": 3}, 6 / 9),
     ],
 )

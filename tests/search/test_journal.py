@@ -6,12 +6,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.journal import carry_over
+from search.journal import carry_over, changed_fields
 from search.ledger import RUNNING, Ledger, TrialRecord
 from search.objective import TOP1, Objective
 from search.optuna_study import load_study, open_study, tell
 from search.resume import JOURNAL
 from search.space import SearchSpace
+from trainables.config import TrialConfig
 from trainables.errors import InputError
 
 ONE, TWO = [Objective(TOP1, True)], [Objective(TOP1, True), Objective("val/loss", False)]
@@ -337,3 +338,21 @@ def test_brute_force_tries_the_points_of_the_space_of_now(tmp_path):
     fitting = {(trial.params["a"], trial.params["b"]) for trial in study.trials if "b" in trial.params}
     assert fitting == {(1, 2), (1, 3), (2, 2), (2, 3)}
     assert len([trial for trial in study.trials if "b" in trial.params]) == 4, "none twice"
+
+
+def test_a_torn_last_line_is_dropped_before_the_next(tmp_path):
+    open_study(tmp_path, "s", "random", 0, ONE).ask()
+    journal = tmp_path / "optuna.log"
+    journal.write_bytes(journal.read_bytes()[:-7])  # what a power cut leaves
+    open_study(tmp_path, "s", "random", 0, ONE).ask()
+    assert len(load_study(journal).trials) == 1, "the torn one is lost, the new one is there"
+
+
+def test_a_loss_that_trials_have_otherwise_now_is_told(tmp_path):
+    config = TrialConfig(teacher="t", student="s", epochs=3)
+    ledger = Ledger(tmp_path / "trials")
+    for number in range(2):
+        ledger.save(TrialRecord(str(number), "trial", config.model_dump(), {"eps": 1.0}))
+    assert changed_fields(tmp_path, [config]) == []
+    now = config.model_copy(update={"enhance": "target", "eps": [2.0]})
+    assert changed_fields(tmp_path, [now]) == ["enhance: target from now on; the 2 trials before had all"]

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
@@ -65,3 +67,19 @@ def test_the_best_is_a_complete_trial_and_no_baseline(tmp_path):
         made.finish()
         ledger.save(made)
     assert ledger.best().trial_id == "1"
+
+
+@pytest.mark.parametrize(("ece", "said"), [(math.nan, "val/ece was not finite"), (None, "val/ece was not reported")])
+def test_every_objective_of_a_complete_trial_is_a_number(ece, said):
+    record = TrialRecord("0", "trial", {"epochs": 1}, {}, {"val/top1": True, "val/ece": False})
+    record.add({"epoch": 1, "val/top1": 90.0, **({} if ece is None else {"val/ece": ece})})
+    record.finish()
+    assert (record.state, record.reason) == ("failed", said)
+
+
+def test_what_a_budget_cut_off_was_not_found_to_be_worse():
+    for stopped, cut_off in ((None, False), ("stopped by the time budget (9 s)", True)):
+        record = TrialRecord("0", "trial", {"epochs": 3}, {})
+        record.add({"epoch": 1, "val/top1": 90.0})
+        record.finish(stopped=stopped)
+        assert record.state == "pruned" and record.cut_off is cut_off

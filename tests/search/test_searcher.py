@@ -1,4 +1,4 @@
-"""The searcher's truths without Tune; tests/search/test_tune.py has a real Tune run."""
+"""The searcher's truths without Tune; tests/search/test_states.py has a real study."""
 
 import optuna
 import pytest
@@ -235,3 +235,36 @@ def test_a_record_is_whole(tmp_path):
     assert isinstance(record, TrialRecord)
     assert record.params.keys() == {"eps"}
     assert record.config["eps"] == record.params["eps"]
+
+
+def test_fewer_trials_than_are_under_way_leave_none_of_them_behind(tmp_path):
+    _, ledger, searcher = make(tmp_path)
+    for name in "abcd":
+        searcher.suggest(name)
+    for name, trial_id in (("a", "0"), ("b", "1")):
+        report(ledger, trial_id, 1, 2, 3)
+        searcher.on_trial_complete(name, {})
+    for record in ledger.records.values():
+        ledger.save(record)
+    _, _, again = make(tmp_path)
+    assert again.left(2) == 2, "two are running"
+
+
+def test_a_first_guess_whose_trial_never_began_comes_again(tmp_path):
+    study, _, _ = make(tmp_path, guesses=[{"eps": 1.25}])
+    study.ask()  # the process is killed before the ledger knows of it
+    study, _, searcher = make(tmp_path)
+    assert study.trials[0].state == TrialState.FAIL
+    assert searcher.suggest("x")["trial_id"] == "1" and study.trials[1].system_attrs["fixed_params"] == {"eps": 1.25}
+
+
+def test_a_trial_that_had_reported_all_its_epochs_is_not_trained_again(tmp_path):
+    _, ledger, searcher = make(tmp_path)
+    searcher.suggest("x")
+    report(ledger, "0", 1, 2, 3)
+    ledger.save(ledger.records["0"])
+    ledger = Ledger(tmp_path / "trials")
+    ledger.settle()
+    assert ledger.records["0"].state == "complete"
+    study, _, again = make(tmp_path)
+    assert again.left(1) == 0 and study.trials[0].state == TrialState.COMPLETE

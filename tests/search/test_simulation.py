@@ -13,6 +13,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from search import run
 from search.landscape import Synthetic
 from search.objective import Objective
 from search.simulation import play
@@ -20,6 +21,15 @@ from tests.search import studies
 
 TOP1 = [Objective("val/top1", True)]
 SIMULATED = ("--concurrency", "1", "--epochs", "9", "--set", "grace_epochs=1", "finalists=0")
+OTHER = """
+import dataclasses
+
+from spaces import vit_to_mlp
+
+STUDY = dataclasses.replace(
+    vit_to_mlp.STUDY, space=lambda trial: {"lr": trial.suggest_float("mine", 1e-4, 1e-3)}, first_guesses=[]
+)
+"""
 CURVES = """
 from search.landscape import Synthetic
 
@@ -85,8 +95,14 @@ def assert_whole(place, trials):
     assert "RUNNING" not in {run.info.status for run in every}
 
 
-def test_a_study_is_whole_and_says_that_nothing_was_trained(place):
-    out = simulate(place, "finalists=1", "seeds=1", "--trials", "12")
+def test_a_study_is_whole_and_says_that_nothing_was_trained(place, monkeypatch, capfd):
+    out = simulate(place, "finalists=1", "seeds=1", "tune_baselines=2", "--trials", "12")
+    tuned = {key: one for key, one in records(place).items() if one["role"] == "baseline"}
+    assert set(tuned) == {"scratch", "kd", "scratch-1", "scratch-2", "kd-1", "kd-2"}
+    assert {(one["state"], len(one["history"])) for one in tuned.values()} == {("complete", 9)}, "epochs as trials have"
+    report = (place / "runs" / "s" / "report.md").read_text()
+    assert "SIMULATED (simulate=synthetic), nothing was trained: On the test split" in report
+    assert "SIMULATED (simulate=synthetic)" in out
     assert out.rstrip().endswith(
         "nothing was trained, its figures say nothing of real models, and there are no weights."
     )
@@ -102,6 +118,18 @@ def test_a_study_is_whole_and_says_that_nothing_was_trained(place):
     assert 100 * np.mean(tested["target"] == tested["predicted"]) == records(place)[final]["history"][-1]["test/top1"]
     assert not (place / "runs" / "teachers").exists()
     assert studies.left_behind(place) == []
+
+    # Neither a warm start nor a resume where nothing is shared.
+    (place / "other.py").write_text(OTHER)
+    monkeypatch.chdir(place)
+    for arguments, said in (
+        (["--warm-start", "s", "--set", "simulate=synthetic"], "--warm-start: study 's' shares no parameter"),
+        (["--resume", "--name", "s"], "search: none of the parameters of the 12 earlier trials"),
+    ):
+        capfd.readouterr()
+        assert run.main(["--space", "other.py", *arguments]) == 2
+        told = capfd.readouterr().err
+        assert told.startswith(f"error: {said}") and told.count("\n") == 1, told
 
     # What it recorded serves another one, and what there is not is refused.
     again = simulate(place, "--trials", "3", name="t", source="s")

@@ -185,9 +185,9 @@ def test_ends_that_a_killed_session_had_not_told_are_written_on_resume(make_trac
     resumed.close()
     runs = children(resumed)
     assert {key: run.info.status for key, run in runs.items()} == {
-        "0": "FINISHED", "1": "KILLED", "2": "RUNNING", "3": "KILLED",
+        "0": "FINISHED", "1": "KILLED", "2": "KILLED", "3": "KILLED",
     }  # fmt: skip
-    assert [runs[key].data.tags["state"] for key in "0123"] == ["complete", "pruned", "running", "pruned"]
+    assert [runs[key].data.tags["state"] for key in "0123"] == ["complete", "pruned", "interrupted", "pruned"]
     assert steps(resumed, runs["1"]) == [1, 2] and steps(resumed, runs["3"]) == [1]
 
 
@@ -367,3 +367,33 @@ def test_provenance_is_flat_text():
     assert {"version/torch", "version/python", "version/mlflow", "platform"} <= set(facts)
     assert all(isinstance(value, str) for value in facts.values())
     assert socket.gethostname() not in facts.values()
+
+
+def test_what_is_begun_anew_has_a_run_of_its_own(make_tracker):
+    """A failed baseline is trained again: the epochs of both attempts would be mixed in one run."""
+    first = make_tracker()
+    record = make_record("kd", "baseline")
+    play(first, record, [1, 2], end=False)
+    record.finish("it broke")
+    first.trial_ended(record)
+    first.close()
+    again = make_tracker(resume=True)
+    anew = make_record("kd", "baseline")
+    anew.started = record.started + 5
+    play(again, anew, [1, 2, 3])
+    again.close()
+    (run,) = children(again).values()
+    assert run.info.run_id == anew.run_id != record.run_id and run.data.tags["state"] == "complete"
+    assert steps(again, run) == [1, 2, 3]
+
+
+def test_runs_that_a_killed_session_left_open_are_closed_by_an_interrupted_one(make_tracker):
+    first = make_tracker()
+    record = make_record()
+    play(first, record, [1], end=False)
+    wait_for(lambda: record.run_id, "its run")
+    again = make_tracker(resume=True)
+    again.catch_up([record])
+    again.close("KILLED")
+    assert children(again)["7"].info.status == "KILLED" and children(again)["7"].data.tags["state"] == "interrupted"
+    first.close()

@@ -303,3 +303,15 @@ def test_more_runs_than_a_request_gives_are_all_read(store, monkeypatch):
     monkeypatch.setattr(reading, "PAGE", 2)
     store.write("A", FIVE, settings(), kept=False)
     assert len(store.take(["A"], settings()).priors) == 5
+
+
+def test_a_choice_that_is_gone_takes_its_value_alone_and_no_study_counts_twice(store):
+    def wider(trial):
+        return {**ofa(trial), "projector": trial.suggest_categorical("projector", ["conv", "pooled"])}
+
+    def narrower(trial):
+        return {**ofa(trial), "projector": trial.suggest_categorical("projector", ["token", "pooled"])}
+
+    store.write("A", [{**one, "projector": "conv"} for one in FIVE], settings(), function=wider)
+    taken = store.take(["A", "A"], settings(), function=narrower)
+    assert taken.guesses == [FIVE[4], FIVE[3], FIVE[1]] and len(taken.notes) == 1
