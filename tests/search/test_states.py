@@ -10,6 +10,8 @@ from mlflow import MlflowClient
 
 from tests.search import studies
 
+pytestmark = pytest.mark.long  # a killed worker takes Ray half a minute to replace, three times
+
 # Whoever builds this student within a lane dies of it, so that its trial is given up after some attempts.
 KILLER = """
 import os
