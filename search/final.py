@@ -104,6 +104,14 @@ def best_record(ledger: Ledger) -> TrialRecord | None:
     return ledger.best() if best is None else ledger.records[best.of]
 
 
+def winners_figures(ledger: Ledger) -> dict[str, list]:
+    """The winner's seeds and, by metric, its runs' figures on the holdout and the test split; {} without a final."""
+    best = winner(ledger)
+    if best is None:
+        return {}
+    return {"seeds": sorted(best.runs)} | {name: best.values(name) for name in (ledger.objective, _test_metric(ledger))}
+
+
 def comparisons(ledger: Ledger, folder: Path) -> list[Comparison]:
     """The winner beside each baseline that has a run with a seed of the winner's.
 

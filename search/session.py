@@ -11,7 +11,7 @@ import yaml
 from search import comparisons, results
 from search.account import Account
 from search.experiment import Experiment, Outcome
-from search.final import best_record, final_frame, sentence
+from search.final import best_record, final_frame, sentence, winners_figures
 from search.ledger import RUNNING, Ledger
 from search.live import View, make_view
 from search.objective import TOP1
@@ -157,7 +157,8 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
             **_simulated(plan.settings),
             "study": plan.settings.name,
             "trial": best.trial_id,
-            "val_top1": best.metric(TOP1),
+            "val_top1": best.metric(TOP1),  # with one seed and on the images that chose
+            "final": winners_figures(ledger),
             "holdout_images": plan.holdout_images,
             "data_fingerprint": plan.data_fingerprint,
             "teacher_top1": outcome.teacher["top1"],

@@ -118,6 +118,9 @@ def test_the_finalists_alone_have_seen_the_test_split(job, runs):
     finalists = {name: record for name, record in records.items() if record["role"] == "finalist"}
     best = yaml.safe_load((folder / "runs" / NAME / "best.yaml").read_text())["trial"]
     assert set(finalists) == {f"{best}-seed1", "scratch-seed1", "kd-seed1"}
+    told = yaml.safe_load((folder / "runs" / NAME / "best.yaml").read_text())["final"]
+    last = finalists[f"{best}-seed1"]["history"][-1]
+    assert told == {"seeds": [1], "val/top1": [last["val/top1"]], "test/top1": [last["test/top1"]]}
     for record in finalists.values():
         own = records[record["of"]]["config"]
         assert record["config"] == {**own, "seed": 1, "sched_restarts": []}, "equal epochs and data, another seed"
