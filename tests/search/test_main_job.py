@@ -220,7 +220,7 @@ def test_the_best_is_trained_for_use(job, monkeypatch, capfd):
     ran = studies.run(*arguments, cwd=folder, script="train")
     assert ran.code == 0, ran.err + ran.out
     best = yaml.safe_load((folder / "runs" / NAME / "best.yaml").read_text())["trial"]
-    out = folder / "runs" / NAME / "delivered" / f"trial-{best}"
+    out = folder / "runs" / NAME / "delivered" / f"trial-{best}-2-epochs"
     about = yaml.safe_load((out / "config.yaml").read_text())
     assert about["config"]["train_with_holdout"] and about["config"]["epochs"] == 2
     assert about["test"]["test/top1"] == pytest.approx(float(ran.out.split("top-1 ")[1].split()[0]), abs=0.01)

@@ -155,6 +155,7 @@ def test_one_slot_and_a_seed_give_the_same_study_twice(place):
     assert found[0] == found[1] and len(found[0]) == 15
 
 
+@pytest.mark.long
 def test_failing_and_nan_curves_end_failed_everywhere(place):
     (place / "mine.py").write_text(CURVES)
     simulate(place, "sampler=random", "scheduler=none", "baselines=[]", "--trials", "24", source="mine:curves")
