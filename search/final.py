@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from search.ledger import COMPLETE, FAILED, Ledger, TrialRecord
 from search.objective import PERCENT, format_value
-from search.statistics import Summary, Tested, holm, paired, summary
+from search.statistics import Summary, Tested, holm, paired, pooled, summary
 from search.students import student_of
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def comparisons(ledger: Ledger, folder: Path) -> list[Comparison]:
         if one.baseline is None and rival.baseline is not None and one.student == rival.student
         if one.runs.keys() & rival.runs.keys()
     ]
-    tested = [_test(one, rival, metric, folder) for one, rival in pairs]
+    spread = _spread(everyone, metric)
+    tested = [_test(one, rival, metric, folder, spread) for one, rival in pairs]
     sign = 1 if _maximized(best) else -1
     found = []
     for (trial, rival), one, p in zip(pairs, tested, holm([one.p for one in tested]), strict=True):
@@ -209,14 +210,22 @@ def _claim(one: Comparison, test: str) -> str:
     return f"it is {one.verdict} than {one.baseline.name} by {gap} ({figures})"
 
 
-def _test(one: Entrant, rival: Entrant, metric: str, folder: Path) -> Tested:
+def _spread(everyone: list[Entrant], metric: str) -> tuple[float, int] | None:
+    """How much the difference of two entrants moves with the seed, over all that have the most seeds."""
+    most = max(len(one.runs) for one in everyone)
+    whole = [one for one in everyone if len(one.runs) == most]
+    same = [one for one in whole if one.runs.keys() == whole[0].runs.keys()]
+    return pooled([one.values(metric) for one in same])
+
+
+def _test(one: Entrant, rival: Entrant, metric: str, folder: Path, spread: tuple[float, int] | None) -> Tested:
     seeds = sorted(one.runs.keys() & rival.runs.keys())
     differences = [one.runs[seed].metric(metric) - rival.runs[seed].metric(metric) for seed in seeds]
     right = [[_right(side.runs[seed], folder) for seed in seeds] for side in (one, rival)]
     by_image = None
     if metric == "test/top1" and all(item is not None for both in right for item in both):
         by_image = [100.0 * (mine * 1 - theirs * 1) for mine, theirs in zip(*right, strict=True)]
-    return paired(differences, by_image)
+    return paired(differences, by_image, spread)
 
 
 def _right(record: TrialRecord, folder: Path):

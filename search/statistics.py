@@ -4,11 +4,13 @@ Two things are drawn at random: the training, by its seed, and the test split's 
 since those of one seed see the same stream and all see the same test images. For top-1 accuracy the error of a
 difference is therefore the sum of two variances: that of the seeds' mean differences over the number of seeds, and that
 of the images' (each averaged over the seeds) over the number of images. The interval and the p-value are Student's t
-with Satterthwaite's degrees of freedom (1946), or those of the paired t-test over the seeds alone where that is the
-less sure: a few seeds may agree by chance, and Satterthwaite would take their word. One seed leaves the images alone:
-McNemar's exact test. Other metrics leave the seeds alone: the paired t-test.
+with Satterthwaite's degrees of freedom (1946). A few seeds may agree by chance; so the variance over the seeds is not
+taken for smaller than its mean over all pairs of models that were trained over them, and two seeds alone are never
+surer than their own paired t-test. One seed leaves the images alone: McNemar's exact test. Other metrics leave the
+seeds alone: a t-test over them.
 """
 
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
@@ -62,26 +64,49 @@ def summary(values: list[float]) -> Summary:
     return Summary(len(values), mean, deviation, mean - half, mean + half)
 
 
-def paired(differences: list[float], by_image: "list[np.ndarray] | None" = None) -> Tested:
+def pooled(models: list[list[float]]) -> tuple[float, int] | None:
+    """The variance over seeds of the difference of two models, the mean over all pairs, and its degrees of freedom.
+
+    Args:
+        models: each one's metric by seed, all over the same seeds; None is returned of fewer than 3 or one seed.
+    """
+    seeds = len(models[0]) if models else 0
+    if len(models) < 3 or seeds < 2:
+        return None
+    pairs = itertools.combinations(models, 2)
+    variances = [statistics.variance(x - y for x, y in zip(one, other, strict=True)) for one, other in pairs]
+    return statistics.fmean(variances), (len(models) - 1) * (seeds - 1)
+
+
+def paired(
+    differences: list[float],
+    by_image: "list[np.ndarray] | None" = None,
+    spread: tuple[float, int] | None = None,
+) -> Tested:
     """Tests whether the mean of paired differences is other than 0.
 
     Args:
         differences: one a seed, in the metric's units.
         by_image: of top-1 accuracy also one a test image for each seed, [seeds][images], whose means they are.
+        spread: as `pooled` gives it, where more models than these two were trained.
     """
     mean, seeds = statistics.fmean(differences), len(differences)
     if seeds == 1:
         if by_image is None:
             return Tested(1, mean, method="one seed, so nothing is tested")
         return Tested(1, mean, p=_mcnemar(by_image[0]), method="McNemar's exact test over the images")
-    by_seed = [(statistics.variance(differences) / seeds, seeds - 1)]
-    found = Tested(seeds, mean, *_student(mean, by_seed), "paired t-test over the seeds")
-    if by_image is None or found.p is None:
+    own = (statistics.variance(differences), seeds - 1)
+    variance, freedom = spread if spread and spread[0] > own[0] else own
+    errors, method = [(variance / seeds, freedom)], "t-test over the seeds"
+    if by_image is not None:
+        images = sum(by_image) / seeds
+        errors.append((float(images.var(ddof=1)) / len(images), len(images) - 1))
+        method = "t-test over seeds and images"
+    found = Tested(seeds, mean, *_student(mean, errors), f"paired {method}")
+    if seeds > 2:
         return found
-    images = sum(by_image) / seeds
-    by_both = [*by_seed, (float(images.var(ddof=1)) / len(images), len(images) - 1)]
-    both = Tested(seeds, mean, *_student(mean, by_both), "paired t-test over seeds and images")
-    return max(found, both, key=lambda one: one.p)
+    alone = Tested(seeds, mean, *_student(mean, [(own[0] / seeds, own[1])]), "paired t-test over the seeds")
+    return found if found.p is None or (alone.p is not None and alone.p <= found.p) else alone
 
 
 def holm(values: list[float | None]) -> list[float | None]:

@@ -5,7 +5,7 @@ Published top-1 in %, the student alone, with KD and with OFA:
     CIFAR-100              alone   KD     OFA      ImageNet-1K            alone   KD     OFA
     swin_t-resmlp_s12      66.56  71.89  80.63    swin_t-resmlp_s12      76.65  76.67  77.31
 
-python search/run.py --space spaces/vit_to_mlp.py               # digits, 2 cores, about 3 minutes
+python search/run.py --space spaces/vit_to_mlp.py               # digits, 2 cores, about 6 minutes
 python search/run.py --space spaces/vit_to_mlp.py --data torch/cifar100 --data-dir DIR --gpus-per-trial 1 \\
     --set teacher_source=fit
 python search/run.py --space spaces/vit_to_mlp.py --scale imagenet --data DIR --gpus-per-trial 1

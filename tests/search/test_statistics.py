@@ -18,7 +18,7 @@ from search.final import (
     winner,
 )
 from search.ledger import Ledger, TrialRecord
-from search.statistics import holm, paired, summary
+from search.statistics import holm, paired, pooled, summary
 
 TOP1 = {"val/top1": True}
 
@@ -83,13 +83,15 @@ def test_a_difference_that_is_shown(ledger):
     final(ledger, "kd", "baseline", [90, 90, 90], [90.0, 91.1, 90.4])
     final(ledger, "scratch", "baseline", [80, 80, 80], [94.1, 94.8, 94.6])
     kd, scratch = comparisons(ledger, ledger.folder)
-    by_hand = [stats.ttest_rel([94.0, 95.0, 94.5], other).pvalue for other in ([90.0, 91.1, 90.4], [94.1, 94.8, 94.6])]
-    assert (kd.p, scratch.p) == pytest.approx((2 * by_hand[0], by_hand[1]))
+    # Between the seeds the differences to kd vary by 0.01, to scratch by 0.03, and of those two by 0.07.
+    half = math.sqrt((0.01 + 0.03 + 0.07) / 3 / 3)
+    assert kd.p == pytest.approx(2 * 2 * stats.t.sf(4.0 / half, 4)) and scratch.p == pytest.approx(1.0)
+    assert kd.high - kd.difference == pytest.approx(stats.t.ppf(0.975, 4) * half)
     assert (kd.verdict, scratch.verdict) == (BETTER, NONE)
     assert kd.difference == pytest.approx(4.0) and kd.low < 4.0 < kd.high
     text = sentence(ledger, ledger.folder, 359)
     assert text.startswith("On the test split (359 images), over 3 seeds, trial 0 reaches test/top1 94.50 ± 0.50: ")
-    assert "it is better than kd by 4.00 points (95% CI +3.75 to +4.25, p 0.0004" in text
+    assert "it is better than kd by 4.00 points (95% CI +3.69 to +4.31, p 7e-06" in text
     assert "no difference from scratch is shown (+0.00 points" in text
 
 
@@ -136,6 +138,17 @@ def test_equal_models_differ_in_one_study_of_twenty(seeds, images, spread):
         by_image = [common + random.normal(0, 25, images) + random.normal(0, spread) for _ in range(seeds)]
         shown += paired([one.mean() for one in by_image], by_image).p < 0.05
     assert shown / 400 <= 0.085
+
+
+def test_more_models_tell_how_much_seeds_matter():
+    models = [[90.0, 92.0, 91.0], [85.0, 86.0, 88.0], [80.0, 84.0, 79.0]]
+    variance, freedom = pooled(models)
+    pairs = ((0, 1), (0, 2), (1, 2))
+    by_hand = np.mean([np.var(np.subtract(models[one], models[other]), ddof=1) for one, other in pairs])
+    assert (variance, freedom) == (pytest.approx(by_hand), 4)
+    assert pooled(models[:2]) is None and pooled([[1.0]] * 3) is None
+    agreeing = [4.0, 4.01, 4.02]
+    assert paired(agreeing).p < 1e-4 < paired(agreeing, spread=(variance, freedom)).p
 
 
 def test_seeds_that_agree_by_chance_are_no_proof_for_many_images():
