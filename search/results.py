@@ -230,7 +230,7 @@ def plot_front(ledger: Ledger, path: Path) -> None:
     """The complete trials by the first objective and each other one, those on the Pareto front in red, and the
     baselines."""
     first, *others = next(iter(ledger.records.values())).objectives
-    figure = _figure(7, 4.2 * len(others), rows=len(others))[0]
+    figure = _figure(8, 4.2 * len(others), rows=len(others))[0]
     front = ledger.front()
     for axes, name in zip(figure.axes, others, strict=True):
         for records, colour, label in (

@@ -6,6 +6,8 @@ from search import settings as search_settings
 from search.earlier import EarlierStudy, EarlierTrial
 from search.preflight import preflight
 from search.recipes import RECIPES, family_recipe
+from search.settings import resolve
+from search.students import StudentFacts, Students
 from search.study import Scale, Study
 from tests.conftest import TINY
 from trainables import weights
@@ -319,3 +321,24 @@ def test_what_is_searched_in_vain_is_told():
     assert note.startswith("the space searches eps, stages, which no trial reads") and "search.distiller" in note
     assert not planned("distiller=ofa+rsd").notes
     assert not planned("distiller=rsd", "stages=none", function=lambda trial: {"stages": []}).notes
+
+
+def test_a_baseline_takes_over_a_searched_student_with_its_recipe_and_stages():
+    study = Study(space=lambda trial: {}, scales={"embedded": Scale(teacher="t", student="large", stages=[1, 4])})
+    settings = resolve(study, {"name": "n", "space": "s.py"}, [])
+    students = Students(settings, build=lambda _: None)
+    facts = {
+        "large": StudentFacts("cnn", {"lr": 0.1, "weight_decay": 0.2}, {}, [1, 2, 3, 4]),
+        "small": StudentFacts("token", {"lr": 0.01, "weight_decay": 0.5}, {}, [1, 2]),
+    }
+    students._look_at = lambda settings: facts[settings.student]
+    baseline = {
+        "student": "large", "student_kwargs": {}, "lr": 0.3, "weight_decay": 0.2, "stages": [1, 4],
+        "eps": [1.0, 2.0, 3.0],
+    }  # fmt: skip
+    swapped = students.swapped(baseline, {"student": "small", "student_kwargs": {"width": 8}, "lr": 7.0})
+    assert swapped == {
+        "student": "small", "student_kwargs": {"width": 8}, "stages": [1], "eps": [1.0, 3.0],
+        "lr": 0.3,  # tuned
+        "weight_decay": 0.5,  # its family's
+    }  # fmt: skip

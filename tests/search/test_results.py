@@ -212,3 +212,10 @@ def test_the_importance_of_several_objectives_is_for_the_firsts_best(tmp_path):
 
     study.optimize(objective, n_trials=100)
     assert next(iter(results.plot_importance(study, tmp_path / "importance.png"))) == "a"
+
+
+def test_the_front_is_a_picture(ledger, tmp_path):
+    for record in ledger.records.values():
+        record.objectives = {"val/top1": True, "cost/branch_params": False, "val/loss": False}
+    results.plot_front(ledger, tmp_path / "pareto.png")
+    assert is_picture(tmp_path / "pareto.png")

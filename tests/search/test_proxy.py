@@ -1,0 +1,35 @@
+"""What the driver does with each report, beside the real ledger."""
+
+from types import SimpleNamespace
+
+from search.ledger import Ledger, TrialRecord
+from search.proxy import LATENCY, StudyCallback
+
+
+class Quiet:
+    """Stands for those that are only told: tracking, view, budgets, and the broker."""
+
+    def __getattr__(self, name):
+        return Quiet()
+
+    def __call__(self, *arguments, **keywords):
+        return None
+
+
+def test_a_student_has_one_latency_in_a_study(tmp_path):
+    """Each lane measures it, as busy as the machine is: a front over that would be one of noise."""
+    ledger = Ledger(tmp_path)
+    for trial_id, student in (("0", "a"), ("1", "b"), ("2", "a"), ("3", "a")):
+        config = {"epochs": 2, "student": student, "student_kwargs": {}, "img_size": 16}
+        ledger.save(TrialRecord(trial_id, "trial", config, {}))
+    quiet = Quiet()
+    callback = StudyCallback(quiet, ledger, quiet, quiet, quiet)
+
+    def report(callback, trial_id, latency):
+        trial = SimpleNamespace(config={"trial_id": trial_id})
+        callback.on_trial_result(0, [], trial, {"epoch": 1, "val/top1": 50.0, LATENCY: latency})
+        return ledger.records[trial_id].metric(LATENCY)
+
+    assert [report(callback, *one) for one in (("0", 3.0), ("1", 7.0), ("2", 9.0))] == [3.0, 7.0, 3.0]
+    ledger = Ledger(tmp_path)  # another session
+    assert report(StudyCallback(quiet, ledger, quiet, quiet, quiet), "3", 9.0) == 3.0
