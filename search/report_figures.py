@@ -15,7 +15,7 @@ from search.agreement import Agreement
 from search.final import entrants, rank, winner
 from search.ledger import COMPLETE, FAILED, PRUNED, Ledger, TrialRecord
 from search.objective import format_value
-from search.results import BASELINE_COLOURS, FEWEST_TRIALS, MARKERS, importance_target, view_range
+from search.plots import BASELINE_COLOURS, FEWEST_TRIALS, MARKERS, importance_target, view_range
 from search.statistics import summary
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from search import comparisons, results
+from search import comparisons, plots, results
 from search.account import Account
 from search.experiment import Experiment, Outcome
 from search.final import best_record, final_frame, sentence, winners_figures
@@ -143,11 +143,11 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
 
     ledger = outcome.ledger
     results.write_trials_csv(ledger, folder / "trials.csv")
-    results.plot_history(ledger, folder / "history.png")
-    results.plot_importance(own_study(outcome.study), folder / "importance.png")
+    plots.plot_history(ledger, folder / "history.png")
+    plots.plot_importance(own_study(outcome.study), folder / "importance.png")
     written = list(RESULTS)
     if len(ledger.front()) > 1:
-        results.plot_front(ledger, folder / "pareto.png")
+        plots.plot_front(ledger, folder / "pareto.png")
         written.append("pareto.png")
     if best := best_record(ledger):
         if not plan.curves:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from search import results
+from search import plots, results
 from search.ledger import Ledger, TrialRecord
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -66,7 +66,7 @@ def test_an_empty_study_has_empty_tables(tmp_path):
     assert results.trials_frame(ledger).empty
     assert results.final_table(ledger).empty
     assert results.verdict(ledger, 450) == "No trial completed, so there is nothing to compare."
-    results.plot_history(ledger, tmp_path / "history.png")
+    plots.plot_history(ledger, tmp_path / "history.png")
 
 
 def test_the_final_table_puts_the_best_beside_the_baselines(ledger):
@@ -135,23 +135,23 @@ def make_study(trials):
 
 
 def test_pictures(ledger, tmp_path):
-    results.plot_history(ledger, tmp_path / "history.png")
+    plots.plot_history(ledger, tmp_path / "history.png")
     assert is_picture(tmp_path / "history.png")
-    shares = results.plot_importance(make_study(30), tmp_path / "importance.png")
+    shares = plots.plot_importance(make_study(30), tmp_path / "importance.png")
     assert next(iter(shares)) == "eps"
     assert set(shares) == {"eps", "eps_per_stage", "eps_stage1", "temperature"}
     assert is_picture(tmp_path / "importance.png")
 
 
 def test_importances_that_cannot_be_had_are_a_picture_that_says_so(tmp_path, monkeypatch):
-    assert results.plot_importance(make_study(3), tmp_path / "few.png") is None
+    assert plots.plot_importance(make_study(3), tmp_path / "few.png") is None
     assert is_picture(tmp_path / "few.png")
 
     def fail(study):
         raise RuntimeError("odd study")
 
     monkeypatch.setattr(optuna.importance, "get_param_importances", fail)
-    assert results.plot_importance(make_study(5), tmp_path / "failing.png") is None
+    assert plots.plot_importance(make_study(5), tmp_path / "failing.png") is None
     assert is_picture(tmp_path / "failing.png")
 
 
@@ -184,8 +184,8 @@ def test_less_may_be_better(tmp_path):
     frame = results.final_table(ledger)
     assert frame["name"].tolist() == ["trial 1 (best)", "scratch"] and frame["over scratch"].tolist() == [-0.25, 0.0]
     assert frame.columns.is_unique
-    assert results.view_range(ledger) == (pytest.approx(0.1), pytest.approx(1.3))
-    results.plot_history(ledger, tmp_path / "history.png")
+    assert plots.view_range(ledger) == (pytest.approx(0.1), pytest.approx(1.3))
+    plots.plot_history(ledger, tmp_path / "history.png")
     assert is_picture(tmp_path / "history.png")
 
 
@@ -211,11 +211,11 @@ def test_the_importance_of_several_objectives_is_for_the_firsts_best(tmp_path):
         return (a if a > 0.8 else -b if b > 0.8 else 0), c
 
     study.optimize(objective, n_trials=100)
-    assert next(iter(results.plot_importance(study, tmp_path / "importance.png"))) == "a"
+    assert next(iter(plots.plot_importance(study, tmp_path / "importance.png"))) == "a"
 
 
 def test_the_front_is_a_picture(ledger, tmp_path):
     for record in ledger.records.values():
         record.objectives = {"val/top1": True, "cost/branch_params": False, "val/loss": False}
-    results.plot_front(ledger, tmp_path / "pareto.png")
+    plots.plot_front(ledger, tmp_path / "pareto.png")
     assert is_picture(tmp_path / "pareto.png")
