@@ -53,7 +53,7 @@ return {
     "opt": "sgd" if way == "nan" else "adamw",
 }"""
 FIELDS = (
-    "trials=7, finalists=0, epochs=6, grace_epochs=3, reduction_factor=2, labels_per_class=60, "
+    "trials=7, epochs=6, grace_epochs=3, reduction_factor=2, labels_per_class=60, "
     "student='mixer_nano', student_kwargs={}"
 )
 WAYS = ["good", "good", "bad", "nan", "bad", "good", "killed"]
