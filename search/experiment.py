@@ -115,10 +115,6 @@ class Experiment:
 
             self.view.phase("opening MLflow")
             self._open_tracking()
-            self.ledger.settle()
-            if record.state != RUNNING:  # it was cut off after its last epoch
-                self._tracker.trial_ended(record)
-                return True
             self.ledger.save(record)
             self._tracker.trial_started(record)
             self.view.trial_started(record)
@@ -129,11 +125,11 @@ class Experiment:
                     self._tracker.trial_epoch(record, metrics)
                     self.view.trial_epoch(record)
 
-            ray.get(broker.submit.remote(record.trial_id, self._job(record), judged=False))
-            self.view.phase("training")
-            ended = follow(broker, lanes, record.trial_id, on_report, self._interrupts.is_set)
-            if ended is None:
-                return False
+            if not record.whole:  # else it was cut off after its last epoch
+                ray.get(broker.submit.remote(record.trial_id, self._job(record), judged=False))
+                self.view.phase("training")
+                if follow(broker, lanes, record.trial_id, on_report, self._interrupts.is_set) is None:
+                    return False
             record.finish()
             self.ledger.save(record)
             self._tracker.trial_ended(record)

@@ -149,7 +149,7 @@ def final_frame(ledger: Ledger, folder: Path) -> "pandas.DataFrame":
     import pandas
 
     best, metric, test = winner(ledger), ledger.objective, _test_metric(ledger)
-    beside = {one.baseline.of: one for one in comparisons(ledger, folder)}
+    beside = {(one.baseline.of, one.baseline.student): one for one in comparisons(ledger, folder)}
     order = sorted(entrants(ledger), key=lambda one: (one != best, one.baseline is not None, -rank(one)[1]))
     others = [name for name in _objectives(ledger) if name != metric]
     rows = []
@@ -160,7 +160,7 @@ def final_frame(ledger: Ledger, folder: Path) -> "pandas.DataFrame":
             row[name] = _plus_minus(name, summary(values)) if values else "-"
         if one.runs and (found := summary(one.values(test))).deviation:
             row["95% CI"] = f"{format_value(test, found.low)} to {format_value(test, found.high)}"
-        if compared := beside.get(one.of):
+        if compared := beside.get((one.of, one.student)):
             row["best is"] = f"{_signed(test, compared.difference)}, {compared.verdict}"
             row["p"] = compared.p
         for count, word in ((one.failed, "failed"), (one.unfinished, "not complete")):

@@ -98,14 +98,6 @@ class TrialRecord:
         """See `cut_off`."""
         return cut_off(self.state, self.reason)
 
-    @property
-    def _names(self) -> set[str]:
-        return set().union(*self.history)
-
-    def _number(self, name: str) -> float:
-        value = self.metric(name)
-        return math.nan if value is None else value
-
     def add(self, metrics: dict[str, float]) -> bool:
         """Appends an epoch's metrics; False where that epoch is known already (a restarted worker repeats itself)."""
         if int(metrics["epoch"]) <= self.epoch:
@@ -131,11 +123,10 @@ class TrialRecord:
             self.state, self.reason = FAILED, f"{self.objective} was not finite"
         elif self.epoch < self.config["epochs"]:
             self.state, self.reason = PRUNED, f"{stopped or STOPPED_EARLY} at epoch {self.epoch}"
-        elif wrong := [name for name in self.objectives if not math.isfinite(self._number(name))]:
-            self.state, self.reason = (
-                FAILED,
-                f"{wrong[0]} was not {'finite' if wrong[0] in self._names else 'reported'}",
-            )
+        elif missing := [name for name, value in zip(self.objectives, self.values, strict=True) if value is None]:
+            self.state, self.reason = FAILED, f"{missing[0]} was not reported"
+        elif wrong := [name for name in self.objectives if not math.isfinite(self.metric(name))]:
+            self.state, self.reason = FAILED, f"{wrong[0]} was not finite"
         else:
             self.state, self.reason = COMPLETE, ""
 
@@ -182,6 +173,7 @@ class Ledger:
         for record in list(self.records.values()):
             if record.state == RUNNING and record.whole:
                 record.finish()
+                record.ended = (self.trial_folder(record.trial_id) / "record.json").stat().st_mtime
                 self.save(record)
 
     def watch(self, watcher: Callable[[TrialRecord], None]) -> None:
