@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.ledger import COMPLETE, FAILED, Ledger, TrialRecord
-from search.objective import PERCENT, format_value
+from search.objective import COUNTS, PERCENT, format_value
 from search.statistics import Summary, Tested, holm, paired, pooled, summary
 from search.students import student_of
 
@@ -260,7 +260,7 @@ def _test_metric(ledger: Ledger) -> str:
 
 def _plus_minus(metric: str, found: Summary) -> str:
     text = format_value(metric, found.mean)
-    return text if found.deviation is None else f"{text} ± {format_value(metric, found.deviation)}"
+    return text if found.deviation is None or metric in COUNTS else f"{text} ± {format_value(metric, found.deviation)}"
 
 
 def _signed(metric: str, value: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
-from search import agreement, comparisons, report_figures, results, spending
+from search import agreement, comparisons, plots, report_figures, results, spending
 from search import rungs as scheduling
 from search.final import best_record, final_frame, sentence, winner
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
@@ -187,7 +187,7 @@ def _slices(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
 
 
 def _importance(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
-    few = f"It takes {results.FEWEST_TRIALS} or more complete trials and a parameter that varies among them."
+    few = f"It takes {plots.FEWEST_TRIALS} or more complete trials and a parameter that varies among them."
     blocks: list[Block] = []
     for evaluator, words, picture in (
         ("PED-ANOVA", "what sets the best trials apart from all", "importance.png"),

@@ -23,6 +23,7 @@ from search.tracking import Tracker
 from search.tracking_store import provenance, shown
 from trainables.errors import InputError, StudyError
 
+FRONT = "pareto.png"  # of several objectives
 RESULTS, BEST_RESULTS = ("trials.csv", "history.png", "importance.png"), ("best.yaml", "best_student.safetensors")
 REPORT = ("report.html", "report.md")
 
@@ -147,8 +148,8 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
     plots.plot_importance(own_study(outcome.study), folder / "importance.png")
     written = list(RESULTS)
     if len(ledger.front()) > 1:
-        plots.plot_front(ledger, folder / "pareto.png")
-        written.append("pareto.png")
+        plots.plot_front(ledger, folder / FRONT)
+        written.append(FRONT)
     if best := best_record(ledger):
         if not plan.curves:
             weights = ledger.trial_folder(best.trial_id) / "student.safetensors"
@@ -207,7 +208,7 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     if cost := comparisons.branches(ledger):
         console.print(cost)
     console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items())) or 'none'}")
-    written = [name for name in (*REPORT, *RESULTS, *BEST_RESULTS) if (folder / name).exists()]
+    written = [name for name in (*REPORT, *RESULTS, FRONT, *BEST_RESULTS) if (folder / name).exists()]
     console.print(f"ended by: {outcome.ending.reason}", markup=False)
     console.print(f"spent: {outcome.spent}", markup=False)
     console.print(f"files:  {folder}/ ({', '.join(written)})")
