@@ -271,6 +271,10 @@ class Experiment:
 
         from search.proxy import StudyCallback, StudyStopper, make_proxy
 
+        if self.plan.curves:
+            import ray
+
+            ray.get(broker.gather.remote(min(self.settings.concurrency, samples)))
         tune.Tuner(
             make_proxy(broker),
             tune_config=tune.TuneConfig(
