@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from search.experiment import Experiment
+from search.experiment import Experiment, teacher_folder
 from search.ledger import COMPLETE, FAILED, Ledger, TrialRecord
 from search.live import make_view
 from search.model_card import WEIGHTS, write_card
@@ -45,7 +45,7 @@ def deliver(arguments) -> int:
     goes_on = known is not None and known.config == record.config and known.state != FAILED
     record = known if goes_on else record
     if record.state != COMPLETE:
-        teacher = Experiment(plan, folder, None, None, DELIVERED).teacher_folder
+        teacher = teacher_folder(plan, folder)
         if not teacher.is_dir():
             raise InputError(
                 f"--study: its teacher is no longer in {teacher.parent}; "

@@ -62,7 +62,7 @@ class Experiment:
             )
         )
         self._budgets: Budgets | None = None
-        self.teacher_folder = self.folder.parent / "teachers" / self._teacher_fingerprint()
+        self.teacher_folder = teacher_folder(plan, self.folder)
 
     def run(self, account: Account) -> Outcome:
         """Trains the study's remaining trials; no lane is left after it, but Ray is, until `close`.
@@ -326,9 +326,16 @@ class Experiment:
             "teacher_folder": str(self.teacher_folder),
         }
 
-    def _teacher_fingerprint(self) -> str:
-        if self.plan.curves:
-            return "simulated"
+
+def teacher_folder(plan: Plan, folder: Path) -> Path:
+    """Where a study's teacher is kept for all studies.
+
+    Args:
+        folder: the study's.
+    """
+    name = "simulated"
+    if not plan.curves:
         from trainables.teacher import fingerprint
 
-        return fingerprint(self.plan.base, self.plan.teacher_recipe, self.plan.data_fingerprint)
+        name = fingerprint(plan.base, plan.teacher_recipe, plan.data_fingerprint)
+    return folder.parent / "teachers" / name

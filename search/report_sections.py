@@ -9,7 +9,7 @@ import pandas
 
 from search import agreement, comparisons, plots, report_figures, results, spending
 from search import rungs as scheduling
-from search.final import best_record, final_frame, sentence, winner
+from search.final import best_record, final_frame, winner
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
 from search.objective import format_value
 from search.report_facts import SETTINGS, Facts
@@ -25,9 +25,8 @@ BARE = "No trial ran to its end, so there is nothing to draw."
 
 
 def lead(facts: Facts, ledger: Ledger) -> str:
-    """The sentence that the reader came for: the final's, or the search's where there was no final."""
-    mark = results.simulated_mark(facts.settings.simulate)
-    return mark + (sentence(ledger, ledger.folder, facts.test_images) or results.verdict(ledger, facts.holdout_images))
+    """As `search.results.lead`."""
+    return results.lead(ledger, facts.settings.simulate, facts.test_images, facts.holdout_images)
 
 
 def subtitle(facts: Facts, ledger: Ledger) -> str:

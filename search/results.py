@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.final import best_record
+from search.final import best_record, sentence
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
 from search.students import student_of
@@ -103,9 +103,16 @@ def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else as_text(value)
 
 
-def simulated_mark(source: str | None) -> str:
-    """What stands before every sentence on a simulated study; empty for a real one."""
-    return f"SIMULATED (simulate={source}), nothing was trained: " if source else ""
+def lead(ledger: Ledger, simulated: str | None, test_images: int | None, holdout_images: int | None) -> str:
+    """The sentence that a reader came for: the final's, or the search's where there was no final.
+
+    Args:
+        ledger: the study's records.
+        simulated: where the curves of a simulated study came from, which is said before all else.
+        test_images, holdout_images: the splits' sizes; None where they are not known.
+    """
+    mark = f"SIMULATED (simulate={simulated}), nothing was trained: " if simulated else ""
+    return mark + (sentence(ledger, ledger.folder, test_images) or verdict(ledger, holdout_images))
 
 
 def verdict(ledger: Ledger, holdout_images: int | None) -> str:

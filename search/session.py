@@ -11,7 +11,7 @@ import yaml
 from search import comparisons, plots, results
 from search.account import Account
 from search.experiment import Experiment, Outcome
-from search.final import best_record, final_frame, sentence, winners_figures
+from search.final import best_record, final_frame, winners_figures
 from search.ledger import RUNNING, Ledger
 from search.live import View, make_view
 from search.objective import TOP1
@@ -228,9 +228,7 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
 
 
 def _verdict(ledger: Ledger, plan: Plan) -> str:
-    """The final's sentence, or the search's where there was no final."""
-    mark = results.simulated_mark(plan.settings.simulate)
-    return mark + (sentence(ledger, ledger.folder, plan.test_images) or results.verdict(ledger, plan.holdout_images))
+    return results.lead(ledger, plan.settings.simulate, plan.test_images, plan.holdout_images)
 
 
 def _simulated(settings) -> dict[str, str]:
