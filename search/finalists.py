@@ -49,8 +49,9 @@ def final_records(
     """
     trials = chosen(ledger, settings.finalists)
     entrants = [(record.trial_id, record, record.config) for record in trials]
+    baselines = best_baselines(ledger)
     for student, owner in {student_of(record.config): record for record in reversed(trials)}.items():
-        for name, record in best_baselines(ledger).items():
+        for name, record in baselines.items():
             if student_of(record.config) == student:
                 entrants.append((record.trial_id, record, record.config))
             else:
