@@ -1,18 +1,21 @@
 """Optuna's samplers by our names for them, made to repeat themselves, and what each of them cannot do."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, TPESampler
 from optuna.samplers._brute_force import _TreeNode
 from optuna.samplers._lazy_random_state import LazyRandomState
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
+from optuna.study._multi_objective import _fast_non_domination_rank
 from optuna.trial import FrozenTrial, TrialState
 
 STARTUP = 8  # trials before a model of them is worth anything; Optuna's 10 are much of a study of tens
+MOST, BEST = 300, 60  # trials that a model is fitted to, and the best among them: its time would grow with the study
 POPULATION = 8  # of the genetic ones: several generations within tens of trials; Optuna's 50 would be random search
 PARTIAL = "partial"  # user attribute of a trial whose parameters are no whole point of the space
 LEARN_FROM_OTHERS = ("tpe", "gp")  # those that use trials which they did not draw
@@ -73,8 +76,6 @@ class Repeatable(BaseSampler):
         self._states = list(_random_states(sampler))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        import numpy as np
-
         seeds = np.random.SeedSequence([self._seed, trial.number]).generate_state(len(self._states))
         for state, seed in zip(self._states, seeds, strict=True):
             state.rng.seed(seed)
@@ -83,13 +84,17 @@ class Repeatable(BaseSampler):
         self.sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self.sampler.infer_relative_search_space(study, trial)
+        seen = _View(study, _one_of_each) if isinstance(self.sampler, TPESampler) else study
+        return self.sampler.infer_relative_search_space(seen, trial)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
-        return self.sampler.sample_relative(study, trial, search_space)
+        return self.sampler.sample_relative(self._seen(study), trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution) -> Any:
-        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self.sampler.sample_independent(self._seen(study), trial, param_name, param_distribution)
+
+    def _seen(self, study: Study) -> "Study | _View":
+        return _View(study, _worth_a_model) if isinstance(self.sampler, TPESampler | GPSampler) else study
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self.sampler.after_trial(study, trial, state, values)
@@ -97,6 +102,47 @@ class Repeatable(BaseSampler):
     def exhausted(self, study: Study) -> bool:
         """Whether there is nothing left to draw: every point of the space has had a trial. Only `brute` knows."""
         return isinstance(self.sampler, _Brute) and self.sampler.exhausted(study)
+
+
+class _View:
+    """A study of which a sampler sees some of the trials."""
+
+    def __init__(self, study: Study, keep: Callable[[Study, list[FrozenTrial]], list[FrozenTrial]]):
+        self._study, self._keep = study, keep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, *arguments, **named) -> list[FrozenTrial]:
+        return self._keep(self._study, self._study._get_trials(*arguments, **named))
+
+
+def _worth_a_model(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """All of a study of up to `MOST` trials; of a larger one the best and, of the rest, the newest.
+
+    Neither model feels much of the loss: TPE sets 25 good trials against all others and lets the old ones of these
+    count less and less, and a GP is asked about the neighbourhood of the best.
+    """
+    if len(trials) <= MOST:
+        return trials
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
+    best = set()
+    if complete:
+        losses = np.array([trial.values for trial in complete]) * signs
+        ranks = _fast_non_domination_rank(losses, n_below=min(BEST, len(complete)))
+        best = {complete[index].number for index in np.argsort(ranks, kind="stable")[:BEST]}
+    others = [trial.number for trial in trials if trial.number not in best]
+    kept = best | set(others[len(best) - MOST :])
+    return [trial for trial in trials if trial.number in kept]
+
+
+def _one_of_each(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The first trial with each set of parameters: all that a grouped search space is inferred from."""
+    first: dict[frozenset[str], FrozenTrial] = {}
+    for trial in trials:
+        first.setdefault(frozenset(trial.distributions), trial)
+    return list(first.values())
 
 
 class _Brute(BruteForceSampler):

@@ -6,6 +6,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search import samplers
 from search.objective import TOP1, Objective
 from search.optuna_study import open_study
 from search.samplers import POPULATION, make_sampler, models_nothing, sampler_notes
@@ -59,6 +60,45 @@ def test_a_study_that_was_interrupted_draws_what_it_would_have_drawn(tmp_path, n
 def test_a_sampler_searches_for_several_objectives_and_repeats_itself(tmp_path, name):
     first = search(tmp_path / "a", name, objectives=TWO)
     assert search(tmp_path / "b", name, objectives=TWO, session=7) == first
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A study of twenty trials is large."""
+    monkeypatch.setattr(samplers, "MOST", 12)
+    monkeypatch.setattr(samplers, "BEST", 4)
+
+
+@pytest.mark.parametrize("objectives", [ONE, TWO], ids=["one", "two"])
+def test_a_model_of_a_large_study_sees_its_best_and_its_newest_trials_in_order(tmp_path, few, objectives):
+    search(tmp_path / "a", "tpe", trials=40, objectives=objectives)
+    study = open_study(tmp_path / "a", "s", "tpe", 0, objectives)
+    ended = study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
+    seen = [trial.number for trial in samplers._worth_a_model(study, ended)]
+    assert len(seen) == 12 and seen == sorted(seen)
+    complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
+    front = sorted(complete, key=lambda one: -one.value) if len(objectives) == 1 else study.best_trials
+    best = {trial.number for trial in front[:4]}
+    others = [trial.number for trial in ended if trial.number not in best]
+    assert set(seen) == best | set(others[-8:])
+    assert samplers._worth_a_model(study, ended[:12]) == ended[:12]
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp"])
+def test_a_large_studys_draws_repeat_themselves_and_are_optunas_own_until_it_is_large(tmp_path, few, monkeypatch, name):
+    first = search(tmp_path / "a", name, trials=25)
+    assert search(tmp_path / "b", name, trials=25, session=11) == first
+    monkeypatch.setattr(samplers, "MOST", 100)
+    whole = search(tmp_path / "c", name, trials=25)
+    assert whole[:13] == first[:13] and whole != first
+
+
+def test_tpe_finds_the_groups_of_parameters_that_it_would_find_in_all_trials(tmp_path):
+    search(tmp_path / "a", "tpe", trials=30)
+    study = open_study(tmp_path / "a", "s", "tpe", 0, ONE)
+    trial, whole = study.ask(), make_sampler("tpe", 0).sampler
+    names = list(make_sampler("tpe", 0).infer_relative_search_space(study, trial))
+    assert names == list(whole.infer_relative_search_space(study, trial)) and sorted(names) == ["k", "stage", "x", "y"]
 
 
 def resolved(*sets):
