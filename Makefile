@@ -6,6 +6,8 @@ UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv
 STAMP := $(VENV)/.ready
 PORT ?= 5000
 STUDY_FLAGS ?=
+# Containers often set it; then each of a study's processes compiles Ray, torch and MLflow anew, which is most of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup study test test-long ui lint format lock
 
