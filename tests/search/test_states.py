@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 
 from tests.search import studies
 
-pytestmark = pytest.mark.long  # a killed worker takes Ray half a minute to replace, three times
+# A killed worker takes Ray half a minute to replace, three times. Side by side, all of it stays with one process.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("states")]
 
 # Whoever builds this student within a lane dies of it, so that its trial is given up after some attempts.
 KILLER = """

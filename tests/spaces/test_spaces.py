@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas
@@ -135,33 +134,10 @@ def test_a_larger_scale_passes_a_dry_run(stem, scale, pair, monkeypatch, capfd, 
     assert list(Path().iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def smoked(tmp_path_factory):
-    """How the spaces' smoke studies ended, by space; two at a time, as each waits for Ray most of the time."""
-    folder = tmp_path_factory.mktemp("smoked")
-
-    def smoke(stem):
-        flags = (
-            "--space",
-            str(FILES[stem]),
-            "--smoke",
-            "--name",
-            stem,
-            "--concurrency",
-            "1",
-            "--storage",
-            f"of_{stem}",
-        )
-        return stem, studies.run(*flags, cwd=folder)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(smoke, SMOKED))
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("stem", SMOKED)
-def test_the_embedded_scale_passes_a_smoke_study(stem, smoked):
-    ran = smoked[stem]
+def test_the_embedded_scale_passes_a_smoke_study(stem, tmp_path):
+    ran = studies.run("--space", str(FILES[stem]), "--smoke", "--name", stem, "--concurrency", "1", cwd=tmp_path)
     assert ran.code == 0, ran.err + ran.out
     assert "trials: 3 complete" in ran.out and ran.err == ""
 
