@@ -26,6 +26,7 @@ def start_ray(settings) -> None:
     paths = [root, os.environ.get("PYTHONPATH"), os.getcwd()]  # the last for models of the user's own, last as here
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # MLflow and the ledger remember
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # its restore is not used: the ledger resumes
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study's own handler knows more
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a proxy that waits for an epoch is no dead one
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # how soon a dead worker is seen

@@ -1,7 +1,7 @@
 """Optuna's samplers by our names for them, made to repeat themselves, and what each of them cannot do."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from optuna.study._multi_objective import _fast_non_domination_rank
 from optuna.trial import FrozenTrial, TrialState
 
 STARTUP = 8  # trials before a model of them is worth anything; Optuna's 10 are much of a study of tens
-MOST, BEST = 300, 60  # trials that a model is fitted to, and the best among them: its time would grow with the study
+MOST, BEST = 200, 50  # trials that a model is fitted to, and the best among them: its time would grow with the study
 POPULATION = 8  # of the genetic ones: several generations within tens of trials; Optuna's 50 would be random search
 PARTIAL = "partial"  # user attribute of a trial whose parameters are no whole point of the space
 LEARN_FROM_OTHERS = ("tpe", "gp")  # those that use trials which they did not draw
@@ -105,16 +105,23 @@ class Repeatable(BaseSampler):
 
 
 class _View:
-    """A study of which a sampler sees some of the trials."""
+    """A study of which a sampler sees some of the trials, for one draw: grouped TPE asks for them many times."""
 
     def __init__(self, study: Study, keep: Callable[[Study, list[FrozenTrial]], list[FrozenTrial]]):
         self._study, self._keep = study, keep
+        self._known: dict[tuple[TrialState, ...] | None, list[FrozenTrial]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
-    def _get_trials(self, *arguments, **named) -> list[FrozenTrial]:
-        return self._keep(self._study, self._study._get_trials(*arguments, **named))
+    def _get_trials(
+        self, deepcopy: bool = True, states: Iterable[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        """As Optuna's, but never a copy of a trial."""
+        key = states and tuple(states)
+        if key not in self._known:
+            self._known[key] = self._keep(self._study, self._study._get_trials(False, key, use_cache))
+        return self._known[key]
 
 
 def _worth_a_model(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:

@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from trainables.errors import InputError
 
 INTERRUPTED = "interrupted"
 RUN_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
+TOGETHER_S = 0.5  # items that come within it are written together: each request costs more than what is in it
 PAUSES_S = (0.5, 2.0)  # between the three tries of an item
 GRACE_S = 3.0  # for the item in hand when closing runs out of time
 EVERY_EPOCH = "train/loss"  # by it is seen which epochs the server has
@@ -208,18 +209,26 @@ class Tracker:
         closing = None
         while closing is None:
             pending: dict[str | None, list[_Item]] = {}
-            item = self._queue.get()
-            while True:
+            for item in self._together():
                 if item.kind == "close":
                     closing = item
                 else:
                     pending.setdefault(item.target, []).append(item)
-                if self._queue.empty():
-                    break
-                item = self._queue.get()
             for target, items in pending.items():
                 self._try(self._write_study if target is None else self._write_trial, items)
         self._try(self._write_close, [closing])
+
+    def _together(self) -> Iterator[_Item]:
+        """Waits for an item and gives it with those that come soon after; closing waits for no more."""
+        item = self._queue.get()
+        until = time.monotonic() + TOGETHER_S
+        yield item
+        while item.kind != "close":
+            try:
+                item = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return
+            yield item
 
     def _try(self, write: Callable[[list[_Item]], None], items: list[_Item]) -> None:
         error: Exception | str = "no time left"
