@@ -42,6 +42,8 @@ def start_ray(settings) -> None:
                 "that must be in RAY_AUTH_TOKEN or ~/.ray/auth_token here too"
             ) from error
         return
+    # Nobody reclaims a machine of one's own, and the watcher would be one more process a lane.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     wanted = (settings.concurrency or 1) * settings.workers_per_trial * settings.cpus_per_worker
     dashboard = {"include_dashboard": settings.dashboard_port is not None}
     if settings.dashboard_port:
