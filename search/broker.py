@@ -11,7 +11,6 @@ from collections import deque
 
 VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go on"
 MAX_ATTEMPTS = 3
-GATHER_S = 60.0  # a process of Ray's starts within seconds, on a busy machine within more
 
 
 class _Trial:
@@ -35,7 +34,6 @@ class Broker:
         self._seen: dict[int, tuple[float, int]] = {}
         self._changed = asyncio.Condition()
         self._closed = False
-        self._awaited, self._awaited_until = 0, 0.0
 
     # the proxies' side
 
@@ -43,20 +41,11 @@ class Broker:
         """Queues a trial for the next free lane; `judged`: each report waits for a verdict."""
         async with self._changed:
             trial = self._trials[trial_id] = _Trial(trial_id, job, judged)
-            self._awaited -= 1
             if self._closed:
                 self._end(trial, "stopped")
             else:
                 self._queue.append(trial)
             self._changed.notify_all()
-
-    async def gather(self, count: int) -> None:
-        """Hands out nothing until so many more trials were submitted, at most `GATHER_S`.
-
-        Trials that take no time would otherwise all go through the first proxy that stands: Tune drops the one whose
-        process is just starting, for each trial anew.
-        """
-        self._awaited, self._awaited_until = count, time.monotonic() + GATHER_S
 
     async def next(self, trial_id: str) -> tuple[str, object]:
         """Waits for a trial's next event: `report` (metrics), `done` (result), `failed` (reason) or `stopped`."""
@@ -127,14 +116,14 @@ class Broker:
             self._end(trial, "stopped")
         self._by_lane.pop(lane, None)
         async with self._changed:
-            if not self._ready() and not self._closed:
+            if not self._queue and not self._closed:
                 try:
                     await asyncio.wait_for(self._changed.wait(), wait_s)
                 except TimeoutError:
                     return None
             if self._closed:
                 return "quit"
-            return self._hand_over(lane, self._queue.popleft()) if self._ready() else None
+            return self._hand_over(lane, self._queue.popleft()) if self._queue else None
 
     async def report(self, trial_id: str, attempt: int, metrics: dict) -> bool:
         """An epoch's metrics; answers whether to go on, once Tune has decided."""
@@ -171,9 +160,6 @@ class Broker:
             self._end(trial, "bad_input" if bad_input else "failed", error)
         else:
             self._end(trial, "done", result)
-
-    def _ready(self) -> bool:
-        return bool(self._queue) and (self._awaited <= 0 or time.monotonic() > self._awaited_until)
 
     def _hand_over(self, lane: int, trial: _Trial) -> dict:
         trial.attempt += 1

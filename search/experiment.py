@@ -236,9 +236,8 @@ class Experiment:
 
     def _final(self, broker, lanes, study) -> None:
         """Trains the best trials and the baselines again, in full and over seeds; they alone see the test split."""
-        from ray.tune.schedulers import FIFOScheduler
-
         from search.finalists import final_records
+        from search.schedulers import StopsNone
         from search.searcher import ListSearcher
 
         if not self.settings.finalists:
@@ -250,7 +249,7 @@ class Experiment:
         self.view.expect(len(self.ledger.records) - again + len(records))
         self.view.phase("training the finalists and the baselines again, each with other seeds")
         searcher = ListSearcher(records, *self._searcher_arguments(broker))
-        self._tune("final", searcher, FIFOScheduler(), len(records), broker, lanes)
+        self._tune("final", searcher, StopsNone(self.settings), len(records), broker, lanes)
         if not self._end_running(study, broker, lanes, (FINALIST,)) and not searcher.left():
             self._budgets.all_done()
 
@@ -271,10 +270,6 @@ class Experiment:
 
         from search.proxy import StudyCallback, StudyStopper, make_proxy
 
-        if self.plan.curves:
-            import ray
-
-            ray.get(broker.gather.remote(min(self.settings.concurrency, samples)))
         tune.Tuner(
             make_proxy(broker),
             tune_config=tune.TuneConfig(

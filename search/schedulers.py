@@ -36,7 +36,7 @@ def make_scheduler(settings: Settings, ledger: Ledger, objective: Objective):
         objective: the metric that trials are judged by, and its direction.
     """
     if settings.scheduler == "none":
-        return FIFOScheduler()
+        return StopsNone(settings)
     scheduler = (_Median if settings.scheduler == "median" else _Halving)(settings, ledger, objective)
     for record in ledger.of_role("trial"):
         if record.state != RUNNING:
@@ -44,7 +44,34 @@ def make_scheduler(settings: Settings, ledger: Ledger, objective: Objective):
     return scheduler
 
 
-class _TrialsOnly(Live):
+class _KeepsProxies(Live):
+    """Before a scheduler of Tune's: an ended trial's proxy goes to the next trial, and none of them is dropped.
+
+    Tune drops one where two trials end within a turn of its loop; and it gives one that comes free to a trial whose own
+    is just starting, which it then drops, so that the trial after it needs another, and so on to the study's end: a
+    process of Ray's, seconds of a core, for each trial. Tune offers no public way to either.
+    """
+
+    _slots: int
+    _told = False
+
+    def choose_trial_to_run(self, tune_controller):
+        pending = tune_controller._pending_trials
+        if pending and not self._told:
+            self._told = True
+            tune_controller._actor_cache.increase_max(next(iter(pending)).placement_group_factory, self._slots)
+        return next((trial for trial in pending if trial not in tune_controller._trial_to_actor), None)
+
+
+class StopsNone(_KeepsProxies, FIFOScheduler):
+    """Every trial goes to its end."""
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        self._slots = settings.concurrency
+
+
+class _TrialsOnly(_KeepsProxies):
     """Before a scheduler of Tune's: it hears of trials alone, of finite values alone, and of no epoch twice.
 
     It also knows what trials of an earlier session had reported, and stops nobody in the last epoch, which is over.
@@ -94,6 +121,7 @@ class _Halving(_TrialsOnly, AsyncHyperBandScheduler):
             stop_last_trials=False,
         )
         self._settings, self._epochs, self._ledger = settings, settings.epochs, ledger
+        self._slots = settings.concurrency
 
     def on_trial_add(self, tune_controller, trial):
         super().on_trial_add(tune_controller, trial)  # Ray draws a bracket
@@ -128,7 +156,7 @@ class _Median(_TrialsOnly, MedianStoppingRule):
             min_samples_required=FEWEST,
             hard_stop=True,
         )
-        self._epochs, self._ledger = settings.epochs, ledger
+        self._epochs, self._ledger, self._slots = settings.epochs, ledger, settings.concurrency
 
     def _on_insufficient_samples(self, tune_controller, trial, time):
         return GO_ON

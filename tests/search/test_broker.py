@@ -179,19 +179,3 @@ def test_a_late_verdict_answers_no_later_report():
         assert await report
 
     run(scenario)
-
-
-def test_no_work_is_handed_out_until_as_many_trials_as_asked_for_have_come(monkeypatch):
-    async def scenario(broker):
-        await broker.gather(2)
-        await broker.submit("a", dict(JOB))
-        assert await broker.take(0, 1, 0.01) is None
-        await broker.submit("b", dict(JOB))
-        assert (await broker.take(0, 1, 1))["trial_id"] == "a"
-        assert (await broker.take(1, 2, 1))["trial_id"] == "b"
-        monkeypatch.setattr("search.broker.GATHER_S", 0.0)
-        await broker.gather(9)  # more than ever come
-        await broker.submit("c", dict(JOB))
-        assert (await broker.take(2, 3, 1))["trial_id"] == "c"
-
-    run(scenario)
