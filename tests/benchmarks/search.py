@@ -124,6 +124,10 @@ def _by_name(config: dict) -> None:
     _trainable(config)
 
 
+def _suggest(trial) -> None:
+    _parts()[0].space(trial)
+
+
 def stock() -> None:
     """The search with Ray's own parts, in this process and its current folder."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -133,16 +137,13 @@ def stock() -> None:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    def suggest(trial) -> None:
-        _parts()[0].space(trial)
-
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.Tuner(
         tune.with_resources(_by_name, {"CPU": 0.001}),
         tune_config=tune.TuneConfig(
             metric="val/top1",
             mode="max",
-            search_alg=OptunaSearch(space=suggest, metric="val/top1", mode="max", seed=SEED),
+            search_alg=OptunaSearch(space=_suggest, metric="val/top1", mode="max", seed=SEED),
             scheduler=ASHAScheduler(time_attr="epoch", max_t=EPOCHS + 1, grace_period=GRACE, reduction_factor=3),
             num_samples=TRIALS,
             max_concurrent_trials=SLOTS,
