@@ -15,7 +15,7 @@ from optuna.study._multi_objective import _fast_non_domination_rank
 from optuna.trial import FrozenTrial, TrialState
 
 STARTUP = 8  # trials before a model of them is worth anything; Optuna's 10 are much of a study of tens
-MOST, BEST = 200, 50  # trials that a model is fitted to, and the best among them: its time would grow with the study
+MOST, BEST = 150, 40  # trials that a model is fitted to, and the best among them: its time would grow with the study
 POPULATION = 8  # of the genetic ones: several generations within tens of trials; Optuna's 50 would be random search
 PARTIAL = "partial"  # user attribute of a trial whose parameters are no whole point of the space
 LEARN_FROM_OTHERS = ("tpe", "gp")  # those that use trials which they did not draw
@@ -146,9 +146,9 @@ def _worth_a_model(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]
 
 def _one_of_each(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """The first trial with each set of parameters: all that a grouped search space is inferred from."""
-    first: dict[frozenset[str], FrozenTrial] = {}
+    first: dict[tuple[str, ...], FrozenTrial] = {}
     for trial in trials:
-        first.setdefault(frozenset(trial.distributions), trial)
+        first.setdefault(tuple(trial.distributions), trial)
     return list(first.values())
 
 

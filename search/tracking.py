@@ -54,6 +54,7 @@ class _Run:
     run_id: str
     steps: set[int] = field(default_factory=set)  # the epochs that the server has
     has_params: bool = False
+    tags: dict[str, str] = field(default_factory=dict)  # those that the server has
 
 
 class Tracker:
@@ -264,9 +265,13 @@ class Tracker:
 
     def _write_trial(self, items: list[_Item]) -> None:
         record = items[-1].record
+        ended = any(item.kind == "ended" for item in items)
+        tags = {"state": record.state, "reason": record.reason[:LONGEST_REASON]} if ended else {"state": RUNNING}
+        if record.role == "trial":
+            tags |= split_tag("searched", json.dumps(record.params))  # for studies that start warm from this one
         run = self._runs.get(record.trial_id)
         if run is None or record.trial_id in self._doubtful:
-            run = self._open_run(record)
+            run = self._open_run(record, tags)
         times = {item.content["epoch"]: item.time for item in items if item.kind == "epoch"}
         entries = record.history + [item.content for item in items if item.kind == "epoch"]
         epochs = {int(entry["epoch"]): entry for entry in entries}
@@ -278,19 +283,15 @@ class Tracker:
             if key != "epoch"
         ]
         params = {} if run.has_params else flat_params(record.config)
-        ended = any(item.kind == "ended" for item in items)
-        tags = {"state": record.state, "reason": record.reason[:LONGEST_REASON]} if ended else {}
-        if record.role == "trial" and not run.has_params:
-            tags |= split_tag("searched", json.dumps(record.params))  # for studies that start warm from this one
         end_time = int((record.ended or time.time()) * 1000)
-        self._log(run.run_id, metrics, params, tags)
-        run.has_params = True
+        self._log(run.run_id, metrics, params, dict(tags.items() - run.tags.items()))
+        run.has_params, run.tags = True, run.tags | tags
         run.steps.update(steps)
         if ended:
             self._mlflow.set_terminated(run.run_id, RUN_STATUS[record.state], end_time)
             del self._runs[record.trial_id]
 
-    def _open_run(self, record: TrialRecord) -> _Run:
+    def _open_run(self, record: TrialRecord, tags: dict[str, str]) -> _Run:
         """The trial's run under this parent; looked up only where an earlier session or try may have created it."""
         client, known = self._mlflow, []
         if record.run_id or self._resumed or record.trial_id in self._doubtful:
@@ -301,15 +302,14 @@ class Tracker:
             client.delete_run(known[0].info.run_id)
             known = []
         if known:
-            run = _Run(known[0].info.run_id)
+            run = _Run(known[0].info.run_id, tags=known[0].data.tags)
             run.steps = {metric.step for metric in client.get_metric_history(run.run_id, EVERY_EPOCH)}
             client.update_run(run.run_id, status="RUNNING")
-            client.set_tag(run.run_id, "state", RUNNING)
         else:
-            tags = {"mlflow.parentRunId": self.parent_id, "role": record.role, "trial_id": record.trial_id}
-            tags |= {"state": RUNNING, **self._trial_tags}
+            tags = tags | {"mlflow.parentRunId": self.parent_id, "role": record.role, "trial_id": record.trial_id}
+            tags |= self._trial_tags
             name = f"{record.role} {record.trial_id}"
-            run = _Run(client.create_run(self.experiment_id, began, tags, name).info.run_id)
+            run = _Run(client.create_run(self.experiment_id, began, tags, name).info.run_id, tags=tags)
         self._left_open.pop(record.trial_id, None)
         self._runs[record.trial_id] = run
         self._doubtful.discard(record.trial_id)
