@@ -30,7 +30,7 @@ test: $(STAMP) ## pass the tests
 	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(STAMP) ## pass the tests that take minutes each
-	$(BIN)/python -m pytest -m long -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 ui: $(STAMP) ## open MLflow's UI on the default store (PORT=5000)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --port $(PORT)

@@ -1,7 +1,6 @@
 """A real study whose trials end in every way: Tune, Optuna, MLflow and trials.csv tell the same."""
 
 import json
-import os
 
 import optuna
 import pandas
@@ -10,8 +9,7 @@ from mlflow import MlflowClient
 
 from tests.search import studies
 
-# A killed worker takes Ray half a minute to replace, three times. Side by side, all of it stays with one process.
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("states")]
+pytestmark = pytest.mark.long  # a killed worker takes Ray half a minute to replace, three times
 
 # Whoever builds this student within a lane dies of it, so that its trial is given up after some attempts.
 KILLER = """
@@ -60,10 +58,8 @@ FIELDS = (
 WAYS = ["good", "good", "bad", "nan", "bad", "good", "killed"]
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("states")
-    os.environ["OFAKD_TEST"] = str(folder)
+def finished_study(folder, monkeypatch):
+    monkeypatch.setenv("OFAKD_TEST", str(folder))
     guesses = [{"way": way, "eps": 1.0 + index / 10} for index, way in enumerate(WAYS)]
     space = studies.write_space(folder, BODY, guesses, FIELDS)
     with open(space, "a") as file:
@@ -73,11 +69,12 @@ def study(tmp_path_factory):
     ran = studies.run("--space", space, "--name", "s", "--concurrency", "1", cwd=folder)
     assert ran.code == 0, ran.err + ran.out
     assert studies.left_behind(folder) == []
-    return folder
 
 
-def test_states_are_the_same_everywhere(study):
-    table = pandas.read_csv(study / "runs" / "s" / "trials.csv").set_index("trial_id")
+def test_states_are_the_same_everywhere_and_an_ended_trial_leaves_no_checkpoint(tmp_path, monkeypatch):
+    finished_study(tmp_path, monkeypatch)
+    study = tmp_path / "runs" / "s"
+    table = pandas.read_csv(study / "trials.csv").set_index("trial_id")
     states = [table.state[str(number)] for number in range(len(WAYS))]
     assert states[0] == "complete"
     assert states[2] == states[4] == "pruned"
@@ -86,11 +83,11 @@ def test_states_are_the_same_everywhere(study):
     assert table.reason["6"] == "given up after 3 attempts: its worker died"
     assert table.reason["2"] == "stopped early by the scheduler at epoch 3"
 
-    tunes = json.loads((study / "tune.json").read_text())
+    tunes = json.loads((tmp_path / "tune.json").read_text())
     expected = {"complete": "TERMINATED", "pruned": "TERMINATED", "failed": "ERROR"}
     assert [tunes[str(number)] for number in range(len(WAYS))] == [expected[state] for state in states]
 
-    backend = optuna.storages.journal.JournalFileBackend(str(study / "runs" / "s" / "optuna.log"))
+    backend = optuna.storages.journal.JournalFileBackend(str(study / "optuna.log"))
     told = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend)).trials
     optunas = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
     assert [optunas[trial.state.name] for trial in told] == states
@@ -99,7 +96,7 @@ def test_states_are_the_same_everywhere(study):
         table.reason.fillna("")[str(number)] for number in range(len(WAYS))
     ]
 
-    client = MlflowClient(f"sqlite:///{study}/runs/mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("s").experiment_id])
     tags = {run.data.tags["trial_id"]: run.data.tags for run in runs if run.data.tags["role"] == "trial"}
     assert [tags[str(number)]["state"] for number in range(len(WAYS))] == states
@@ -107,6 +104,4 @@ def test_states_are_the_same_everywhere(study):
     assert {run.info.status for run in runs if run.data.tags.get("state") == "pruned"} == {"KILLED"}
     assert "RUNNING" not in {run.info.status for run in runs}
 
-
-def test_an_ended_trial_leaves_no_checkpoint(study):
-    assert not list((study / "runs" / "s" / "trials").glob("*/checkpoint.pt"))
+    assert not list((study / "trials").glob("*/checkpoint.pt"))
