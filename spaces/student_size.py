@@ -15,7 +15,7 @@ from spaces import parts, vit_to_mlp
 
 
 def space(trial):
-    """OFA-KD's hyperparameters, and the size of a student of timm's `MlpMixer` class (Mixer, ResMLP)."""
+    """OFA-KD's hyperparameters, and the size of an MLP-Mixer, timm's `MlpMixer`."""
     size = {
         "embed_dim": trial.suggest_categorical("embed_dim", [24, 32, 48, 64]),
         "num_blocks": trial.suggest_categorical("num_blocks", [4, 6, 8]),
@@ -23,15 +23,21 @@ def space(trial):
     return {**parts.search_ofa(trial), "student_kwargs": size}
 
 
-LARGE = {"search": {"embed_dim": "192|256|384", "num_blocks": "8|12"}}  # 384 by 12 is ResMLP-S12
+EMBEDDED = vit_to_mlp.STUDY.scales["embedded"].fields | {"trials": 24}
+LARGE = {
+    "teacher": "swin_tiny_patch4_window7_224",
+    "student": "timm.models.mlp_mixer:MlpMixer",  # the class: timm's named models let no size be given
+    "search": {"embed_dim": "256|384|512", "num_blocks": "8|12"},  # 512 by 8 is Mixer-S/16
+}
 
 STUDY = Study(
     space=space,
     first_guesses=parts.GUESSES[1:2],
     baselines=["scratch", "kd"],
     scales={
-        name: Scale(scale.pairs, **{**scale.fields, **(LARGE if name != "embedded" else {}), "trials": trials})
-        for (name, scale), trials in zip(vit_to_mlp.STUDY.scales.items(), (24, 64, 32), strict=True)
+        "embedded": Scale(**EMBEDDED),
+        "cifar100": Scale(**parts.CIFAR100, **LARGE),
+        "imagenet": Scale(**parts.IMAGENET, **LARGE),
     },
     fields={"objectives": ["val/top1", "cost/student_params"], "scheduler": "none"},
 )
