@@ -127,8 +127,8 @@ class _View:
 def _worth_a_model(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """All of a study of up to `MOST` trials; of a larger one the best and, of the rest, the newest.
 
-    Neither model feels much of the loss: TPE sets 25 good trials against all others and lets the old ones of these
-    count less and less, and a GP is asked about the neighbourhood of the best.
+    Neither model feels much of the loss: TPE sets the best tenth of what it sees against all others and lets the old
+    ones of these count less and less, and a GP is asked about the neighbourhood of the best.
     """
     if len(trials) <= MOST:
         return trials

@@ -60,7 +60,8 @@ class _KeepsProxies(Live):
         if pending and not self._told:
             self._told = True
             tune_controller._actor_cache.increase_max(next(iter(pending)).placement_group_factory, self._slots)
-        return next((trial for trial in pending if trial not in tune_controller._trial_to_actor), None)
+        fresh = (trial for trial in pending if trial not in tune_controller._trial_to_actor)
+        return min(fresh, key=lambda trial: trial.trial_id, default=None)  # a set; Tune numbers them as they came
 
 
 class StopsNone(_KeepsProxies, FIFOScheduler):

@@ -12,7 +12,7 @@ from ray.tune.utils.object_cache import _ObjectCache
 from search.ledger import FAILED, RUNNING, Ledger, TrialRecord
 from search.objective import TOP1, Objective
 from search.rungs import bracket_of, restarts, rungs, scheduler_notes
-from search.schedulers import make_scheduler
+from search.schedulers import StopsNone, make_scheduler
 from search.settings import resolve
 from search.study import Scale, Study
 from trainables.errors import InputError
@@ -195,17 +195,19 @@ def test_a_trial_cut_off_before_its_first_report_starts_like_a_new_one(ledger):
 def test_without_a_scheduler_nothing_is_stopped(ledger):
     for name in "abc":
         record(ledger, name, 90.0)
-    assert isinstance(make_scheduler(settings(scheduler="none"), ledger, Objective(TOP1, True)), FIFOScheduler)
+    scheduler = make_scheduler(settings(scheduler="none"), ledger, Objective(TOP1, True))
+    assert type(scheduler) is StopsNone
+    assert StopsNone.on_trial_result is FIFOScheduler.on_trial_result
 
 
 @pytest.mark.parametrize("name", ["none", "asha", "hyperband", "median"])
 def test_a_proxy_that_comes_free_is_for_the_next_trial_and_none_is_dropped(ledger, name):
     scheduler = make_scheduler(settings(scheduler=name, concurrency=2), ledger, Objective(TOP1, True))
-    starting, fresh = TuneTrial(placement_group_factory="cpu"), TuneTrial(placement_group_factory="cpu")
+    starting, fresh, later = (TuneTrial(trial_id=f"t_0000{n}", placement_group_factory="cpu") for n in range(3))
     cache = _ObjectCache(may_keep_one=True)
     controller = SimpleNamespace(_pending_trials={starting}, _trial_to_actor={starting: "actor"}, _actor_cache=cache)
     assert scheduler.choose_trial_to_run(controller) is None  # its own proxy is on its way
-    controller._pending_trials.add(fresh)
+    controller._pending_trials |= {later, fresh}
     assert scheduler.choose_trial_to_run(controller) is fresh
     assert [cache.cache_object("cpu", proxy) for proxy in "abc"] == [True, True, False]
     assert list(cache.flush_cached_objects()) == []
