@@ -18,7 +18,8 @@ from search.plan_view import print_plan
 from search.preflight import Plan, preflight
 from search.rehearsal import estimate, rehearse
 from search.resume import JOURNAL, LOCK, STARTED, as_before, check_same, remember, sole_session
-from search.settings import Settings, load_space, resolve
+from search.settings import Settings, resolve
+from search.space_file import load_space
 from search.terminal import noise_to, person_console
 from trainables.errors import InputError
 

@@ -16,7 +16,8 @@ from search.paths import import_from_current_folder, storage_folder
 from search.preflight import Plan, preflight
 from search.recipes import family_recipe
 from search.resume import as_before, check_same, sole_session, space_of
-from search.settings import load_space, resolve
+from search.settings import resolve
+from search.space_file import load_space
 from search.terminal import noise_to, person_console
 from search.tracking import Tracker
 from trainables.errors import InputError, StudyError

@@ -1,9 +1,7 @@
 """From a space file and the command line to one checked set of settings; every error at once."""
 
 import difflib
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from search.contradictions import budget_problems
 from search.objective import parse_objectives
-from search.study import SCALES, Scale, Study
+from search.study import SCALES, Study
 from search.values import Part, parse_sets
 from trainables.config import DataFields, Distillation, JudgingFields, Recipe, StudentFields, TeacherFields, TrialConfig
 from trainables.errors import InputError
@@ -73,38 +71,6 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
 
 SEARCHABLE = set(Distillation.model_fields) | set(Recipe.model_fields) - {"epochs"} | {"student", "student_kwargs"}
 FLAT_RECIPE = set(Recipe.model_fields) - {"epochs"}
-
-
-def load_space(path: str) -> Study:
-    """Runs a space file and returns its `STUDY`.
-
-    Raises:
-        InputError: no such file, not a file of this machine, a syntax error (with its line), an error while it runs,
-            or no `STUDY` in it.
-    """
-    file = Path(path)
-    if "://" in path:
-        raise InputError(f"--space: '{path}' is a URL; a space is code and is only read from a file of this machine")
-    if not file.is_file():
-        ours = sorted(Path(__file__).parents[1].glob("spaces/*.py"))
-        near = ", ".join(str(other) for other in ours if "STUDY" in other.read_text())
-        raise InputError(f"--space: no file '{path}'; there are {near}")
-    spec = importlib.util.spec_from_file_location(f"space_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise InputError(f"--space: syntax error in {path}, line {error.lineno}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        raise InputError(f"--space: {path} fails: {type(error).__name__}: {error}") from error
-    study = getattr(module, "STUDY", None)
-    if not isinstance(study, Study):
-        raise InputError(f"--space: {path} defines no STUDY = Study(...)")
-    for name, scale in study.scales.items():
-        if not isinstance(scale, Scale):
-            raise InputError(f"scales: '{name}' in {path} is a {type(scale).__name__}; write Scale(field=value, ...)")
-    return study
 
 
 def resolve(study: Study, flags: dict[str, Any], sets: list[str]) -> Settings:

@@ -10,7 +10,8 @@ from search.earlier import EarlierStudy, recorded_trial
 from search.landscape import CEILING, Synthetic
 from search.ledger import COMPLETE, PRUNED
 from search.objective import parse_objectives
-from search.settings import Settings, load_space, resolve
+from search.settings import Settings, resolve
+from search.space_file import load_space
 from search.virtual import Virtual, simulate_study, study_parts
 from search.warm_start import take_over
 from trainables.config import TrialConfig

@@ -97,7 +97,8 @@ def _ends(folder: Path) -> list[float]:
 @functools.cache
 def _parts():
     """The space and what composes its trials, read once in each of Tune's processes as in ours."""
-    from search.settings import load_space, resolve
+    from search.settings import resolve
+    from search.space_file import load_space
     from search.virtual import study_parts
 
     study = load_space(str(SPACE))

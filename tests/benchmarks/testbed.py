@@ -16,7 +16,8 @@ def measure() -> dict[str, float]:
     import torch
 
     from search.preflight import preflight
-    from search.settings import load_space, resolve
+    from search.settings import resolve
+    from search.space_file import load_space
     from trainables.assets import Assets
     from trainables.config import TrialConfig
     from trainables.context import RunContext

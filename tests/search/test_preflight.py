@@ -2,11 +2,11 @@ import pytest
 import safetensors.torch
 import timm
 
-from search import settings as search_settings
 from search.earlier import EarlierStudy, EarlierTrial
 from search.preflight import preflight
 from search.recipes import RECIPES, family_recipe
 from search.settings import resolve
+from search.space_file import load_space
 from search.students import StudentFacts, Students
 from search.study import Scale, Study
 from tests.conftest import TINY
@@ -24,7 +24,7 @@ def space(trial):
 def planned(*sets, function=space, guesses=(), baselines=("scratch", "kd"), earlier=(), **fields):
     scales = {"embedded": Scale(**{**FIELDS, **fields})}
     study = Study(space=function, scales=scales, first_guesses=list(guesses), baselines=list(baselines))
-    settings = search_settings.resolve(study, {"name": "n", "space": "s.py"}, list(sets))
+    settings = resolve(study, {"name": "n", "space": "s.py"}, list(sets))
     return preflight(study, settings, earlier=list(earlier))[0]
 
 
@@ -264,12 +264,12 @@ def test_only_a_grid_is_enumerated():
     assert planned(function=grid_of).grid is None
 
 
-COMPARISON = search_settings.load_space("spaces/distiller_comparison.py")
+COMPARISON = load_space("spaces/distiller_comparison.py")
 
 
 def compared(*sets, seed=0):
     flags = {"name": "n", "space": "spaces/distiller_comparison.py", "seed": seed}
-    return preflight(COMPARISON, search_settings.resolve(COMPARISON, flags, list(sets)))[0]
+    return preflight(COMPARISON, resolve(COMPARISON, flags, list(sets)))[0]
 
 
 @pytest.mark.parametrize("seed", [5, 7, 22])  # whose random draws miss some distillers

@@ -1,6 +1,9 @@
+import os
+
 import pytest
 
-from search.settings import Settings, compose, cut_stages, load_space, resolve, trial_config
+from search.settings import Settings, compose, cut_stages, resolve, trial_config
+from search.space_file import load_space
 from search.study import Scale, Study
 from search.values import parse_value
 from trainables.errors import InputError
@@ -135,6 +138,18 @@ PAIRS = {
     "a-b": {"student": "mixer_b16_224", "lr": 0.1, "recipe": {"mixup": 0.5}},
     "a-c": {"student": "resnet18", "epochs": 7},
 }
+
+
+def test_a_space_edited_within_a_second_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    path = tmp_path / "space.py"
+    for trials in (1, 2):  # of equal size, and of the same second
+        path.write_text(
+            f"from search.study import Study\nSTUDY = Study(space=dict, scales={{}}, fields={{'trials': {trials}}})\n"
+        )
+        os.utime(path, (0, 0))
+        assert load_space(str(path)).fields["trials"] == trials
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def paired(*sets, scale="embedded", **fields):

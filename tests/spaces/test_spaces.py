@@ -17,8 +17,9 @@ from search import rehearsal, run
 from search.preflight import preflight
 from search.recipes import family_recipe
 from search.rehearsal import rehearse
-from search.settings import compose, load_space, pinned_fields, resolve
+from search.settings import compose, pinned_fields, resolve
 from search.space import SearchSpace
+from search.space_file import load_space
 from tests.search import studies
 
 FILES = {path.stem: path for path in sorted((studies.ROOT / "spaces").glob("*.py")) if "STUDY" in path.read_text()}
@@ -112,7 +113,7 @@ def test_loading_them_loads_neither_torch_nor_ray_and_a_copy_elsewhere_works(tmp
     for stem, path in FILES.items():
         shutil.copyfile(path, tmp_path / f"my_{stem}.py")
     code = (
-        "import sys; from pathlib import Path; from search.settings import load_space\n"
+        "import sys; from pathlib import Path; from search.space_file import load_space\n"
         "for path in Path().glob('*.py'): load_space(str(path))\n"
         "assert not {'torch', 'ray', 'optuna', 'timm', 'mlflow'} & set(sys.modules), sys.modules.keys()"
     )
