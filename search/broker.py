@@ -1,8 +1,8 @@
 """The broker between Tune's proxies and the lanes: an asyncio actor that takes no CPU.
 
-A proxy submits a trial and asks for its `next` event; a lane takes a trial, reports an epoch and waits for Tune's
-verdict on it, which the study's Tune callback sends. Each try of a lane at a trial has a number, and reports with an
-old one are refused, so that every epoch arrives exactly once.
+The searcher submits a trial, and the trial's proxy asks for its `next` event; a lane takes it, reports an epoch and
+waits for Tune's verdict, which the study's Tune callback sends. Each try of a lane at a trial has a number, and
+reports with an old one are refused, so that every epoch arrives exactly once.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Broker:
         self._changed = asyncio.Condition()
         self._closed = False
 
-    # the proxies' side
+    # the driver's and the proxies' side
 
     async def submit(self, trial_id: str, job: dict, judged: bool = True) -> None:
         """Queues a trial for the next free lane; `judged`: each report waits for a verdict."""
@@ -49,7 +49,10 @@ class Broker:
 
     async def next(self, trial_id: str) -> tuple[str, object]:
         """Waits for a trial's next event: `report` (metrics), `done` (result), `failed` (reason) or `stopped`."""
-        return await self._trials[trial_id].events.get()
+        async with self._changed:  # it may be asked for before it was submitted: by two processes
+            await self._changed.wait_for(lambda: trial_id in self._trials or self._closed)
+        trial = self._trials.get(trial_id)
+        return await trial.events.get() if trial else ("stopped", None)
 
     async def verdict(self, trial_id: str, epoch: int, go_on: bool) -> None:
         """Tune's answer to the report of that epoch; one that comes late answers no later report."""

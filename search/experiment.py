@@ -258,7 +258,7 @@ class Experiment:
 
         return (
             self.ledger,
-            self._job,
+            lambda record: broker.submit.remote(record.trial_id, self._job(record)),
             lambda trial_id: ray.get(broker.reason.remote(trial_id)),
             {objective.metric: objective.maximize for objective in self.plan.objectives},
             self._budgets.admits,

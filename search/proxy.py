@@ -1,4 +1,4 @@
-"""Tune's side of a trial: a light proxy that hands the configuration to the broker and passes the lane's reports on."""
+"""Tune's side of a trial: a light proxy that passes on what a lane reports of it."""
 
 import ray
 from ray import tune
@@ -22,7 +22,6 @@ def make_proxy(broker):
 
     def proxy(config: dict) -> None:
         trial_id = config["trial_id"]
-        ray.get(broker.submit.remote(trial_id, config["job"]))
         while True:
             kind, payload = ray.get(broker.next.remote(trial_id))
             if kind == "report":

@@ -28,7 +28,7 @@ class RecordSearcher(Live, Searcher, ABC):
 
     Args:
         ledger: the study's records; a finished trial's state is decided and written here.
-        make_job: the broker's job for a record.
+        hand_over: gives a record to the lanes.
         reason: why the broker's trial of that id failed.
         objectives: metric and whether more of it is better; the first is Tune's.
         admits: whether a run may begin, as `Budgets.admits`.
@@ -37,14 +37,14 @@ class RecordSearcher(Live, Searcher, ABC):
     def __init__(
         self,
         ledger: Ledger,
-        make_job: Callable[[TrialRecord], dict[str, Any]],
+        hand_over: Callable[[TrialRecord], Any],
         reason: Callable[[str], str],
         objectives: dict[str, bool],
         admits: Callable[[int | None, bool], bool | None] = lambda epochs, fresh: True,
     ):
         metric, maximize = next(iter(objectives.items()))
         super().__init__(metric=metric, mode="max" if maximize else "min")
-        self._ledger, self._make_job, self._reason, self._objectives = ledger, make_job, reason, objectives
+        self._ledger, self._hand_over, self._reason, self._objectives = ledger, hand_over, reason, objectives
         self._admits = admits
         self._asked: dict[str, TrialRecord] = {}
 
@@ -60,8 +60,9 @@ class RecordSearcher(Live, Searcher, ABC):
         """What else is to be told of an ended record, after it was saved."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's configuration for Tune.
+        """What Tune is to know of the next trial, which goes to the lanes at once.
 
+        Tune copies what it is given for each result, so that is no more than the trial's name and role.
         `FINISHED` where none is left or the budgets end the search, None where it waits.
 
         Raises:
@@ -78,7 +79,8 @@ class RecordSearcher(Live, Searcher, ABC):
         if not record.history:  # those of a list were made long before their turn
             record.started = time.time()
         self._ledger.save(record)
-        return {"trial_id": record.trial_id, "role": record.role, "job": self._make_job(record)}
+        self._hand_over(record)
+        return {"trial_id": record.trial_id, "role": record.role}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: Optuna gets all intermediate values at the end, the last one with them."""

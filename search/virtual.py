@@ -132,7 +132,7 @@ class _Driver:
             [],
             None,
             state.ledger,
-            self._job,
+            lambda record: None,
             lambda trial_id: self._failed[trial_id],
             {objective.metric: objective.maximize for objective in objectives},
         )
@@ -167,7 +167,8 @@ class _Driver:
         trial = _Trial(trial_id=name, config=config, last_result={})
         self._scheduler.on_trial_add(None, trial)
         events: list[dict[str, Any]] = []
-        outcome = play(config["job"], self._curves, self._objectives, lambda metrics: events.append(metrics) or True)
+        job = self._job(self._record(trial))
+        outcome = play(job, self._curves, self._objectives, lambda metrics: events.append(metrics) or True)
         if "error" in outcome:
             self._failed[config["trial_id"]] = outcome["error"]
         heapq.heappush(running, (self._state.seconds + _duration(events), self._started, trial, events))

@@ -41,6 +41,20 @@ def test_a_waiting_lane_wakes_for_a_trial():
     run(scenario)
 
 
+def test_a_proxy_may_ask_for_its_trial_before_it_is_there():
+    async def scenario(broker):
+        asked, never = (asyncio.ensure_future(broker.next(trial_id)) for trial_id in "ab")
+        await asyncio.sleep(0)
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, 1, 1)
+        await broker.finish("a", 1)
+        assert await asked == ("done", None) and not never.done()
+        await broker.close()
+        assert await never == ("stopped", None)
+
+    run(scenario)
+
+
 def test_a_report_waits_for_its_verdict():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))

@@ -17,7 +17,7 @@ def space(trial):
 GRID = [{"eps": 1.0}, {"eps": 1.5}, {"eps": 2.0}]
 
 
-def make(folder, baselines=None, sampler="random", grid=None, space=space, **begin):
+def make(folder, baselines=None, sampler="random", grid=None, space=space, handed=None, **begin):
     ledger = Ledger(folder / "trials")
     begin = {"first_guesses": begin.get("guesses", ()), "priors": begin.get("priors", ())}
     study = open_study(folder, "s", sampler, 0, [Objective(TOP1, True)], **begin)
@@ -29,7 +29,7 @@ def make(folder, baselines=None, sampler="random", grid=None, space=space, **beg
         [],
         grid,
         ledger,
-        lambda record: {"known_epoch": record.epoch},
+        lambda record: None if handed is None else handed.append((record.trial_id, record.epoch)),
         lambda trial_id: f"reason of {trial_id}",
         {TOP1: True},
     )
@@ -84,10 +84,9 @@ def test_an_interrupted_trial_comes_again_with_its_configuration_and_epoch(tmp_p
     first = searcher.suggest("x")
     report(ledger, "0", 1.0)
     ledger.save(ledger.records["0"])
-    study, ledger, searcher = make(tmp_path)
-    again = searcher.suggest("y")
-    assert again["trial_id"] == first["trial_id"]
-    assert again["job"]["known_epoch"] == 1
+    study, ledger, searcher = make(tmp_path, handed=(handed := []))
+    assert searcher.suggest("y") == first
+    assert handed == [("0", 1)]
     report(ledger, "0", 1.0, 2.0, 3.0)
     searcher.on_trial_complete("y", {})
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
