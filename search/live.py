@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
+from search.objective import PERCENT, TOP1, format_value
 from search.tracking_store import as_text
 from trainables.config import fields_read
 
@@ -48,8 +49,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
 
 
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def value(record: TrialRecord) -> str:
+    """What ranks it, at its last epoch."""
+    return format_value(record.objective, record.value)
+
+
+def lead(record: TrialRecord, over: TrialRecord) -> str:
+    """By how much its value is above another one's, with the sign that the values give."""
+    difference = record.value - over.value
+    return f"{difference:+.2f} points" if record.objective in PERCENT else f"{difference:+.4g}"
 
 
 def name(record: TrialRecord) -> str:
@@ -86,13 +94,18 @@ class View:
     def __init__(self, console: Console, total: int, study: str, pair: str, finished: Iterable[TrialRecord]):
         self.console, self.total, self.study, self.pair = console, total, study, pair
         self.running: dict[str, TrialRecord] = {}
-        self.finished = list(finished)
+        self.finished: list[TrialRecord] = []
+        self.best: TrialRecord | None = None
+        self.baselines: dict[str, TrialRecord] = {}  # the best of each, where it has a search of its own
+        self.metric = TOP1  # what ranks the trials
         self._lock = threading.RLock()
         self._start = time.monotonic()
         self._since: dict[str, float] = {}
         self._spent: list[float] = []  # seconds of each trial that ended in this session
         self._lanes = 1  # the most trials seen at a time
         self._phase = ""
+        for record in finished:
+            self._count(record)
 
     def __enter__(self):
         return self
@@ -115,6 +128,7 @@ class View:
     def trial_started(self, record: TrialRecord) -> None:
         with self._lock:
             self.running[record.trial_id] = record
+            self.metric = record.objective
             self._since[record.trial_id] = time.monotonic()
             self._lanes = max(self._lanes, len(self.running))
             self._show_started(record)
@@ -128,8 +142,21 @@ class View:
             since = self._since.pop(record.trial_id, None)
             if since is not None:
                 self._spent.append(time.monotonic() - since)
-            self.finished.append(record)
+            self._count(record)
             self._show_ended(record)
+
+    def _count(self, record: TrialRecord) -> None:
+        self.finished.append(record)
+        self.metric = record.objective
+        if record.state != COMPLETE:
+            return
+        if record.role == "trial" and (not self.best or record.score > self.best.score):
+            self.best = record
+        elif record.role == "baseline":
+            name = record.of or record.trial_id
+            known = self.baselines.get(name)
+            if not known or record.score > known.score:
+                self.baselines[name] = record
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -150,21 +177,6 @@ class View:
         begun = sum(max(0.0, mean - (now - since)) for since in self._since.values())
         waiting = max(0, self.total - len(self.finished) - len(self.running))
         return (begun + waiting * mean) / self._lanes
-
-    @property
-    def best(self) -> TrialRecord | None:
-        complete = [record for record in self.finished if record.role == "trial" and record.state == COMPLETE]
-        return max(complete, key=lambda record: record.score, default=None)
-
-    @property
-    def baselines(self) -> list[TrialRecord]:
-        """Each baseline's best, of its own search where it has one."""
-        best: dict[str, TrialRecord] = {}
-        for record in self.finished:
-            known = best.get(record.of or record.trial_id)
-            if record.role == "baseline" and record.state == COMPLETE and (not known or record.score > known.score):
-                best[record.of or record.trial_id] = record
-        return list(best.values())
 
     def _print(self, text: str) -> None:
         raise NotImplementedError  # both views give it
@@ -193,11 +205,11 @@ class PlainView(View):
         self._print(f"{name(record)} started  {settings(record, self.NAMES, '=')}".rstrip())
 
     def _show_ended(self, record: TrialRecord) -> None:
-        marks = [f"best {percent(self.best.value)}"] if self.best else []
-        marks += [f"{baseline.trial_id} {percent(baseline.value)}" for baseline in self.baselines]
+        marks = [f"best {value(self.best)}"] if self.best else []
+        marks += [f"{baseline.trial_id} {value(baseline)}" for baseline in self.baselines.values()]
         parts = [
             f"{name(record)} {record.state}",
-            f"val/top1 {percent(record.value)}",
+            f"{record.objective} {value(record)}",
             f"({', '.join(marks)})" if marks else "",
             settings(record, self.NAMES, "="),
             " ".join(record.reason.split()),
@@ -249,37 +261,41 @@ class LiveView(View):
         return Group(_sides(bar, Text(f"{len(self.finished)}/{self.total}", no_wrap=True)), counts)
 
     def _running(self) -> Table:
-        table = _table(("running", 16), ("epoch", 9), ("", 8), ("val/top1", 8), ("settings", None))
+        table = _table(("running", 16), ("epoch", 9), ("", 8), self._value_column, ("settings", None))
         for record in list(self.running.values())[:RUNNING_ROWS]:
             epochs = record.config["epochs"]
             bar = ProgressBar(total=epochs, completed=record.epoch, width=8, complete_style="cyan")
             epoch = f"{record.epoch}/{epochs}"
-            table.add_row(name(record), epoch, bar, percent(record.value), settings(record, SHORT, " "))
+            table.add_row(name(record), epoch, bar, value(record), settings(record, SHORT, " "))
         if len(self.running) > RUNNING_ROWS:
             table.add_row(f"and {len(self.running) - RUNNING_ROWS} more", style="dim")
         return table
 
     def _standing(self) -> Table:
-        table = _table(("best so far", 37), ("val/top1", 8), ("", None))
+        table = _table(("best so far", 37), self._value_column, ("", None))
         best = self.best
         if best:
-            table.add_row(Text(name(best), "bold"), Text(percent(best.value), "bold"), settings(best, SHORT, " "))
-        for baseline in self.baselines:
-            lead = Text()
+            table.add_row(Text(name(best), "bold"), Text(value(best), "bold"), settings(best, SHORT, " "))
+        for baseline in self.baselines.values():
+            text = Text()
             if best:
-                points = best.value - baseline.value
-                lead.append("best is ", "dim").append(f"{points:+.2f} points", "green" if points > 0 else "red")
-            table.add_row(name(baseline), percent(baseline.value), lead)
+                style = "green" if best.score > baseline.score else "red"
+                text.append("best is ", "dim").append(lead(best, baseline), style)
+            table.add_row(name(baseline), value(baseline), text)
         return table
 
     def _finished(self) -> Table:
-        table = _table(("last finished", 16), ("state", 9), ("epochs", 8), ("val/top1", 8), ("", None))
+        table = _table(("last finished", 16), ("state", 9), ("epochs", 8), self._value_column, ("", None))
         for record in reversed(self.finished[-FINISHED_ROWS:]):
             why = " ".join(record.reason.split()) if record.state == FAILED else settings(record, SHORT, " ")
             state = Text(record.state, STATE_STYLES[record.state])
             epochs = f"{record.epoch}/{record.config['epochs']}"
-            table.add_row(name(record), state, epochs, percent(record.value), why)
+            table.add_row(name(record), state, epochs, value(record), why)
         return table
+
+    @property
+    def _value_column(self) -> tuple[str, int]:
+        return self.metric, max(8, len(self.metric))
 
 
 def _line(text: str, style: str = "") -> Text:
@@ -298,7 +314,7 @@ def _table(*columns: tuple[str, int | None]) -> Table:
     """A borderless table whose columns stand in the same places whatever they hold; None takes what is left."""
     table = Table(box=None, expand=True, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for title, width in columns:
-        justify = "right" if title == "val/top1" else "left"
+        justify = "right" if title.startswith("val/") else "left"
         ratio = 1 if width is None else None
         table.add_column(title, width=width, ratio=ratio, no_wrap=True, overflow="ellipsis", justify=justify)
     return table

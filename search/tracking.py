@@ -30,7 +30,7 @@ from trainables.errors import InputError
 
 INTERRUPTED = "interrupted"
 RUN_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
-TOGETHER_S = 0.5  # items that come within it are written together: each request costs more than what is in it
+TOGETHER_S = 1.0  # items that come within it are written together: each request costs more than what is in it
 PAUSES_S = (0.5, 2.0)  # between the three tries of an item
 GRACE_S = 3.0  # for the item in hand when closing runs out of time
 EVERY_EPOCH = "train/loss"  # by it is seen which epochs the server has

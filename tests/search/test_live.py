@@ -85,6 +85,29 @@ def test_plain_lines_tell_events_and_no_epochs():
     assert len(lines) == 1 + 2 * 2 + 3 * 2 + 2 + 13 + 1
 
 
+def of_loss(trial_id, value, role="trial"):
+    record = TrialRecord(trial_id, role, {"epochs": 1, "eps": 1.0}, {}, {"val/loss": False})
+    record.add({"epoch": 1, "val/loss": value, "val/top1": 50.0})
+    record.finish()
+    return record
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_study_s_own_objective_is_told(terminal):
+    view = make_view(make_console(80, terminal), 9, finished=[of_loss("0", 0.5), of_loss("1", 0.25)])
+    view.trial_ended(of_loss("kd", 0.3, "baseline"))
+    view.trial_ended(of_loss("2", 0.4))
+    assert view.best.trial_id == "1"
+    if terminal:
+        console = make_console(80, False)
+        console.print(view.render())
+        text = console.file.getvalue()
+        assert "val/loss" in text and "val/top1" not in text
+        assert "best is -0.05" in text and "points" not in text
+    else:
+        assert "trial 2 complete  val/loss 0.4  (best 0.25, kd 0.3)" in view.console.file.getvalue()
+
+
 def test_a_phase_is_told_once_in_plain_lines():
     view = make_view(make_console(80, False), 1)
     for text in ("fitting: epoch 1", "fitting: epoch 2", "", "searching", "searching"):
