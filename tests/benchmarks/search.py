@@ -6,10 +6,11 @@ same space, curves, number of trials, epochs and slots, and no other loggers. Ea
 ours. `over_stock` compares the two processes' walls from start to exit, so ours with its pictures and tables.
 
 `ms_per_trial` is the time from the first trial's end to the last one's by the ledger's clock, over the trials between:
-start-up is left out. `growth_ms` compares its last tenth with its first. `memory_growth_mb` is the driver's resident
-set at the end of the search less that after the first ten trials.
+start-up is left out. `growth_ms` compares its last tenth with its first. `memory_growth_mb` is the resident set of the
+driver and of the process that writes to MLflow at the end of the search less that after the first ten trials.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -55,7 +56,7 @@ def measure() -> dict[str, float]:
 
 
 def _ours(folder: Path) -> tuple[float, list[tuple[float, int]]]:
-    """Seconds, and the driver's resident bytes by time."""
+    """Seconds, and the resident bytes by time of the driver and its tracking process."""
     fields = ["simulate=synthetic", "baselines=[]", "finalists=0", f"grace_epochs={GRACE}", "scheduler=asha"]
     arguments = ["--trials", TRIALS, "--epochs", EPOCHS, "--concurrency", SLOTS, "--seed", SEED, "--name", "s"]
     command = [ROOT / "search" / "run.py", "--space", SPACE, *arguments, "--set", *fields]
@@ -74,15 +75,18 @@ def _watched(command: list[str], folder: Path) -> tuple[float, list[tuple[float,
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, env=environment)
         seen = psutil.Process(process.pid)
         while process.poll() is None:
-            try:
-                sizes.append((time.time(), seen.memory_info().rss))
-            except psutil.Error:
-                break
+            with contextlib.suppress(psutil.Error):  # a process may end meanwhile
+                sizes.append((time.time(), sum(one.memory_info().rss for one in [seen, *_tracking(seen)])))
             time.sleep(POLL_S)
         code = process.wait()
     if code:
         raise RuntimeError(f"{command[1]} ended with {code}:\n{(folder / 'out.log').read_text()[-2000:]}")
     return time.time() - begun, sizes
+
+
+def _tracking(driver: psutil.Process) -> list[psutil.Process]:
+    """Python's own child processes, not Ray's."""
+    return [one for one in driver.children() if "multiprocessing.spawn" in " ".join(one.cmdline())]
 
 
 def _ends(folder: Path) -> list[float]:

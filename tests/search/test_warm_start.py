@@ -16,7 +16,7 @@ from search.resume import comparable, remember, what_stays
 from search.settings import resolve, trial_config
 from search.space import SearchSpace
 from search.study import Scale, Study
-from search.tracking import Tracker
+from search.tracking_writer import Writer
 from search.warm_start import take_over
 from trainables.errors import InputError
 
@@ -67,20 +67,20 @@ class Store:
         return ledger
 
     def track(self, name, ledger, settings, data, objectives, tags):
-        tracker = Tracker(self.uri, str(self.storage / "artifacts"), name, spool=self.storage / "lost.log")
+        writer = Writer(self.uri, str(self.storage / "artifacts"), name, spool=self.storage / "lost.log")
         known = {
             "pair": f"{settings.teacher} -> {settings.student}",
             "data_fingerprint": data,
             "comparable": comparable(what_stays(settings, data)),
             "objectives": json.dumps(objectives),
         }
-        tracker.open_study(known | tags, {"epochs": settings.epochs}, {}, False)
+        writer.open_study(known | tags, {"epochs": settings.epochs}, {}, False)
         for record in ledger.records.values():
-            tracker.trial_started(record)
+            writer.trial_started(record)
             if record.state != RUNNING:
-                tracker.trial_ended(record)
-        tracker.close()
-        assert tracker.lost == 0
+                writer.trial_ended(record)
+        writer.close()
+        assert writer.lost == 0
 
     def take(self, names, settings, data=DATA, function=ofa):
         """What a study of these settings takes over."""
