@@ -38,24 +38,28 @@ def open_study(
         sampler: by our name; with the seed it decides what is drawn for which trial, in whichever session.
         seed: of the sampler.
         objectives: what the study looks for.
-        first_guesses: parameters that a new study tries first.
+        first_guesses: parameters that are tried before any is drawn, but for those that a trial has had.
         priors: other studies' trials that a new study's sampler learns from; they come before its own trials.
     """
     journal = folder / JOURNAL
     if not journal.exists():  # whole or not at all: a study that was cut off here begins anew
-
-        def fill(study: optuna.Study) -> None:
-            study.add_trials(priors)
-            for guess in first_guesses:
-                study.enqueue_trial(guess)
-
-        write_journal(journal, name, [objective.direction for objective in objectives], fill)
+        directions = [objective.direction for objective in objectives]
+        write_journal(journal, name, directions, lambda study: study.add_trials(priors))
     study = load_study(journal, name)
+    for guess in _untried(study, first_guesses):
+        study.enqueue_trial(guess)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([objective.metric for objective in objectives])
     study.sampler = make_sampler(sampler, seed)
     return study
+
+
+def _untried(study: optuna.Study, guesses: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that no trial of the study itself has had or waits with: an extended study has room for more of them."""
+    own = [trial for trial in study.get_trials(deepcopy=False) if not is_prior(trial)]
+    had = [trial.system_attrs.get("fixed_params", {}) | trial.params for trial in own]
+    return [guess for guess in guesses if not any(guess.items() <= params.items() for params in had)]
 
 
 def load_study(journal: Path, name: str | None = None) -> optuna.Study:

@@ -26,20 +26,20 @@ class Search:
 
     def __init__(self):
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # samplers tell of each conditional parameter
         self.study = load_space(str(SPACE))
 
     def run(self, repeat: int, shift: float = 0.0, full_trials: int = FULL_TRIALS, **fields: Any) -> Virtual:
         """One search, from nothing, of a landscape and with a seed of that number.
 
         Args:
-            repeat: draws the landscape, and is the search's seed.
+            repeat: draws the landscape, and is the search's seed where the fields give none.
             shift: of the landscape's optimum.
             full_trials: the search ends once so many trials' epochs are trained.
             fields: of the settings.
         """
-        settings = self._settings(repeat, full_trials, **fields)
+        settings = self._settings(full_trials, **{"seed": repeat, **fields})
         space, compose = study_parts(settings, self.study)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # samplers tell of each conditional parameter
         return simulate_study(
             settings,
             space,
@@ -55,16 +55,15 @@ class Search:
         ended = [record for record in earlier.ledger.of_role("trial") if record.state in (COMPLETE, PRUNED)]
         records = [recorded_trial(record) for record in ended if not record.cut_off]
         told = EarlierStudy("earlier", ended[0].objectives, {}, records)
-        settings = self._settings(0, FULL_TRIALS)
+        settings = self._settings(FULL_TRIALS)
         space, compose = study_parts(settings, self.study)
         return take_over([told], space, lambda fields: TrialConfig(**compose(fields)), settings, "other").guesses
 
-    def _settings(self, seed: int, full_trials: int, **fields: Any) -> Settings:
+    def _settings(self, full_trials: int, **fields: Any) -> Settings:
         given = {
             "name": "virtual",
             "space": str(SPACE),
             "trials": 100 * full_trials,
-            "seed": seed,
             "epochs": EPOCHS,
             "grace_epochs": GRACE,
             "first_guesses": [],

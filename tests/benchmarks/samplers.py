@@ -12,7 +12,7 @@ import time
 from tests.benchmarks.landscapes import EPOCHS, FULL_TRIALS, GRACE, SLOTS, Search, regret
 
 REPEATS = 30
-SAMPLERS = ("random", "qmc", "cmaes", "tpe")  # gp takes 0.7 s a trial on this space: minutes a repeat
+SAMPLERS = ("random", "qmc", "nsga2", "cmaes", "tpe")  # gp takes 0.7 s a trial on this space: minutes a repeat
 SCHEDULERS = ("none", "median", "hyperband", "asha")
 AT = (1 / 4, 1 / 2, 1.0)  # of the budget
 

@@ -129,7 +129,7 @@ def test_a_narrower_range_keeps_each_trial_and_the_values_within(begun):
 
 def test_the_study_goes_on_in_the_new_range_and_with_what_waited(begun):
     begun.carry(space(eps="1.0..2.0"))
-    study = begun.open(first_guesses=[{"eps": 1.1}])  # a study that is there does not begin again
+    study = begun.open(first_guesses=[{"eps": 1.5}, {"eps": 1.2}])  # had by a trial, and by one that waits
     assert len(study.trials) == 6
     running = begun.ledger.records["3"]
     assert running.state == RUNNING

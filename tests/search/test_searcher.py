@@ -214,6 +214,16 @@ def test_other_studies_trials_are_not_counted_and_come_once(tmp_path):
     assert own_study(study).best_value == 3.0 and len(own_study(study).trials) == 3
 
 
+def test_an_extended_study_tries_the_first_guesses_that_are_left(tmp_path):
+    guesses = [{"eps": 1.25}, {"eps": 1.5}, {"eps": 1.75}]
+    _, _, searcher = make(tmp_path, guesses=guesses[:2])
+    searcher.suggest("x")
+    study, ledger, searcher = make(tmp_path, guesses=guesses)
+    for name in "xyz":
+        searcher.suggest(name)
+    assert [record.params for record in ledger.of_role("trial")] == guesses and len(study.trials) == 3
+
+
 def test_a_study_that_was_cut_off_while_it_began_begins_anew(tmp_path, monkeypatch):
     def cut_off(self, *arguments):
         raise KeyboardInterrupt

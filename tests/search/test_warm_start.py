@@ -146,7 +146,7 @@ def test_before_the_runs_told_what_was_searched_the_ledger_is_read(store):
 
 def test_a_study_of_before_in_the_store_is_read_from_its_folder(store, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("search.tracking.split_tag", lambda name, text: {})
+        patched.setattr("search.tracking_writer.split_tag", lambda name, text: {})
         store.write("A", FIVE, settings())
     assert len(store.take(["A"], settings()).priors) == 5
     shutil.rmtree(store.storage / "A")
