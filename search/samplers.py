@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, TPESampler
+from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, GPSampler, TPESampler
 from optuna.samplers._brute_force import _TreeNode
 from optuna.samplers._lazy_random_state import LazyRandomState
+from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.study._multi_objective import _fast_non_domination_rank
 from optuna.trial import FrozenTrial, TrialState
@@ -50,7 +51,7 @@ def _make(name: str, seed: int) -> BaseSampler:
         case "gp":
             return GPSampler(**silent, n_startup_trials=STARTUP, independent_sampler=tpe())
         case "cmaes":  # pruned trials teach it too, by their last value: most trials of a study are pruned
-            return samplers.CmaEsSampler(**silent, independent_sampler=tpe(), consider_pruned_trials=True)
+            return _Cmaes(**silent, independent_sampler=tpe(), consider_pruned_trials=True)
         case "qmc":  # unscrambled, its first point would be all lower bounds, whatever the seed
             return samplers.QMCSampler(**silent, scramble=True)
         case "nsga2":
@@ -150,6 +151,28 @@ def _one_of_each(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
     for trial in trials:
         first.setdefault(tuple(trial.distributions), trial)
     return list(first.values())
+
+
+class _Cmaes(CmaEsSampler):
+    """Optuna's CMA-ES over what all trials have, the pruned ones that it learns from too.
+
+    Its own search space is that of the complete ones, so that it fails at a pruned one which lacks a parameter; and
+    once a parameter turns out to be missing in some trials, its optimizer, of one dimension more, is off for good. Here
+    an optimizer of the smaller space takes over what the trials have shown.
+    """
+
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments)
+        self._search_space = IntersectionSearchSpace(include_pruned=True)
+        self._dimensions = 0
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
+        self._dimensions = len(search_space)
+        return super().sample_relative(study, trial, search_space)
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        optimizer = super()._restore_optimizer(completed_trials)
+        return optimizer if optimizer is not None and optimizer.dim == self._dimensions else None
 
 
 class _Brute(BruteForceSampler):

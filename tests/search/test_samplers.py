@@ -168,6 +168,23 @@ def test_a_sampler_beats_random_search_on_a_smooth_hill(tmp_path, name):
     assert sum(best(name, seed) for seed in range(seeds)) > sum(best("random", seed) for seed in range(seeds))
 
 
+@pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.COMPLETE])
+def test_cmaes_goes_on_where_a_parameter_turns_out_to_be_missing_in_some_trials(tmp_path, state):
+    study = open_study(tmp_path, "s", "cmaes", 0, ONE)
+    for number in range(30):
+        trial = study.ask()
+        point = [trial.suggest_float(name, 0.0, 1.0) for name in "xyz"[: 2 if number == 14 else 3]]
+        if number == 14 and state == TrialState.PRUNED:
+            trial.report(-sum(point), step=1)
+            study.tell(trial, state=state)
+        else:
+            study.tell(trial, -sum(point))
+    drawn = ["cma:generation" in trial.system_attrs for trial in study.trials]
+    assert all(drawn[2:])
+    generations = [trial.system_attrs["cma:generation"] for trial in study.trials[15:]]
+    assert generations == sorted(generations) and generations[-1] > generations[0]
+
+
 SPACE = {"x": FLOAT, "stage": CHOICE, "y": FLOAT}
 
 
