@@ -73,7 +73,7 @@ def sentence(ledger: Ledger, rungs: list[int]) -> str:
         sum(getattr(one, name) for one in found.values()) for name in ("stopped", "ahead", "ahead_of_best")
     )
     if not rungs and not stopped:
-        return f"No trial could be stopped early, so nothing was misled.{_sound_from(found)}"
+        return f"No trial was stopped early, so nothing was misled.{_sound_from(found)}"
     looked = [one for one in found.values() if one.stopped or (not stopped and one.epoch in rungs)]
     weakest = min((one for one in looked if one.correlation is not None), key=_correlation, default=None)
     if weakest is None:
@@ -91,6 +91,9 @@ def sentence(ledger: Ledger, rungs: list[int]) -> str:
         )
         if weakest.correlation < FAIR:
             text += _sound_from(found)
+    first, *others = ledger.objectives
+    if others:
+        text += f" That is {first} alone, by which trials are stopped: of {' and '.join(others)} it says nothing."
     if stopped:
         text += f" {ahead} of the {stopped} stopped trials stood, when stopped, above a trial that was let through"
         text += (

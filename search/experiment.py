@@ -196,8 +196,9 @@ class Experiment:
             self.view.phase("opening MLflow")
             self._open_tracking()
             self._tracker.catch_up(list(self.ledger.records.values()))
-            self._tracker.study_metric("teacher/top1", teacher["top1"], 0)
-            self._tracker.study_tags({"teacher_sha256": teacher["sha256"]})
+            if not self.plan.curves:
+                self._tracker.study_metric("teacher/top1", teacher["top1"], 0)
+                self._tracker.study_tags({"teacher_sha256": teacher["sha256"]})
         return teacher
 
     def _search(self, broker, lanes):

@@ -33,6 +33,7 @@ class Entrant:
     runs: dict[int, TrialRecord]
     failed: int = 0  # runs that failed
     unfinished: int = 0  # runs that are under way or were cut off
+    most: int = 1  # the seeds of the one that has most of them
     student: str = ""  # which one it has, as text that equals another's where the students do
     like: str = ""  # a baseline with another student than in the search: the trial that has that student
 
@@ -43,6 +44,11 @@ class Entrant:
             return f"trial {self.of}"
         words = [f"tuned: {self.of}"] * (self.of != self.baseline) + [f"student of trial {self.like}"] * bool(self.like)
         return self.baseline + (f" ({', '.join(words)})" if words else "")
+
+    @property
+    def sound(self) -> bool:
+        """Whether its mean may win: none of its runs failed, and it has at least half as many seeds as any other."""
+        return not self.failed and 2 * len(self.runs) >= self.most
 
     def values(self, metric: str) -> list[float]:
         """The metric of each run, by seed."""
@@ -74,12 +80,12 @@ def entrants(ledger: Ledger) -> list[Entrant]:
     owners = {student: of for (of, student) in reversed(groups) if ledger.records[of].role == "trial"}
     trials: list[Entrant] = []
     baselines: dict[tuple[str, str], Entrant] = {}
+    complete = {key: _complete(records, _test_metric(ledger)) for key, records in groups.items()}
+    most = max(map(len, complete.values()), default=0)
     for (of, student), records in groups.items():
-        source, states = ledger.records[of], [one.state for one in records]
-        whole = [one for one in records if one.state == COMPLETE and one.metric(_test_metric(ledger)) is not None]
-        runs = {record.config["seed"]: record for record in whole}
-        failed = states.count(FAILED)
-        counts = {"failed": failed, "unfinished": len(records) - len(runs) - failed}
+        source, runs = ledger.records[of], complete[of, student]
+        failed = sum(one.state == FAILED for one in records)
+        counts = {"failed": failed, "unfinished": len(records) - len(runs) - failed, "most": most}
         if source.role == "trial":
             trials.append(Entrant(of, None, runs, **counts, student=student))
             continue
@@ -91,11 +97,19 @@ def entrants(ledger: Ledger) -> list[Entrant]:
     return trials + list(baselines.values())
 
 
+def _complete(records: list[TrialRecord], test: str) -> dict[int, TrialRecord]:
+    """By seed the runs that count: to their end, and judged."""
+    whole = [one for one in records if one.state == COMPLETE and one.metric(test) is not None]
+    return {record.config["seed"]: record for record in whole}
+
+
 def winner(ledger: Ledger) -> Entrant | None:
-    """The trial with the best mean of the first objective on the holdout, of those with the most seeds; None without
-    one."""
-    trials = [entrant for entrant in entrants(ledger) if entrant.baseline is None and entrant.runs]
-    return max(trials, key=rank, default=None)
+    """The trial with the best mean of the first objective on the holdout, of those that are sound; None without one."""
+    return max(_trials(ledger), key=rank, default=None)
+
+
+def _trials(ledger: Ledger) -> list[Entrant]:
+    return [entrant for entrant in entrants(ledger) if entrant.baseline is None and entrant.runs]
 
 
 def best_record(ledger: Ledger) -> TrialRecord | None:
@@ -150,8 +164,8 @@ def final_frame(ledger: Ledger, folder: Path) -> "pandas.DataFrame":
 
     best, metric, test = winner(ledger), ledger.objective, _test_metric(ledger)
     beside = {(one.baseline.of, one.baseline.student): one for one in comparisons(ledger, folder)}
-    order = sorted(entrants(ledger), key=lambda one: (one != best, one.baseline is not None, -rank(one)[1]))
-    others = [name for name in _objectives(ledger) if name != metric]
+    order = sorted(entrants(ledger), key=lambda one: (one != best, one.baseline is not None, -rank(one)[-1]))
+    others = [name for name in ledger.objectives if name != metric]
     rows = []
     for one in order:
         row = {"name": f"{one.name} (best)" if one == best else one.name, "seeds": len(one.runs)}
@@ -186,17 +200,45 @@ def sentence(ledger: Ledger, folder: Path, test_images: int | None) -> str | Non
     opening = f"On the test split{images}, {seeds}, {best.name}"
     reached = f"reaches {test} {_plus_minus(test, summary(best.values(test)))}"
     if not found:
-        return f"{opening} {reached}; no baseline of its student completed, so there is nothing to compare it with."
+        why = "no baseline of its student completed" if ledger.of_role("baseline") else "no baseline was asked for"
+        return f"{opening} {reached}; {why}, so there is nothing to compare it with." + _passed_over(ledger, best)
     text = f"{opening} {reached}: {' and '.join(_claim(one, test) for one in found)}."
-    names = [one.baseline.baseline for one in found]
-    if not any(record.of in names for record in ledger.of_role("baseline")):
-        text += f" The search was for it alone: {' and '.join(names)} ran as given (--set tune_baselines=N searches)."
+    text += _searched(ledger, [one.baseline.baseline for one in found]) + _passed_over(ledger, best)
     left_out = [(one.failed + one.unfinished, one.name) for one in entrants(ledger)]
     if said := ", ".join(f"{count} of {name}" for count, name in left_out if count):
         text += f" Runs that did not complete are left out: {said}."
     if len(best.runs) == 1 and not best.failed:
         text += " One seed says nothing of what training draws at random: --set seeds=3 does."
     return text
+
+
+def _searched(ledger: Ledger, baselines: list[str]) -> str:
+    """How unequally the trials and the baselines were searched, as a sentence; empty where equally."""
+    trials = len(ledger.of_role("trial"))
+    own = {name: sum(name in (one.of, one.trial_id) for one in ledger.of_role("baseline")) for name in baselines}
+    if all(count == trials for count in own.values()):
+        return ""
+    if all(count == 1 for count in own.values()):
+        return (
+            f" The search was for it alone: {' and '.join(baselines)} ran as given (--set tune_baselines=N searches)."
+        )
+    tried = " and ".join(f"{count} of {name}" for name, count in own.items())
+    return f" The search tried {trials} configurations of it, {tried}."
+
+
+def _passed_over(ledger: Ledger, best: Entrant) -> str:
+    """The trials whose mean is better and does not count, as a sentence; empty where there is none."""
+    better = [one for one in _trials(ledger) if rank(one)[-1] > rank(best)[-1]]
+    said = [f"{one.name}'s {_mean(one, ledger.objective)} over {_seeds(len(one.runs))}" for one in better]
+    return f" Better on the holdout, but of too few runs to be taken: {', '.join(said)}." if said else ""
+
+
+def _mean(one: Entrant, metric: str) -> str:
+    return format_value(metric, summary(one.values(metric)).mean)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count > 1)}"
 
 
 def _claim(one: Comparison, test: str) -> str:
@@ -239,14 +281,11 @@ def _right(record: TrialRecord, folder: Path):
         return kept["target"] == kept["predicted"]
 
 
-def rank(entrant: Entrant) -> tuple[int, float]:
-    """Larger is better: first the seeds it came through, since a mean of the lucky ones flatters, then its mean."""
+def rank(entrant: Entrant) -> tuple[bool, int, float]:
+    """Larger is better: first the sound ones, by their means; of the others the mean over a lucky seed would flatter,
+    so that more seeds come first."""
     scores = [run.score for run in entrant.runs.values()]
-    return len(scores), statistics.fmean(scores) if scores else -math.inf
-
-
-def _objectives(ledger: Ledger) -> list[str]:
-    return next((list(record.objectives) for record in ledger.records.values()), [])
+    return entrant.sound, 0 if entrant.sound else len(scores), statistics.fmean(scores) if scores else -math.inf
 
 
 def _maximized(entrant: Entrant) -> bool:

@@ -181,9 +181,14 @@ class Ledger:
         self._watchers.append(watcher)
 
     @property
+    def objectives(self) -> list[str]:
+        """The study's metrics; the first ranks its trials."""
+        return next((list(record.objectives) for record in self.records.values()), [TOP1])
+
+    @property
     def objective(self) -> str:
         """The metric that ranks the study's trials."""
-        return next((record.objective for record in self.records.values()), TOP1)
+        return self.objectives[0]
 
     def of_role(self, role: str) -> list[TrialRecord]:
         return [record for record in self.records.values() if record.role == role]

@@ -234,7 +234,7 @@ def final(ledger: Ledger) -> "Figure | None":
     if not found:
         return None
     best, figure = winner(ledger), go.Figure()
-    found.sort(key=lambda item: (item[0] != best, item[0].baseline is not None, -rank(item[0])[1]))
+    found.sort(key=lambda item: (item[0] != best, item[0].baseline is not None, -rank(item[0])[-1]))
     every = [value for _, values in found for value in values]
     for one, values in reversed(found):
         summed = summary(values)

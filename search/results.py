@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 AHEAD = "over scratch"  # the final table's difference in points
+NORMAL_95 = 1.96
 SHARES = ("val/top1", "val/top5", "val/agreement")  # percents that are shares of the images
 DECIMALS = dict.fromkeys((*PERCENT, AHEAD, "top1"), 2) | {"val/loss": 4, "seconds": 0}
 
@@ -122,38 +123,61 @@ def verdict(ledger: Ledger, holdout_images: int | None) -> str:
         ledger: the study's records.
         holdout_images: the holdout's size, which bounds what a difference can mean; None where it is not known.
     """
-    best, scratch, metric = ledger.best(), _scratch(ledger), ledger.objective
+    best, metric = ledger.best(), ledger.objective
     if best is None:
         return "No trial completed, so there is nothing to compare."
     images = f" ({holdout_images} images)" if holdout_images else ""
-    if scratch is None:
+    rivals = _best_baselines(ledger)
+    if not rivals:
+        why = "no baseline completed" if ledger.of_role("baseline") else "no baseline was asked for"
         return (
             f"The best trial ({best.trial_id}) reaches {'' if metric == TOP1 else f'{metric} '}"
-            f"{format_value(metric, best.value)} on the holdout{images}; "
-            "the student trained alone did not complete, so there is nothing to compare it with."
+            f"{format_value(metric, best.value)} on the holdout{images}; {why}, so there is nothing to compare it with."
         )
-    ahead, error = best.score - scratch.score, None
-    if metric in SHARES and holdout_images:
-        # Both models saw the same images; taking them as independent overstates the error rather than hides it.
-        shares = (best.value / 100, scratch.value / 100)
-        error = 100 * math.sqrt(sum(share * (1 - share) for share in shares) / holdout_images)
-        images = f" ({holdout_images} images, so about ±{error:.1f} points of sampling error)"
-    gap = f"{format_value(metric, abs(ahead))} {'points' if metric in PERCENT else f'of {metric}'}"
-    other = student_of(best.config) != student_of(scratch.config)
-    alone = "the student trained alone" + (" (another student than the trial's)" if other else "")
-    if ahead <= 0:
-        claim = f"does NOT beat {alone}: {f'it is {gap} behind' if ahead else 'they are equal'}"
-    elif error is not None and ahead <= error:
-        claim = f"is {gap} {_side(best)} {alone}, which is no more than chance explains,"
-    else:
-        claim = f"beats {alone} by {gap}"
+    errors = [_sampling_error(best, rival, holdout_images) for rival in rivals.values()]
+    if all(error is not None for error in errors):
+        images = f" ({holdout_images} images, so up to ±{max(errors):.1f} points of sampling error at 95%)"
+    claims = [_beside(best, rival, name, error) for (name, rival), error in zip(rivals.items(), errors, strict=True)]
     complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
-    chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and ahead > 0 else ""
+    ahead = any(best.score > rival.score for rival in rivals.values())
+    chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and ahead else ""
+    claim = " and ".join(claims)
     return f"The best trial ({best.trial_id}) {claim} on the holdout{images}; {chosen}seeds were not repeated."
 
 
-def _side(record: TrialRecord) -> str:
-    return "above" if record.objectives[record.objective] else "below"
+def _best_baselines(ledger: Ledger) -> dict[str, TrialRecord]:
+    """Each baseline's complete record, the best of those that have a search of their own."""
+    best: dict[str, TrialRecord] = {}
+    for record in ledger.of_role("baseline"):
+        name = record.of or record.trial_id
+        if record.state == COMPLETE and (name not in best or record.score > best[name].score):
+            best[name] = record
+    return best
+
+
+def _sampling_error(best: TrialRecord, rival: TrialRecord, images: int | None) -> float | None:
+    """Half the 95% interval, in points, of the difference of two shares of the images; None for other metrics.
+
+    Both models saw the same images; taking them as independent overstates the error rather than hides it.
+    """
+    if best.objective not in SHARES or not images:
+        return None
+    shares = (best.value / 100, rival.value / 100)
+    return NORMAL_95 * 100 * math.sqrt(sum(share * (1 - share) for share in shares) / images)
+
+
+def _beside(best: TrialRecord, rival: TrialRecord, name: str, error: float | None) -> str:
+    ahead, metric = best.score - rival.score, best.objective
+    gap = f"{format_value(metric, abs(ahead))} {'points' if metric in PERCENT else f'of {metric}'}"
+    whom = "the student trained alone" if name == "scratch" else name
+    if student_of(best.config) != student_of(rival.config):
+        whom += " (another student than the trial's)"
+    if ahead <= 0:
+        return f"does NOT beat {whom}: {f'it is {gap} behind' if ahead else 'they are equal'}"
+    if error is not None and ahead <= error:
+        side = "above" if best.objectives[metric] else "below"
+        return f"is {gap} {side} {whom}, which is no more than chance explains,"
+    return f"beats {whom} by {gap}"
 
 
 def print_table(console: "Console", frame: "pandas.DataFrame") -> None:

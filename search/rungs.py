@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from search.objective import parse_objectives
 from search.settings import Settings
 
 GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, are spread more evenly than random numbers
@@ -60,6 +61,12 @@ def restarts(settings: Settings) -> list[int]:
 def scheduler_notes(settings: Settings) -> list[str]:
     """What the scheduler does otherwise than the settings may suggest."""
     notes = []
+    if settings.scheduler != "none" and len(settings.objectives) > 1:
+        first, *others = (one.metric for one in parse_objectives(settings.objectives, settings.metrics))
+        notes.append(
+            f"{settings.scheduler} stops trials by {first} alone: what is best in {' or '.join(others)} may be stopped "
+            "and be missing from the Pareto front (--set scheduler=none trains all in full)"
+        )
     if settings.scheduler == "hyperband" and brackets(settings) < settings.brackets:
         count = brackets(settings)
         notes.append(

@@ -203,7 +203,8 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
         results.print_table(console, final)
     if best := best_record(ledger):
         console.print(f"\nbest:    {results.in_words(best.params)}")
-    console.print(f"teacher: {plan.settings.teacher} reaches {outcome.teacher['top1']:.2f} on the holdout")
+    if not plan.curves:
+        console.print(f"teacher: {plan.settings.teacher} reaches {outcome.teacher['top1']:.2f} on the holdout")
     console.print(_verdict(ledger, plan))
     if cost := comparisons.branches(ledger):
         console.print(cost)

@@ -138,8 +138,9 @@ def play(job: dict[str, Any], curves: Curves, objectives: list[Objective], repor
             if not math.isfinite(entry.get(key, 0.0)):
                 return {"error": f"the {name} loss is {entry[key]} in epoch {epoch}"}
         if epoch > job["known_epoch"]:
-            tested = _tested(entry, job) if job["test"] and epoch == config["epochs"] else {}
-            if not report({**_plain(entry), "epoch": epoch, **tested}):
+            plain = _plain(entry)
+            tested = _tested(plain, job) if job["test"] and epoch == config["epochs"] else {}
+            if not report({**plain, "epoch": epoch, **tested}):
                 break
     return {}
 

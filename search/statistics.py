@@ -6,8 +6,8 @@ difference is therefore the sum of two variances: that of the seeds' mean differ
 of the images' (each averaged over the seeds) over the number of images. The interval and the p-value are Student's t
 with Satterthwaite's degrees of freedom (1946). A few seeds may agree by chance; so the variance over the seeds is not
 taken for smaller than its mean over all pairs of models that were trained over them, and two seeds alone are never
-surer than their own paired t-test. One seed leaves the images alone: McNemar's exact test. Other metrics leave the
-seeds alone: a t-test over them.
+surer than their own paired t-test. One seed tests nothing: equal configurations differ by more than their images tell.
+Other metrics leave the seeds alone: a t-test over them.
 """
 
 import itertools
@@ -91,10 +91,8 @@ def paired(
         spread: as `pooled` gives it, where more models than these two were trained.
     """
     mean, seeds = statistics.fmean(differences), len(differences)
-    if seeds == 1:
-        if by_image is None:
-            return Tested(1, mean, method="one seed, so nothing is tested")
-        return Tested(1, mean, p=_mcnemar(by_image[0]), method="McNemar's exact test over the images")
+    if seeds == 1:  # that two networks differ says nothing of the next two
+        return Tested(1, mean, method="one seed, so nothing is tested")
     own = (statistics.variance(differences), seeds - 1)
     variance, freedom = spread if spread and spread[0] > own[0] else own
     errors, method = [(variance / seeds, freedom)], "t-test over the seeds"
@@ -133,11 +131,3 @@ def _student(mean: float, errors: list[tuple[float, int]]) -> tuple[float | None
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in errors)
     half = stats.t.ppf(1 - 0.05 / 2, freedom) * math.sqrt(variance)
     return mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), freedom))
-
-
-def _mcnemar(by_image) -> float:
-    """The exact test of McNemar (1947) over the images that just one of the two classifies right."""
-    from scipy import stats
-
-    mine, theirs = int((by_image > 0).sum()), int((by_image < 0).sum())
-    return float(stats.binomtest(mine, mine + theirs, 0.5).pvalue) if mine + theirs else 1.0

@@ -47,14 +47,15 @@ def ready_teacher(plan: Plan, folder: Path, kept: Path, broker, lanes, view, int
         raise StudyError(f"the teacher could not be made ready: {error}") from error
     if teacher is None:
         return {}
-    view.note(_judged(plan, teacher))
+    if not plan.curves:
+        view.note(_judged(plan, teacher))
     return teacher
 
 
 def _judged(plan: Plan, teacher: dict) -> str:
     """How good it is, in words."""
     words = f"teacher {plan.settings.teacher}: {teacher['top1']:.2f}% on the holdout of {teacher['images']} images"
-    if plan.curves or _beats_chance(teacher):
+    if _beats_chance(teacher):
         return words
     if plan.settings.smoke:
         return f"{words} (a smoke run does not judge it)"

@@ -84,7 +84,15 @@ def test_too_few_or_equal_trials_have_no_correlation(ledger):
 def test_an_empty_study_has_a_sentence(ledger):
     assert agreements(ledger) == []
     assert sentence(ledger, [1]).startswith("0 complete trials cannot show")
-    assert sentence(ledger, []) == "No trial could be stopped early, so nothing was misled."
+    assert sentence(ledger, []) == "No trial was stopped early, so nothing was misled."
+
+
+def test_of_several_objectives_it_is_the_first_ones(ledger):
+    for values in CURVES:
+        add(ledger, values, {"val/top1": True, "cost/student_params": False})
+    assert "That is val/top1 alone, by which trials are stopped: of cost/student_params it says nothing." in sentence(
+        ledger, [1]
+    )
 
 
 def test_good_grounds(ledger):

@@ -65,7 +65,7 @@ def test_a_study_that_ended_in_all_ways(tmp_path):
     loads.feed(page)
     assert loads.found == [], "one page that loads nothing"
     assert "default-src 'none'" in page
-    assert "The best trial (3) beats the student trained alone by 15.00 points on the holdout (404 images" in text
+    assert "The best trial (3) beats the student trained alone by 15.00 points and" in text
     assert "There was no final" in section(text, "Result")
     assert "97.50% top-1 on the holdout of 404 images" in section(text, "Teacher")
     assert section(text, "Teacher").split("\n| ")[3] == "dog | 61.5 | 5 | 20 |", "the weakest class first"

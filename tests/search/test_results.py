@@ -91,11 +91,18 @@ def test_the_final_table_has_the_finals_winner_too(ledger):
 
 
 def test_the_verdict_when_the_best_trial_wins(ledger):
-    assert results.verdict(ledger, 450) == (
-        "The best trial (3) beats the student trained alone by 2.31 points on the holdout (450 images, so about ±1.8 "
-        "points of sampling error); it was chosen as the best of 8 on these same images and seeds were not repeated."
+    assert results.verdict(ledger, 4500) == (
+        "The best trial (3) beats the student trained alone by 2.31 points and beats kd by 1.31 points on the holdout "
+        "(4500 images, so up to ±1.1 points of sampling error at 95%); it was chosen as the best of 8 on these same "
+        "images and seeds were not repeated."
     )
-    assert "no more than chance explains" in results.verdict(ledger, 50)
+    few = results.verdict(ledger, 2000)
+    assert "alone by 2.31 points and is 1.31 points above kd, which is no more than chance explains, on the" in few
+
+
+def test_the_verdict_of_a_trial_that_a_baseline_beats(ledger):
+    add(ledger, "kd-1", 95.0, role="baseline", of="kd")  # of its own search
+    assert "and does NOT beat kd: it is 1.69 points behind on the holdout" in results.verdict(ledger, 4500)
 
 
 @pytest.mark.parametrize(("value", "words"), [(90.0, "it is 1.00 points behind"), (91.0, "they are equal")])
@@ -107,11 +114,12 @@ def test_the_verdict_when_it_does_not(tmp_path, value, words):
     assert text.startswith(f"The best trial (0) does NOT beat the student trained alone: {words} on the holdout (450")
 
 
-def test_the_verdict_without_a_student_trained_alone(tmp_path):
+def test_the_verdict_without_a_baseline(tmp_path):
     ledger = Ledger(tmp_path)
-    add(ledger, "scratch", 91.0, epochs=0, role="baseline", error="broken")
     add(ledger, "0", 90.0)
-    assert "did not complete" in results.verdict(ledger, 450)
+    assert "no baseline was asked for, so there is nothing" in results.verdict(ledger, 450)
+    add(ledger, "scratch", 91.0, epochs=0, role="baseline", error="broken")
+    assert "no baseline completed, so there is nothing" in results.verdict(ledger, 450)
 
 
 def is_picture(path):
@@ -199,7 +207,7 @@ def test_the_frame_has_every_objective_and_the_best_of_the_first(ledger):
 
 def test_the_verdict_where_the_holdouts_size_is_not_known(ledger):
     text = results.verdict(ledger, None)
-    assert text.startswith("The best trial (3) beats the student trained alone by 2.31 points on the holdout; it was")
+    assert "by 2.31 points and beats kd by 1.31 points on the holdout; it was chosen" in text
 
 
 def test_the_importance_of_several_objectives_is_for_the_firsts_best(tmp_path):

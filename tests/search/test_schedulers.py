@@ -406,6 +406,12 @@ def test_a_schedule_by_rungs_needs_a_scheduler_with_rungs(name):
 
 def test_what_the_scheduler_does_otherwise_is_said():
     assert scheduler_notes(settings()) == scheduler_notes(hyperband()) == []
+    several = {"objectives": ["top1", "parameters"]}
+    assert scheduler_notes(settings(**several, scheduler="none")) == []
+    assert (
+        "asha stops trials by val/top1 alone: what is best in cost/student_params"
+        in scheduler_notes(settings(**several))[0]
+    )
     assert scheduler_notes(settings(scheduler="hyperband", epochs=36, grace_epochs=12)) == [
         "hyperband has 1 bracket, not 3: a bracket needs a rung of its own, and before epoch 36 they are at 12 "
         "(grace_epochs, then times reduction_factor)"

@@ -221,7 +221,9 @@ def test_a_verdict_ends_a_curve_and_known_epochs_are_not_repeated():
     assert play(job(known_epoch=2), Synthetic(), TOP1, report) == {} and seen == [3]
 
 
-def test_numpy_s_numbers_become_plain_ones():
-    seen = []
-    play(job(), lambda *_: [{"val/top1": np.float64(1.5)}] * 3, TOP1, lambda metrics: seen.append(metrics) or True)
-    assert {type(metrics["val/top1"]) for metrics in seen} == {float}
+def test_numpy_s_numbers_become_plain_ones_those_of_the_test_split_too(tmp_path):
+    seen, entry = [], {"val/top1": np.float64(1.5), "val/loss": np.float64(0.5)}
+    final = job(test=True, folder=str(tmp_path), trial_id="7-seed1")
+    play(final, lambda *_: [entry] * 3, TOP1, lambda metrics: seen.append(metrics) or True)
+    assert seen[-1]["test/loss"] == 0.5
+    assert {type(value) for metrics in seen for key, value in metrics.items() if key != "epoch"} == {float}
