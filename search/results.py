@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.final import best_record, sentence
+from search.finalists import best_baselines
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
 from search.students import student_of
@@ -127,7 +128,7 @@ def verdict(ledger: Ledger, holdout_images: int | None) -> str:
     if best is None:
         return "No trial completed, so there is nothing to compare."
     images = f" ({holdout_images} images)" if holdout_images else ""
-    rivals = _best_baselines(ledger)
+    rivals = best_baselines(ledger)
     if not rivals:
         why = "no baseline completed" if ledger.of_role("baseline") else "no baseline was asked for"
         return (
@@ -143,16 +144,6 @@ def verdict(ledger: Ledger, holdout_images: int | None) -> str:
     chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and ahead else ""
     claim = " and ".join(claims)
     return f"The best trial ({best.trial_id}) {claim} on the holdout{images}; {chosen}seeds were not repeated."
-
-
-def _best_baselines(ledger: Ledger) -> dict[str, TrialRecord]:
-    """Each baseline's complete record, the best of those that have a search of their own."""
-    best: dict[str, TrialRecord] = {}
-    for record in ledger.of_role("baseline"):
-        name = record.of or record.trial_id
-        if record.state == COMPLETE and (name not in best or record.score > best[name].score):
-            best[name] = record
-    return best
 
 
 def _sampling_error(best: TrialRecord, rival: TrialRecord, images: int | None) -> float | None:
