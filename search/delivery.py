@@ -113,8 +113,10 @@ def _record(plan: Plan, source: TrialRecord, epochs: int | None) -> TrialRecord:
     own = settings.recipe.keys() | source.params.keys()  # what was set or searched holds at any length
     longer = {part: at_length[part] for part in facts.full_length if part != "epochs" and part not in own}
     config = {**source.config, **longer, "epochs": epochs, "train_with_holdout": True, "sched_restarts": []}
-    if (raw := source.metric("val/top1_raw")) is not None:  # without a holdout nothing can tell which is better
-        config["model_ema"] = source.metric("val/top1_ema") >= raw
+    first = source.objective
+    if (raw := source.metric(f"{first}_raw")) is not None:  # without a holdout nothing can tell which is better
+        ahead = source.metric(f"{first}_ema") - raw
+        config["model_ema"] = ahead >= 0 if source.objectives[first] else ahead <= 0
     of = f"{source.role} {source.trial_id}"
     name = of.replace(" ", "-") + (f"-{epochs}-epochs" if epochs != facts.full_length["epochs"] else "")
     objectives = {name.replace("val/", "test/"): maximize for name, maximize in source.objectives.items()}

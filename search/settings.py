@@ -134,6 +134,8 @@ def trial_config(settings: Settings, recipe: dict[str, Any], params: dict[str, A
     if problems:
         raise InputError(problems)
     base = settings.model_dump(include=set(TrialConfig.model_fields))
+    first = parse_objectives(settings.objectives, settings.metrics)[0]
+    base["objective"] = f"{'max' if first.maximize else 'min'}:{first.metric.removeprefix('val/')}"
     config = _checked(TrialConfig, {**base, **recipe, "epochs": settings.epochs, **params}, problems)
     if problems:
         raise InputError(problems)

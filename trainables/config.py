@@ -233,3 +233,13 @@ class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe
     """Everything that decides one trial's result."""
 
     seed: int = 0
+    objective: str = Field("max:top1", pattern=r"^(max|min):\w+$")  # of the holdout's figures, what ranks trials
+
+    @property
+    def judged_by(self) -> str:
+        """The figure that ranks trials."""
+        return self.objective.partition(":")[2]
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether a value of that figure is better than another one."""
+        return value > other if self.objective.startswith("max") else value < other

@@ -168,8 +168,7 @@ class _Run:
         """
         if not self.ema:
             return self.student.model
-        last = self.history[-1]
-        averaged = self.config.train_with_holdout or last["val/top1_ema"] > last["val/top1_raw"]
+        averaged = self.config.train_with_holdout or self._averaged_leads(self.history[-1], "val/")
         return self.ema.module if averaged else self.student.model
 
     def close(self) -> None:
@@ -209,8 +208,14 @@ class _Run:
         if not self.ema:
             return raw
         averaged = self._evaluate(self.ema.module)
-        better = averaged if averaged["top1"] > raw["top1"] else raw
-        return {**better, "top1_raw": raw["top1"], "top1_ema": averaged["top1"]}
+        both = {f"{name}_{which}": found.get(name, math.nan)
+                for name in dict.fromkeys(("top1", self.config.judged_by))
+                for which, found in (("raw", raw), ("ema", averaged))}  # fmt: skip
+        return {**(averaged if self._averaged_leads(both) else raw), **both}
+
+    def _averaged_leads(self, figures: dict[str, float], prefix: str = "") -> bool:
+        name = f"{prefix}{self.config.judged_by}"
+        return self.config.better(figures[f"{name}_ema"], figures[f"{name}_raw"])
 
     def _share_batch_norm(self) -> None:
         """Each rank has normalised its own share of the batches; what is judged and saved is the ranks' average."""

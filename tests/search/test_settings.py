@@ -200,3 +200,9 @@ def test_a_pair_that_is_no_dict_is_told_with_its_file(tmp_path):
     path.write_text("from search.study import Scale\nScale(pairs={'a-b': 'resnet18'})\n")
     with pytest.raises(InputError, match=r"space.py fails: TypeError: pair 'a-b' is a str; give its fields"):
         load_space(str(path))
+
+
+@pytest.mark.parametrize(("written", "objective"), [("top1", "max:top1"), ("nll", "min:loss"), ("max:ece", "max:ece")])
+def test_a_trial_knows_what_ranks_it(written, objective):
+    resolved = resolve(study(objectives=[written, "latency"]), {"name": "n", "space": "s"}, [])
+    assert trial_config(resolved, {}, {}).objective == objective

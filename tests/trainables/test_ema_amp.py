@@ -70,6 +70,20 @@ def test_the_delivered_student_is_the_one_that_is_reported(tiny, assets, tmp_pat
     assert last["best/val_top1"] == max(metrics["val/top1"] for metrics in reports)
 
 
+def test_the_better_one_is_so_by_the_objective(tiny, assets, tmp_path):
+    changes = {"student": "test_resnet", "student_kwargs": {}, "opt": "sgd", "lr": 0.05, "model_ema": True}
+    config = tiny(**ALONE, model_ema_decay=0.99999, **changes)  # the average lags far behind
+    by_top1, by_loss, turned = (
+        train(config.model_copy(update={"objective": objective}), assets, tmp_path / objective[4:] / objective[:3])[-1]
+        for objective in ("max:top1", "min:loss", "max:loss")
+    )
+    assert by_loss["val/loss"] == by_loss["val/loss_raw"] < by_loss["val/loss_ema"]
+    assert turned["val/loss"] == turned["val/loss_ema"] and turned["val/top1"] == turned["val/top1_ema"]
+    assert "val/loss_ema" not in by_top1 and by_top1["val/top1"] == by_top1["val/top1_raw"]
+    weights = load_file(tmp_path / "loss" / "max" / STUDENT)
+    assert top1(weights, config, assets) == pytest.approx(turned["val/top1"]), "what is told is delivered"
+
+
 def test_the_average_follows_its_decay_and_leaves_training_alone(tiny, assets, tmp_path):
     plain = train(tiny(**ALONE), assets, tmp_path / "plain")
     averaged = train(tiny(**ALONE, model_ema=True, model_ema_decay=0.5), assets, tmp_path / "averaged")
