@@ -1,5 +1,6 @@
 """The sections of a study's report, in the order in which a reader acts on them."""
 
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -299,11 +300,35 @@ def _end(facts: Facts, ledger: Ledger) -> list[Block]:
 
 def _repeat(facts: Facts) -> list[Block]:
     return [
-        Text("It was started by (give another --name to make a study of its own):"),
-        Code(facts.command, "sh"),
-        Text(f"The space as it was is in space.py, and all that was settled in {SETTINGS}:"),
+        *_sessions(facts),
+        Text(f"The space as it was last is in space.py, and all that was settled then in {SETTINGS}:"),
         Code(facts.written, "yaml"),
     ]
+
+
+def _sessions(facts: Facts) -> list[Block]:
+    """Each session's command and what it said at its start; in older studies, which kept neither, the flags of all."""
+    sessions = facts.account.get("sessions", [])
+    known = [bool(session.get("command")) for session in sessions]
+    blocks: list[Block] = []
+    if not known or not all(known):
+        words = "The flags of its sessions together, later ones above earlier ones"
+        blocks += [Text(f"{words} (give another --name to make a study of its own):"), Code(facts.command, "sh")]
+    if any(known):
+        words = "Each session's command, and what it said at its start"
+        blocks.append(Text(f"{words} (another --name in all of them makes a study of its own):"))
+        for number, session in enumerate(sessions, 1):
+            blocks += _session(number, session)
+    return blocks
+
+
+def _session(number: int, session: dict[str, Any]) -> list[Block]:
+    started = session.get("started")
+    when = "" if started is None else time.strftime(", %Y-%m-%d %H:%M", time.localtime(started))
+    command = session.get("command")
+    blocks: list[Block] = [Text(f"Session {number}{when}:{'' if command else ' its command was not kept.'}")]
+    blocks += [Code(command, "sh")] if command else []
+    return blocks + [Text(note, note=True) for note in session.get("notes", [])]
 
 
 def _drawn(study: "optuna.Study | None", make: Callable, empty: str, picture: str | None = None) -> list[Block]:

@@ -28,8 +28,11 @@ RESULTS, BEST_RESULTS = ("trials.csv", "history.png", "importance.png"), ("best.
 REPORT = ("report.html", "report.md")
 
 
-def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) -> int:
+def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, command: str) -> int:
     """Runs or goes on with a study and leaves its results in its folder; returns the exit code.
+
+    Args:
+        command: the one that was typed, for the report.
 
     Raises:
         InputError: the teacher turned out unfit, or MLflow refused; a new study's folder is removed then.
@@ -65,7 +68,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
             for note in plan.notes:
                 view.note(note)
             try:
-                with Account(folder) as account:
+                with Account(folder, command=command, notes=plan.notes) as account:
                     with experiment.interruptible():
                         outcome = experiment.run(account)
                     account.end(outcome.ending.field, outcome.ending.limit, outcome.ending.reason)

@@ -81,6 +81,27 @@ def test_a_study_that_ended_in_all_ways(tmp_path):
     assert "| 0.00 |" not in section(text, "Optimisation history") and "| 3 | 80.00 |" in text
 
 
+def test_each_session_is_told_with_its_command_and_its_notes(tmp_path):
+    """An extended study was not started with the flags of its last session."""
+    made = mixed(tmp_path)
+    warm, narrowed = "warm start from a: 3 first guesses", "search.eps: 1..2 instead of 0.8..2.5; 3 of 6 trials keep it"
+    first = {"started": 0.0, "command": "python run.py --name mine --trials 6", "notes": [warm, "x < y"]}
+    second = {"started": 9e5, "command": "python run.py --name mine --resume --trials 8", "notes": [narrowed]}
+    made.account(first, second)
+    page, text = written(made)
+    told = section(text, "To repeat it")
+    assert [line for line in told.splitlines() if line.startswith("python")] == [first["command"], second["command"]]
+    assert re.findall(r"^\*(.+)\*$", told, re.MULTILINE) == [warm, "x < y", narrowed]
+    assert told.index("Session 1, 19") < told.index(warm) < told.index("Session 2, 19") < told.index(narrowed)
+    assert "'eps=a b'" not in told, "no session had these flags"
+    assert f"<code>{second['command']}</code>" in page and "<p class=note>x &lt; y</p>" in page
+
+    made.account({}, second)  # begun before commands were kept
+    told = section(written(made)[1], "To repeat it")
+    assert "The flags of its sessions together" in told and "--name mine --smoke" in told
+    assert "Session 1: its command was not kept." in told and second["command"] in told
+
+
 def test_all_figures_are_drawn(tmp_path):
     """History, parallel coordinates, a slice a parameter, both importances, agreement, curves, timeline, the final."""
     made = mixed(tmp_path)
