@@ -34,20 +34,27 @@ def best_name(metric: str) -> str:
 
 
 def trials_frame(ledger: Ledger) -> "pandas.DataFrame":
-    """One row a trial, in the order they started; `seconds` is what its epochs took."""
+    """One row a trial, in the order they started; `seconds` is what its epochs took.
+
+    Finalists' figures of the test split are its last columns, `test/…`.
+    """
     import pandas
 
-    rows = []
+    rows, judged = [], {}
     for record in ledger.records.values():
         row = {"trial_id": record.trial_id, "role": record.role, "state": record.state, "reason": record.reason}
         row |= _row(record) | {best_name(record.objective): record.best}
         row |= {name: record.metric(name) for name in record.objectives}
         row |= record.params | flat_params(record.config, Distillation.model_fields)
         row |= {key: value for key, value in (record.history or [{}])[0].items() if key.startswith("cost/")}
+        tested = {key: value for entry in record.history for key, value in entry.items() if key.startswith("test/")}
+        judged |= tested
+        row |= tested
         rows.append({key: as_text(value) if isinstance(value, list) else value for key, value in row.items()})
     first = ["trial_id", "role", "state", "reason", "epochs", ledger.objective, best_name(ledger.objective), "seconds"]
     frame = pandas.DataFrame(rows)
-    return frame.reindex(columns=first + [column for column in frame.columns if column not in first])
+    between = [column for column in frame.columns if column not in first and column not in judged]
+    return frame.reindex(columns=[*first, *between, *judged])
 
 
 def write_trials_csv(ledger: Ledger, path: Path) -> None:
