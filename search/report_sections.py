@@ -64,10 +64,13 @@ def sections(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> list
 def _result(facts: Facts, ledger: Ledger) -> list[Block]:
     blocks: list[Block] = []
     if winner(ledger):
+        anew = scheduling.restarts(facts.settings)
+        like = "as in the search" if not anew else "as many as in the search but on one schedule of the learning rate"
+        like += " (the search's begins anew at its rungs)" if anew else ""
         blocks += [
             Text(
                 f"The final: the best trials and the baselines, each trained again for {facts.settings.epochs} epochs, "
-                "as in the search, with other seeds. The best was chosen on the holdout (val/); the test split (test/) "
+                f"{like}, with other seeds. The best was chosen on the holdout (val/); the test split (test/) "
                 "chose nothing."
             ),
             Table(final_frame(ledger, ledger.folder)),

@@ -141,6 +141,21 @@ def test_the_final_speaks_first(tmp_path):
     assert "the machine went away" in section(text, "How it ended")
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "9 epochs, as in the search, with other seeds."),
+        ({"stopping_schedule": "rung"}, "9 epochs, as many as in the search but on one schedule of the learning rate"),
+        ({"stopping_schedule": "rung", "scheduler": "none"}, "9 epochs, as in the search, with other seeds."),
+    ],
+)
+def test_how_the_finals_training_differs_from_the_searchs(tmp_path, fields, words):
+    made = Made(tmp_path, **fields)
+    made.trial(rising(70.0))
+    made.final("0", [70.0])
+    assert words in section(written(made)[1], "Result")
+
+
 def test_two_objectives(tmp_path):
     made = Made(tmp_path, objectives=["top1", "min:training_time"])
     for value, epochs in ((70.0, 9), (75.0, 9), (72.0, 9), (80.0, 9)):
