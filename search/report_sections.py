@@ -12,7 +12,7 @@ from search import agreement, comparisons, plots, report_figures, results, spend
 from search import rungs as scheduling
 from search.final import best_record, final_frame, winner
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
-from search.objective import format_value
+from search.objective import TOP1, format_value
 from search.report_facts import SETTINGS, Facts
 from search.report_page import Block, Charts, Code, Section, Table, Text
 from search.tracking_store import as_text
@@ -67,13 +67,15 @@ def _result(facts: Facts, ledger: Ledger) -> list[Block]:
         anew = scheduling.restarts(facts.settings)
         like = "as in the search" if not anew else "as many as in the search but on one schedule of the learning rate"
         like += " (the search's begins anew at its rungs)" if anew else ""
+        table = final_frame(ledger, ledger.folder)
         blocks += [
             Text(
                 f"The final: the best trials and the baselines, each trained again for {facts.settings.epochs} epochs, "
                 f"{like}, with other seeds. The best was chosen on the holdout (val/); the test split (test/) "
                 "chose nothing."
             ),
-            Table(final_frame(ledger, ledger.folder)),
+            Table(table),
+            *_intervals(ledger, list(table.columns)),
             *_charts(lambda: report_figures.final(ledger), "No run of the final has figures of the test split."),
             Text(
                 "± is the standard deviation over the seeds. Dots are means with their 95% intervals (Student's t), "
@@ -101,6 +103,21 @@ def _result(facts: Facts, ledger: Ledger) -> list[Block]:
     if cost := comparisons.branches(ledger):
         blocks.append(Text(cost[0].upper() + cost[1:] + "."))
     return blocks
+
+
+def _intervals(ledger: Ledger, columns: list[str]) -> list[Block]:
+    """Why the final's intervals and its comparison need not agree, where they do not count the same."""
+    if ledger.objective != TOP1 or not {"95% CI", "best is"} <= set(columns):
+        return []
+    return [
+        Text(
+            "The column 95% CI is over the seeds alone: where the mean of more seeds would lie on these same images. "
+            "The comparison (best is, p, and the interval in the sentence above) pairs both models by seed and by "
+            "image, and counts that the test images too are a random draw. So the two differ, and neither follows from "
+            "the other.",
+            note=True,
+        )
+    ]
 
 
 def _teacher(facts: Facts) -> list[Block]:

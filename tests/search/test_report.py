@@ -137,6 +137,7 @@ def test_the_final_speaks_first(tmp_path):
     assert lead.startswith("On the test split (100 images), over 3 seeds, trial 3 reaches test/top1 80.50 ± 0.50: ")
     assert "it is better than scratch by 20.00 points" in lead
     result = section(text, "Result")
+    assert result.index("| 95% CI |") < result.index("*The column 95% CI is over the seeds alone: ")
     assert "| trial 3 (best) | 3 |" in result and "| trial 0, 1 failed | 2 |" in result
     assert "the machine went away" in section(text, "How it ended")
 
@@ -153,7 +154,8 @@ def test_how_the_finals_training_differs_from_the_searchs(tmp_path, fields, word
     made = Made(tmp_path, **fields)
     made.trial(rising(70.0))
     made.final("0", [70.0])
-    assert words in section(written(made)[1], "Result")
+    result = section(written(made)[1], "Result")
+    assert words in result and "The column 95% CI" not in result, "one seed has no interval"
 
 
 def test_two_objectives(tmp_path):
