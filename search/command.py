@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -176,6 +177,7 @@ def _detach(argv: list[str], name: str, folder: Path, console) -> int:
             start_new_session=True,
         )
     console.print(f"study {name} runs in the background (process {child.pid})")
-    console.print(f"follow it:   tail -f {folder / 'console.log'}")
+    follow = shlex.join(["tail", "-f", str(folder / "console.log")])
+    console.print(f"follow it:   {follow}", soft_wrap=True, markup=False)
     console.print(f"stop it:     kill -INT {child.pid}")
     return 0
