@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     import pandas
     from rich.console import Console
 
-AHEAD = "over scratch"  # the final table's difference in points
+AHEAD = "over scratch"  # the final table's difference, in the objective's units
+OBJECTIVE = "objective"  # the name under which a frame's `attrs` have the objective
 SHARES = ("val/top1", "val/top5", "val/agreement")  # percents that are shares of the images
-DECIMALS = dict.fromkeys((*PERCENT, AHEAD, "top1"), 2) | {"val/loss": 4, "seconds": 0}
+DECIMALS = dict.fromkeys((*PERCENT, "top1"), 2) | {"val/loss": 4, "seconds": 0}
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
@@ -82,7 +83,9 @@ def final_table(ledger: Ledger) -> "pandas.DataFrame":
         row |= {key: last.get(key) for key in ("val/loss", "val/agreement")}
         rows.append(row)
     columns = ["name", ledger.objective, AHEAD, "val/loss", "val/agreement", "epochs", "seconds"]
-    return pandas.DataFrame(rows, columns=list(dict.fromkeys(columns)))  # the loss may be the objective
+    frame = pandas.DataFrame(rows, columns=list(dict.fromkeys(columns)))  # the loss may be the objective
+    frame.attrs[OBJECTIVE] = ledger.objective
+    return frame
 
 
 def front_table(front: list[TrialRecord]) -> "pandas.DataFrame":
@@ -173,17 +176,18 @@ def print_table(console: "Console", frame: "pandas.DataFrame") -> None:
         numeric = pandas.api.types.is_numeric_dtype(frame[column])
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.to_dict("records"):
-        table.add_row(*(cell(key, value) for key, value in row.items()))
+        table.add_row(*(cell(key, value, frame.attrs.get(OBJECTIVE)) for key, value in row.items()))
     console.print(table, markup=False, highlight=False)
 
 
-def cell(column: str, value: Any) -> str:
-    """A table's value as text, by its column; `-` where there is none."""
+def cell(column: str, value: Any, objective: str | None = None) -> str:
+    """A table's value as text, by its column; `-` where there is none. `objective` is what a difference is of."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
-        sign = "+" if column == AHEAD else ""
-        return f"{value:{sign}.{DECIMALS[column]}f}" if column in DECIMALS else f"{value:.4g}"
+        if column == AHEAD:
+            return f"{'-' if value < 0 else '+'}{format_value(objective or TOP1, abs(value))}"
+        return f"{value:.{DECIMALS[column]}f}" if column in DECIMALS else f"{value:.4g}"
     return str(value)
 
 

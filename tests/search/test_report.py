@@ -178,6 +178,9 @@ def test_less_may_be_better(tmp_path):
     made = Made(tmp_path, objectives=["nll"])
     for value in (0.9, 0.5, 0.7, 0.8):
         made.trial([2.0] * 8 + [value])
+    made.baseline("scratch", [2.0] * 8 + [0.5031])
+    page, text = written(made)
+    assert "| -0.0031 |" in section(text, "Result") and ">-0.0031</td>" in page
     made.baseline("scratch", [2.0] * 8 + [0.75])
     _, text = written(made)
     assert "**The best trial (1) beats the student trained alone by 0.25 of val/loss on the holdout; it was" in text

@@ -193,6 +193,10 @@ def test_less_may_be_better(tmp_path):
     frame = results.final_table(ledger)
     assert frame["name"].tolist() == ["trial 1 (best)", "scratch"] and frame["over scratch"].tolist() == [-0.25, 0.0]
     assert frame.columns.is_unique
+    console = Console(file=StringIO(), width=100)
+    frame.loc[0, "over scratch"] = -0.0023
+    results.print_table(console, frame)
+    assert "-0.0023 " in console.file.getvalue() and "+0 " in console.file.getvalue(), "two decimals would be too few"
     assert plots.view_range(ledger) == (pytest.approx(0.1), pytest.approx(1.3))
     plots.plot_history(ledger, tmp_path / "history.png")
     assert is_picture(tmp_path / "history.png")
