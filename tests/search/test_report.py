@@ -8,7 +8,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from search import report
+from search import report, report_figures
 from search.ledger import Ledger
 from search.optuna_study import FROM
 from search.report_command import write_report
@@ -113,6 +113,20 @@ def test_all_figures_are_drawn(tmp_path):
     assert "Left out, since only some trials have them: eps_stage1." in section(text, "Parallel coordinates")
     for name in ("PED-ANOVA", "fANOVA", "trial 3 (best)", "kd-seed2", '"kd 74.00"'):
         assert name in page, name
+
+
+def test_every_baseline_is_drawn_however_many_there_are(tmp_path):
+    made = Made(tmp_path, objectives=["top1", "min:training_time"])
+    for value in (70.0, 75.0, 72.0):
+        made.trial(rising(value), **{"time/trained_s": 100 - value})
+    names = ["scratch", "kd", "dkd", "dist", "rkd", "crd"]
+    for place, name in enumerate(names):
+        made.baseline(name, rising(60.0 + place), **{"time/trained_s": 40.0})
+    study, ledger = made.study, made.ledger
+    for figure in (report_figures.history(study, ledger), *report_figures.slices(study, ledger)):
+        assert [one.y0 for one in figure.layout.shapes] == [60.0, 61.0, 62.0, 63.0, 64.0, 65.0]
+    for figure in (report_figures.curves(ledger), *report_figures.pareto(study, ledger)):
+        assert [trace.name for trace in figure.data if trace.name in names] == names
 
 
 def test_other_studies_trials_are_not_this_ones(tmp_path):
