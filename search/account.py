@@ -1,14 +1,15 @@
 """What a study has spent: `account.json`, the wall time of every session by phase, and what ended the study.
 
-A session is one process at the study. Each keeps an entry of its own, which a thread writes every other second, so that
-a session that is killed loses no more; what passes between two sessions is nobody's.
+A session is one process at the study. Each keeps an entry of its own, its command and first notes with it, which a
+thread writes every other second, so that a session that is killed loses no more; what passes between two sessions is
+nobody's.
 """
 
 import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,22 @@ class Account:
     Args:
         folder: the study's.
         clock: seconds that only grow.
+        command: the one that started this session, without secrets.
+        notes: what it said at its start.
 
     Raises:
         InputError: the file of earlier sessions cannot be read.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.monotonic, *, command: str = "", notes: Iterable[str] = ()
+    ):
         self._path, self._clock = Path(folder) / ACCOUNT, clock
         earlier = _read(self._path)
         self._earlier: list[dict[str, Any]] = earlier.get("sessions", [])
         self._lost_epochs = earlier.get("lost_epochs", 0)
         self._ended: dict[str, Any] = {}
-        self._entry = {"started": time.time(), "wall_s": {}, "held_s": {}}
+        self._entry = {"started": time.time(), "command": command, "notes": list(notes), "wall_s": {}, "held_s": {}}
         self._phase, self._holding, self._at = START_UP, 0, clock()
         self._before = {kind: sum(sum(one[kind].values()) for one in self._earlier) for kind in ("wall_s", "held_s")}
         self._lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import Plan, preflight
 from search.rehearsal import estimate, rehearse
-from search.resume import JOURNAL, LOCK, STARTED, as_before, check_same, remember, sole_session
+from search.resume import JOURNAL, LOCK, STARTED, as_before, check_same, remember, sole_session, typed
 from search.settings import Settings, resolve
 from search.space_file import load_space
 from search.terminal import noise_to, person_console
@@ -40,6 +41,7 @@ def run_command(arguments, argv: list[str]) -> int:
     """
     flags = {flag: getattr(arguments, flag) for flag in FLAGS if getattr(arguments, flag) is not None}
     sets, space, resume = list(arguments.set), arguments.space, arguments.resume
+    given = (dict(flags), list(sets))
     import_from_current_folder()
     if resume:
         flags, sets = as_before(flags, sets)
@@ -82,7 +84,8 @@ def run_command(arguments, argv: list[str]) -> int:
         if not arguments.detach:
             from search.session import run_session
 
-            return run_session(plan, folder, Path(space), console, resume=resume)
+            command = typed(str(space), {"name": settings.name, **given[0]}, given[1], resume=begun)
+            return run_session(plan, folder, Path(space), console, resume=resume, command=command)
     return _detach(argv, settings.name, folder, console)
 
 
@@ -174,6 +177,7 @@ def _detach(argv: list[str], name: str, folder: Path, console) -> int:
             start_new_session=True,
         )
     console.print(f"study {name} runs in the background (process {child.pid})")
-    console.print(f"follow it:   tail -f {folder / 'console.log'}")
+    follow = shlex.join(["tail", "-f", str(folder / "console.log")])
+    console.print(f"follow it:   {follow}", soft_wrap=True, markup=False)
     console.print(f"stop it:     kill -INT {child.pid}")
     return 0

@@ -1,7 +1,6 @@
 """What a study's folder tells beside its records: settings, how it was started, the teacher, the account."""
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from search.ledger import Ledger
-from search.resume import JOURNAL, STARTED, known_studies
+from search.resume import JOURNAL, STARTED, known_studies, typed
 from search.settings import Settings, describe
-from search.tracking_store import shown
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ class Facts:
         folder: the study's.
         settings: those of its latest session.
         written: `settings.yaml` as it stands, resolved recipes included.
-        started: how it was started: `space`, `flags`, `set`; {} where that is not known.
+        started: its sessions' flags together: `space`, `flags`, `set`; {} where that is not known.
         teacher: as `trainables.teacher_job.prepare_teacher` returns it; {} where it is not known.
         account: `account.json`; {} in studies without one.
         holdout_images, test_images: the splits' sizes; None where they are not known.
@@ -47,18 +45,9 @@ class Facts:
 
     @property
     def command(self) -> str:
-        """The command that started the study, the password of a tracking server left out."""
-        words = ["python", "search/run.py", "--space", str(self.started.get("space", self.settings.space))]
+        """The command with the flags of all sessions together, later ones above earlier ones."""
         flags = {"name": self.settings.name, **self.started.get("flags", {})}
-        for name, value in flags.items():
-            if name == "space" or value is False or value is None:
-                continue
-            words.append(f"--{name.replace('_', '-')}")
-            if value is not True:
-                words += [shown(str(part)) for part in (value if isinstance(value, list) else [value])]
-        given = [item.partition("=") for item in self.started.get("set", [])]
-        sets = [f"{name}{equals}{shown(value)}" for name, equals, value in given]
-        return shlex.join([*words, *(["--set", *sets] if sets else [])])
+        return typed(str(self.started.get("space", self.settings.space)), flags, self.started.get("set", []))
 
 
 def read_study(storage: Path, name: str) -> tuple[Facts, Ledger, "optuna.Study | None"]:

@@ -3,6 +3,7 @@
 Each function returns None where there is too little to draw; the section then says so.
 """
 
+import itertools
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ def pareto(study: optuna.Study, ledger: Ledger) -> "list[Figure]":
             label = "on the front" if best else "beaten"
             trace.update(name=label, showlegend=True)
             trace.marker.update(color=colour, showscale=False, size=9, line={"width": 0})
-        for colour, record in zip(BASELINE_COLOURS, _baselines(ledger), strict=False):
+        for colour, record in _coloured_baselines(ledger):
             figure.add_scatter(
                 x=[record.metric(name)],
                 y=[record.value],
@@ -153,7 +154,7 @@ def curves(ledger: Ledger) -> "Figure | None":
             opacity=1 if strong else 0.55,
             showlegend=strong or len(trials) <= NAMED_CURVES,
         )
-    for colour, record in zip(BASELINE_COLOURS, _baselines(ledger), strict=False):
+    for colour, record in _coloured_baselines(ledger):
         points = [(entry["epoch"], entry[record.objective]) for entry in record.history if record.objective in entry]
         figure.add_scatter(
             x=[epoch for epoch, _ in points],
@@ -291,8 +292,13 @@ def _baselines(ledger: Ledger) -> list[TrialRecord]:
     return [one for one in ledger.of_role("baseline") if one.state == COMPLETE and not one.of]
 
 
+def _coloured_baselines(ledger: Ledger) -> list[tuple[str, TrialRecord]]:
+    """Each with a colour; those beyond the last colour have the first ones again."""
+    return list(zip(itertools.cycle(BASELINE_COLOURS), _baselines(ledger), strict=False))
+
+
 def _baseline_lines(figure: "Figure", ledger: Ledger, named: bool = True) -> None:
-    for colour, record in zip(BASELINE_COLOURS, _baselines(ledger), strict=False):
+    for colour, record in _coloured_baselines(ledger):
         text = f"{record.trial_id} {format_value(ledger.objective, record.value)}"
         words = {"annotation_text": text, "annotation_font_color": colour} if named else {}
         figure.add_hline(y=record.value, line={"color": colour, "dash": "dash", "width": 1.2}, **words)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from search.report_style import CSS, SCRIPT
-from search.results import cell
+from search.results import OBJECTIVE, cell
 
 if TYPE_CHECKING:
     import pandas
@@ -152,7 +152,8 @@ def _markdown(block: Block, title: str) -> str:
 
 
 def _texts(frame: "pandas.DataFrame") -> list[list[str]]:
-    return [[cell(name, value) for name, value in row.items()] for row in frame.to_dict("records")]
+    objective = frame.attrs.get(OBJECTIVE)
+    return [[cell(name, value, objective) for name, value in row.items()] for row in frame.to_dict("records")]
 
 
 def _numeric(column: Any) -> bool:

@@ -1,5 +1,6 @@
 """The sections of a study's report, in the order in which a reader acts on them."""
 
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from search import agreement, comparisons, plots, report_figures, results, spend
 from search import rungs as scheduling
 from search.final import best_record, final_frame, winner
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
-from search.objective import format_value
+from search.objective import TOP1, format_value
 from search.report_facts import SETTINGS, Facts
 from search.report_page import Block, Charts, Code, Section, Table, Text
 from search.tracking_store import as_text
@@ -63,13 +64,18 @@ def sections(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> list
 def _result(facts: Facts, ledger: Ledger) -> list[Block]:
     blocks: list[Block] = []
     if winner(ledger):
+        anew = scheduling.restarts(facts.settings)
+        like = "as in the search" if not anew else "as many as in the search but on one schedule of the learning rate"
+        like += " (the search's begins anew at its rungs)" if anew else ""
+        table = final_frame(ledger, ledger.folder)
         blocks += [
             Text(
                 f"The final: the best trials and the baselines, each trained again for {facts.settings.epochs} epochs, "
-                "as in the search, with other seeds. The best was chosen on the holdout (val/); the test split (test/) "
+                f"{like}, with other seeds. The best was chosen on the holdout (val/); the test split (test/) "
                 "chose nothing."
             ),
-            Table(final_frame(ledger, ledger.folder)),
+            Table(table),
+            *_intervals(ledger, list(table.columns)),
             *_charts(lambda: report_figures.final(ledger), "No run of the final has figures of the test split."),
             Text(
                 "± is the standard deviation over the seeds. Dots are means with their 95% intervals (Student's t), "
@@ -97,6 +103,21 @@ def _result(facts: Facts, ledger: Ledger) -> list[Block]:
     if cost := comparisons.branches(ledger):
         blocks.append(Text(cost[0].upper() + cost[1:] + "."))
     return blocks
+
+
+def _intervals(ledger: Ledger, columns: list[str]) -> list[Block]:
+    """Why the final's intervals and its comparison need not agree, where they do not count the same."""
+    if ledger.objective != TOP1 or not {"95% CI", "best is"} <= set(columns):
+        return []
+    return [
+        Text(
+            "The column 95% CI is over the seeds alone: where the mean of more seeds would lie on these same images. "
+            "The comparison (best is, p, and the interval in the sentence above) pairs both models by seed and by "
+            "image, and counts that the test images too are a random draw. So the two differ, and neither follows from "
+            "the other.",
+            note=True,
+        )
+    ]
 
 
 def _teacher(facts: Facts) -> list[Block]:
@@ -299,11 +320,35 @@ def _end(facts: Facts, ledger: Ledger) -> list[Block]:
 
 def _repeat(facts: Facts) -> list[Block]:
     return [
-        Text("It was started by (give another --name to make a study of its own):"),
-        Code(facts.command, "sh"),
-        Text(f"The space as it was is in space.py, and all that was settled in {SETTINGS}:"),
+        *_sessions(facts),
+        Text(f"The space as it was last is in space.py, and all that was settled then in {SETTINGS}:"),
         Code(facts.written, "yaml"),
     ]
+
+
+def _sessions(facts: Facts) -> list[Block]:
+    """Each session's command and what it said at its start; in older studies, which kept neither, the flags of all."""
+    sessions = facts.account.get("sessions", [])
+    known = [bool(session.get("command")) for session in sessions]
+    blocks: list[Block] = []
+    if not known or not all(known):
+        words = "The flags of its sessions together, later ones above earlier ones"
+        blocks += [Text(f"{words} (give another --name to make a study of its own):"), Code(facts.command, "sh")]
+    if any(known):
+        words = "Each session's command, and what it said at its start"
+        blocks.append(Text(f"{words} (another --name in all of them makes a study of its own):"))
+        for number, session in enumerate(sessions, 1):
+            blocks += _session(number, session)
+    return blocks
+
+
+def _session(number: int, session: dict[str, Any]) -> list[Block]:
+    started = session.get("started")
+    when = "" if started is None else time.strftime(", %Y-%m-%d %H:%M", time.localtime(started))
+    command = session.get("command")
+    blocks: list[Block] = [Text(f"Session {number}{when}:{'' if command else ' its command was not kept.'}")]
+    blocks += [Code(command, "sh")] if command else []
+    return blocks + [Text(note, note=True) for note in session.get("notes", [])]
 
 
 def _drawn(study: "optuna.Study | None", make: Callable, empty: str, picture: str | None = None) -> list[Block]:

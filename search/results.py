@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     import pandas
     from rich.console import Console
 
-AHEAD = "over scratch"  # the final table's difference in points
+AHEAD = "over scratch"  # the final table's difference, in the objective's units
+OBJECTIVE = "objective"  # the name under which a frame's `attrs` have the objective
 NORMAL_95 = 1.96
 SHARES = ("val/top1", "val/top5", "val/agreement")  # percents that are shares of the images
-DECIMALS = dict.fromkeys((*PERCENT, AHEAD, "top1"), 2) | {"val/loss": 4, "seconds": 0}
+DECIMALS = dict.fromkeys((*PERCENT, "top1"), 2) | {"val/loss": 4, "seconds": 0}
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
@@ -36,20 +37,27 @@ def best_name(metric: str) -> str:
 
 
 def trials_frame(ledger: Ledger) -> "pandas.DataFrame":
-    """One row a trial, in the order they started; `seconds` is what its epochs took."""
+    """One row a trial, in the order they started; `seconds` is what its epochs took.
+
+    Finalists' figures of the test split are its last columns, `test/…`.
+    """
     import pandas
 
-    rows = []
+    rows, judged = [], {}
     for record in ledger.records.values():
         row = {"trial_id": record.trial_id, "role": record.role, "state": record.state, "reason": record.reason}
         row |= _row(record) | {best_name(record.objective): record.best}
         row |= {name: record.metric(name) for name in record.objectives}
         row |= record.params | flat_params(record.config, Distillation.model_fields)
         row |= {key: value for key, value in (record.history or [{}])[0].items() if key.startswith("cost/")}
+        tested = {key: value for entry in record.history for key, value in entry.items() if key.startswith("test/")}
+        judged |= tested
+        row |= tested
         rows.append({key: as_text(value) if isinstance(value, list) else value for key, value in row.items()})
     first = ["trial_id", "role", "state", "reason", "epochs", ledger.objective, best_name(ledger.objective), "seconds"]
     frame = pandas.DataFrame(rows)
-    return frame.reindex(columns=first + [column for column in frame.columns if column not in first])
+    between = [column for column in frame.columns if column not in first and column not in judged]
+    return frame.reindex(columns=[*first, *between, *judged])
 
 
 def write_trials_csv(ledger: Ledger, path: Path) -> None:
@@ -77,7 +85,9 @@ def final_table(ledger: Ledger) -> "pandas.DataFrame":
         row |= {key: last.get(key) for key in ("val/loss", "val/agreement")}
         rows.append(row)
     columns = ["name", ledger.objective, AHEAD, "val/loss", "val/agreement", "epochs", "seconds"]
-    return pandas.DataFrame(rows, columns=list(dict.fromkeys(columns)))  # the loss may be the objective
+    frame = pandas.DataFrame(rows, columns=list(dict.fromkeys(columns)))  # the loss may be the objective
+    frame.attrs[OBJECTIVE] = ledger.objective
+    return frame
 
 
 def front_table(front: list[TrialRecord]) -> "pandas.DataFrame":
@@ -181,17 +191,18 @@ def print_table(console: "Console", frame: "pandas.DataFrame") -> None:
         numeric = pandas.api.types.is_numeric_dtype(frame[column])
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.to_dict("records"):
-        table.add_row(*(cell(key, value) for key, value in row.items()))
+        table.add_row(*(cell(key, value, frame.attrs.get(OBJECTIVE)) for key, value in row.items()))
     console.print(table, markup=False, highlight=False)
 
 
-def cell(column: str, value: Any) -> str:
-    """A table's value as text, by its column; `-` where there is none."""
+def cell(column: str, value: Any, objective: str | None = None) -> str:
+    """A table's value as text, by its column; `-` where there is none. `objective` is what a difference is of."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
-        sign = "+" if column == AHEAD else ""
-        return f"{value:{sign}.{DECIMALS[column]}f}" if column in DECIMALS else f"{value:.4g}"
+        if column == AHEAD:
+            return f"{'-' if value < 0 else '+'}{format_value(objective or TOP1, abs(value))}"
+        return f"{value:.{DECIMALS[column]}f}" if column in DECIMALS else f"{value:.4g}"
     return str(value)
 
 

@@ -5,12 +5,14 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 from search.objective import parse_objectives
 from search.rungs import restarts
 from search.settings import Settings
+from search.tracking_store import shown
 from trainables.config import DataFields, StudentFields, TeacherFields
 from trainables.errors import InputError
 
@@ -75,6 +77,22 @@ def as_before(flags: dict[str, Any], sets: list[str], asked: str = "--resume") -
     given = {*flags, *(item.split("=")[0] for item in sets)}
     kept = [item for item in before["set"] if item.split("=")[0] not in given]
     return {**{key: value for key, value in before["flags"].items() if key not in given}, **flags}, kept + sets
+
+
+def typed(space: str, flags: dict[str, Any], sets: list[str], resume: bool = False) -> str:
+    """The command with these flags as one types it, the password of a tracking server left out."""
+    words = ["python", "search/run.py", "--space", space]
+    for name, value in flags.items():
+        if name == "space" or value is False or value is None:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words += [shown(str(part)) for part in (value if isinstance(value, list) else [value])]
+    if resume:
+        words.append("--resume")
+    given = [item.partition("=") for item in sets]
+    shown_sets = [f"{name}{equals}{shown(value)}" for name, equals, value in given]
+    return shlex.join([*words, *(["--set", *shown_sets] if sets else [])])
 
 
 def space_of(folder: Path) -> Path:

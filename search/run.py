@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--trials", type=int, metavar="N", help="trials in all, baselines not counted")
     add("--epochs", type=int, metavar="N", help="epochs of a full-length trial")
-    add("--time-budget", type=float, metavar="SECONDS", help="stop searching after so long")
+    add("--time-budget", type=float, metavar="SECONDS", help="of the whole study, its final and all sessions included")
     add("--seed", type=int, metavar="N", help="of sampler, models and the stream of images")
     add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="set any field of the study")
     add("--data", metavar="NAME_OR_DIR", help="torch/NAME, hfds/NAME, or a folder of class folders or idx files")

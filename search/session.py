@@ -1,6 +1,7 @@
 """One session of a study, as a person sees it: opening, the live view, and the end with its files and commands."""
 
 import json
+import shlex
 import shutil
 import sys
 import traceback
@@ -28,8 +29,11 @@ RESULTS, BEST_RESULTS = ("trials.csv", "history.png", "importance.png"), ("best.
 REPORT = ("report.html", "report.md")
 
 
-def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) -> int:
+def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, command: str) -> int:
     """Runs or goes on with a study and leaves its results in its folder; returns the exit code.
+
+    Args:
+        command: the one that was typed, for the report.
 
     Raises:
         InputError: the teacher turned out unfit, or MLflow refused; a new study's folder is removed then.
@@ -65,7 +69,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
             for note in plan.notes:
                 view.note(note)
             try:
-                with Account(folder) as account:
+                with Account(folder, command=command, notes=plan.notes) as account:
                     with experiment.interruptible():
                         outcome = experiment.run(account)
                     account.end(outcome.ending.field, outcome.ending.limit, outcome.ending.reason)
@@ -88,7 +92,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool) ->
             failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)
             tracker.close("FAILED" if failed else "KILLED" if interrupted else "FINISHED")
             experiment.close()
-    again = f"{_command('run', plan, space)} --name {settings.name} --resume"
+    again = _command("run", plan, "--space", str(space), "--name", settings.name, "--resume")
     if problem:
         print(f"error: {' '.join(problem.split())}; see {folder / LOG}; go on with: {again}", file=sys.stderr)
         return 1
@@ -215,9 +219,9 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     console.print(f"files:  {folder}/ ({', '.join(written)})")
     lines = ["", "compare the trials in MLflow's UI:", f"  {_ui_command(uri)}"]
     if best and not plan.curves:
-        export = f"{_command('export', plan, None)} --study {plan.settings.name} --to json --out exported"
+        export = _command("export", plan, "--study", plan.settings.name, "--to", "json", "--out", "exported")
         lines += ["export the best configuration:", f"  {export}"]
-        train = f"{_command('train', plan, None)} --study {plan.settings.name}"
+        train = _command("train", plan, "--study", plan.settings.name)
         lines += ["train it in full, on training split and holdout together, for use:", f"  {train}"]
     if plan.curves:
         lines += [
@@ -239,19 +243,16 @@ def _simulated(settings) -> dict[str, str]:
 
 def _ui_command(uri: str) -> str:
     if uri.startswith("http"):
-        return f"open {shown(uri)}"
-    mlflow = Path(sys.executable).with_name("mlflow")
-    return f"{_relative(mlflow)} ui --backend-store-uri {uri.replace(str(Path.cwd()) + '/', '')} --port 5000"
+        return shlex.join(["open", shown(uri)])
+    mlflow, store = _relative(Path(sys.executable).with_name("mlflow")), uri.replace(f"{Path.cwd()}/", "")
+    return shlex.join([mlflow, "ui", "--backend-store-uri", shown(store), "--port", "5000"])
 
 
-def _command(name: str, plan: Plan, space: Path | None) -> str:
+def _command(name: str, plan: Plan, *flags: str) -> str:
+    """One of our commands for this study, to be pasted into a shell."""
     script = Path(__file__).with_name(f"{name}.py")
-    parts = [_relative(Path(sys.executable)), _relative(script)]
-    if space:
-        parts += ["--space", str(space)]
-    if plan.settings.storage != "runs":
-        parts += ["--storage", plan.settings.storage]
-    return " ".join(parts)
+    storage = [] if plan.settings.storage == "runs" else ["--storage", plan.settings.storage]
+    return shlex.join([_relative(Path(sys.executable)), _relative(script), *flags, *storage])
 
 
 def _relative(path: Path) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import optuna
 from ray.tune.schedulers import TrialScheduler
 
@@ -136,7 +135,6 @@ class _Driver:
             lambda trial_id: self._failed[trial_id],
             {objective.metric: objective.maximize for objective in objectives},
         )
-        np.random.seed(settings.seed)  # Ray's schedulers draw brackets from the global generator
         self._scheduler = make_scheduler(settings, state.ledger, objectives[0])
         self._left = max(0, self._searcher.left(settings.trials))
         self._started = 0

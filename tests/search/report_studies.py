@@ -1,5 +1,6 @@
 """A study's folder as a session leaves it, made by hand: records, Optuna's journal, settings, teacher, predictions."""
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -98,11 +99,12 @@ class Made:
         (kept / "teacher.json").write_text(json.dumps(about))
         (self.folder / "best.yaml").write_text(yaml.safe_dump({"teacher_sha256": SHA, "holdout_images": 404}))
 
-    def account(self) -> None:
-        """An account of two sessions, of which the second was ended by its budget."""
+    def account(self, *told: dict) -> None:
+        """An account of two sessions, of which the second was ended by its budget; `told` are more of their fields."""
         phases = {"start-up": 10.0, "teacher": 30.0, "search": 600.0, "finalists": 300.0, "results": 5.0}
         held = {"teacher": 30.0, "search": 1000.0, "finalists": 500.0}
         sessions = [{"wall_s": phases, "held_s": held}, {"wall_s": {"search": 60.0}, "held_s": {"search": 120.0}}]
+        sessions = [one | more for one, more in itertools.zip_longest(sessions, told, fillvalue={})]
         content = {"sessions": sessions, "lost_epochs": 2, "ended_by": "the time budget of 900 s"}
         (self.folder / "account.json").write_text(json.dumps(content))
 

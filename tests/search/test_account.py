@@ -59,6 +59,15 @@ def test_pauses_between_sessions_are_nobodys(tmp_path, clock):
     assert len(on_disk(tmp_path)["sessions"]) == 3
 
 
+def test_each_session_keeps_its_command_and_its_notes(tmp_path):
+    with Account(tmp_path, command="run a", notes=["warm start from b"]):
+        assert on_disk(tmp_path)["sessions"][0]["command"] == "run a", "a session that is killed has told it"
+    with Account(tmp_path, command="run a --resume"):
+        pass
+    told = [(one["command"], one["notes"]) for one in on_disk(tmp_path)["sessions"]]
+    assert told == [("run a", ["warm start from b"]), ("run a --resume", [])]
+
+
 def test_epochs_of_records_begun_anew_are_kept(tmp_path):
     with Account(tmp_path) as account:
         account.lose(4)

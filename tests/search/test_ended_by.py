@@ -67,6 +67,14 @@ def test_all_tell_what_ended_it(study):
     assert [trial.state.name for trial in told] == ["COMPLETE"] * 2, "Optuna was asked for no trial in vain"
 
 
+def test_the_report_has_the_command_and_what_it_said(study, space):
+    (session,) = json.loads((study[0] / "account.json").read_text())["sessions"]
+    command = f"python search/run.py --space {space[0]} --name s {' '.join(BUDGET)} simulate=synthetic"
+    assert session["command"] == command and session["notes"][0].startswith("simulated (simulate=synthetic): ")
+    told = (study[0] / "report.md").read_text()
+    assert f"```sh\n{command}\n```\n\n*{session['notes'][0]}*" in told
+
+
 def test_it_goes_on_only_with_a_larger_budget(study, space, monkeypatch, capfd):
     monkeypatch.chdir(space[1])
     before = (study[0] / "account.json").read_text()

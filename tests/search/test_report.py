@@ -8,7 +8,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from search import report
+from search import report, report_figures
 from search.ledger import Ledger
 from search.optuna_study import FROM
 from search.report_command import write_report
@@ -81,6 +81,27 @@ def test_a_study_that_ended_in_all_ways(tmp_path):
     assert "| 0.00 |" not in section(text, "Optimisation history") and "| 3 | 80.00 |" in text
 
 
+def test_each_session_is_told_with_its_command_and_its_notes(tmp_path):
+    """An extended study was not started with the flags of its last session."""
+    made = mixed(tmp_path)
+    warm, narrowed = "warm start from a: 3 first guesses", "search.eps: 1..2 instead of 0.8..2.5; 3 of 6 trials keep it"
+    first = {"started": 0.0, "command": "python run.py --name mine --trials 6", "notes": [warm, "x < y"]}
+    second = {"started": 9e5, "command": "python run.py --name mine --resume --trials 8", "notes": [narrowed]}
+    made.account(first, second)
+    page, text = written(made)
+    told = section(text, "To repeat it")
+    assert [line for line in told.splitlines() if line.startswith("python")] == [first["command"], second["command"]]
+    assert re.findall(r"^\*(.+)\*$", told, re.MULTILINE) == [warm, "x < y", narrowed]
+    assert told.index("Session 1, 19") < told.index(warm) < told.index("Session 2, 19") < told.index(narrowed)
+    assert "'eps=a b'" not in told, "no session had these flags"
+    assert f"<code>{second['command']}</code>" in page and "<p class=note>x &lt; y</p>" in page
+
+    made.account({}, second)  # begun before commands were kept
+    told = section(written(made)[1], "To repeat it")
+    assert "The flags of its sessions together" in told and "--name mine --smoke" in told
+    assert "Session 1: its command was not kept." in told and second["command"] in told
+
+
 def test_all_figures_are_drawn(tmp_path):
     """History, parallel coordinates, a slice a parameter, both importances, agreement, curves, timeline, the final."""
     made = mixed(tmp_path)
@@ -92,6 +113,20 @@ def test_all_figures_are_drawn(tmp_path):
     assert "Left out, since only some trials have them: eps_stage1." in section(text, "Parallel coordinates")
     for name in ("PED-ANOVA", "fANOVA", "trial 3 (best)", "kd-seed2", '"kd 74.00"'):
         assert name in page, name
+
+
+def test_every_baseline_is_drawn_however_many_there_are(tmp_path):
+    made = Made(tmp_path, objectives=["top1", "min:training_time"])
+    for value in (70.0, 75.0, 72.0):
+        made.trial(rising(value), **{"time/trained_s": 100 - value})
+    names = ["scratch", "kd", "dkd", "dist", "rkd", "crd"]
+    for place, name in enumerate(names):
+        made.baseline(name, rising(60.0 + place), **{"time/trained_s": 40.0})
+    study, ledger = made.study, made.ledger
+    for figure in (report_figures.history(study, ledger), *report_figures.slices(study, ledger)):
+        assert [one.y0 for one in figure.layout.shapes] == [60.0, 61.0, 62.0, 63.0, 64.0, 65.0]
+    for figure in (report_figures.curves(ledger), *report_figures.pareto(study, ledger)):
+        assert [trace.name for trace in figure.data if trace.name in names] == names
 
 
 def test_other_studies_trials_are_not_this_ones(tmp_path):
@@ -116,8 +151,25 @@ def test_the_final_speaks_first(tmp_path):
     assert lead.startswith("On the test split (100 images), over 3 seeds, trial 3 reaches test/top1 80.50 ± 0.50: ")
     assert "it is better than scratch by 20.00 points" in lead
     result = section(text, "Result")
+    assert result.index("| 95% CI |") < result.index("*The column 95% CI is over the seeds alone: ")
     assert "| trial 3 (best) | 3 |" in result and "| trial 0, 1 failed | 2 |" in result
     assert "the machine went away" in section(text, "How it ended")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "9 epochs, as in the search, with other seeds."),
+        ({"stopping_schedule": "rung"}, "9 epochs, as many as in the search but on one schedule of the learning rate"),
+        ({"stopping_schedule": "rung", "scheduler": "none"}, "9 epochs, as in the search, with other seeds."),
+    ],
+)
+def test_how_the_finals_training_differs_from_the_searchs(tmp_path, fields, words):
+    made = Made(tmp_path, **fields)
+    made.trial(rising(70.0))
+    made.final("0", [70.0])
+    result = section(written(made)[1], "Result")
+    assert words in result and "The column 95% CI" not in result, "one seed has no interval"
 
 
 def test_two_objectives(tmp_path):
@@ -140,6 +192,9 @@ def test_less_may_be_better(tmp_path):
     made = Made(tmp_path, objectives=["nll"])
     for value in (0.9, 0.5, 0.7, 0.8):
         made.trial([2.0] * 8 + [value])
+    made.baseline("scratch", [2.0] * 8 + [0.5031])
+    page, text = written(made)
+    assert "| -0.0031 |" in section(text, "Result") and ">-0.0031</td>" in page
     made.baseline("scratch", [2.0] * 8 + [0.75])
     _, text = written(made)
     assert "**The best trial (1) beats the student trained alone by 0.25 of val/loss on the holdout; it was" in text

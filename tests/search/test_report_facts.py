@@ -4,7 +4,7 @@ import shlex
 import pytest
 
 from search.report_facts import read_facts, read_study
-from search.resume import STARTED
+from search.resume import STARTED, typed
 from search.run import make_parser
 from tests.search.report_studies import NAME, Made, rising
 from trainables.errors import InputError
@@ -36,6 +36,11 @@ def test_passwords_are_left_out(made):
     assert "me:***@host" in command(made, {"tracking_uri": uri}, [])
     assert "me:***@host" in command(made, {}, [f"tracking_uri={uri}"])
     assert "secret" not in command(made, {"tracking_uri": uri}, [f"tracking_uri={uri}"])
+
+
+def test_a_sessions_own_command_says_that_it_goes_on():
+    line = typed("s.py", {"tracking_uri": "http://me:secret@host"}, ["seeds=2"], resume=True)
+    assert line == "python search/run.py --space s.py --tracking-uri 'http://me:***@host' --resume --set seeds=2"
 
 
 def test_the_splits_sizes(made):

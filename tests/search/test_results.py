@@ -61,6 +61,15 @@ def test_the_frame_has_a_row_a_trial(ledger, tmp_path):
     assert len(read) == 12
 
 
+def test_the_frame_ends_with_the_finalists_figures_of_the_test_split(ledger):
+    before = list(results.trials_frame(ledger).columns)
+    add(ledger, "3-seed1", 91.0, role="finalist", of="3", seed=1)
+    add(ledger, "10", 90.0).params["late"] = 1  # of an extension
+    frame = results.trials_frame(ledger).set_index("trial_id", drop=False)
+    assert list(frame.columns) == [*before, "late", "test/top1"]
+    assert frame.loc["3-seed1", "test/top1"] == 91.0 and frame["test/top1"].count() == 1
+
+
 def test_an_empty_study_has_empty_tables(tmp_path):
     ledger = Ledger(tmp_path)
     assert results.trials_frame(ledger).empty
@@ -192,6 +201,10 @@ def test_less_may_be_better(tmp_path):
     frame = results.final_table(ledger)
     assert frame["name"].tolist() == ["trial 1 (best)", "scratch"] and frame["over scratch"].tolist() == [-0.25, 0.0]
     assert frame.columns.is_unique
+    console = Console(file=StringIO(), width=100)
+    frame.loc[0, "over scratch"] = -0.0023
+    results.print_table(console, frame)
+    assert "-0.0023 " in console.file.getvalue() and "+0 " in console.file.getvalue(), "two decimals would be too few"
     assert plots.view_range(ledger) == (pytest.approx(0.1), pytest.approx(1.3))
     plots.plot_history(ledger, tmp_path / "history.png")
     assert is_picture(tmp_path / "history.png")

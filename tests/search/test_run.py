@@ -45,6 +45,11 @@ def test_the_flags_are_these_and_no_more():
     assert flags == {*FLAGS, "-h", "--help"}, "a field of the study needs no flag: --set reaches it"
 
 
+def test_the_time_budget_is_told_as_it_is():
+    (help,) = [action.help for action in run.make_parser()._actions if action.dest == "time_budget"]
+    assert help == "of the whole study, its final and all sessions included", "as search.budgets counts it"
+
+
 def test_every_flag_that_is_a_field_reaches_the_settings():
     names = {flag.removeprefix("--").replace("-", "_") for flag in FLAGS}
     of_the_command = {"space", "dry_run", "resume", "set", "detach"}

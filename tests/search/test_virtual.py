@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -42,6 +43,18 @@ def told(state):
 def test_the_same_seed_gives_the_same_study(sampler):
     assert told(run(sampler=sampler)) == told(run(sampler=sampler))
     assert told(run(sampler=sampler)) != told(run(sampler=sampler, seed=1))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "qmc"])
+def test_the_global_generator_decides_nothing_and_is_not_set_back(sampler):
+    studies = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        studies.append(told(run(sampler=sampler, scheduler="hyperband")))
+    assert studies[0] == studies[1]
+    before = np.random.get_state()[1].copy()
+    run(trials=2, scheduler="none")
+    assert (np.random.get_state()[1] == before).all()
 
 
 def test_all_trials_run_and_the_scheduler_stops_some():
