@@ -11,8 +11,9 @@ import pandas
 from search import agreement, comparisons, plots, report_figures, results, spending
 from search import rungs as scheduling
 from search.final import best_record, final_frame, winner
+from search.final import comparisons as tested
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
-from search.objective import TOP1, format_value
+from search.objective import format_value
 from search.report_facts import SETTINGS, Facts
 from search.report_page import Block, Charts, Code, Section, Table, Text
 from search.tracking_store import as_text
@@ -107,7 +108,7 @@ def _result(facts: Facts, ledger: Ledger) -> list[Block]:
 
 def _intervals(ledger: Ledger, columns: list[str]) -> list[Block]:
     """Why the final's intervals and its comparison need not agree, where they do not count the same."""
-    if ledger.objective != TOP1 or not {"95% CI", "best is"} <= set(columns):
+    if "95% CI" not in columns or not any("images" in one.method for one in tested(ledger, ledger.folder)):
         return []
     return [
         Text(

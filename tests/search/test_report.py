@@ -152,6 +152,9 @@ def test_the_final_speaks_first(tmp_path):
     assert "it is better than scratch by 20.00 points" in lead
     result = section(text, "Result")
     assert result.index("| 95% CI |") < result.index("*The column 95% CI is over the seeds alone: ")
+    for path in made.folder.glob("trials/*-seed*/test.npz"):
+        path.unlink()
+    assert "The column 95% CI" not in written(made)[1], "without predictions both are over the seeds"
     assert "| trial 3 (best) | 3 |" in result and "| trial 0, 1 failed | 2 |" in result
     assert "the machine went away" in section(text, "How it ended")
 
