@@ -13,7 +13,7 @@ Other metrics leave the seeds alone: a t-test over them.
 import itertools
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -104,7 +104,11 @@ def paired(
     if seeds > 2:
         return found
     alone = Tested(seeds, mean, *_student(mean, [(own[0] / seeds, own[1])]), "paired t-test over the seeds")
-    return found if found.p is None or (alone.p is not None and alone.p <= found.p) else alone
+    if found.p is None or (alone.p is not None and alone.p <= found.p):
+        return found
+    if alone.p is not None and found.high - found.low > alone.high - alone.low:
+        return replace(alone, low=found.low, high=found.high)  # two that agree by chance have a short one
+    return alone
 
 
 def holm(values: list[float | None]) -> list[float | None]:

@@ -159,6 +159,14 @@ def test_seeds_that_agree_by_chance_are_no_proof_for_many_images():
     assert found.p > 0.01, "two seeds have one degree of freedom, however many images there are"
 
 
+def test_two_seeds_that_agree_by_chance_have_no_short_interval():
+    images = [np.array([100.0] * 60 + [-100.0] * 20 + [0.0] * 20)] * 2
+    found = paired([40.0, 40.01], images, (4.0, 5))
+    alone = stats.ttest_1samp([40.0, 40.01], 0.0)
+    assert found.p == pytest.approx(alone.pvalue)
+    assert found.high - found.low > 10 > alone.confidence_interval().high - alone.confidence_interval().low
+
+
 def test_what_is_equal_has_no_difference(ledger):
     final(ledger, "0", "trial", [95, 95], [80.0, 81.0])
     final(ledger, "kd", "baseline", [90, 90], [80.0, 81.0])
