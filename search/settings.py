@@ -15,6 +15,7 @@ from trainables.config import DataFields, Distillation, JudgingFields, Recipe, S
 from trainables.errors import InputError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of studies and baselines: names of folders
+OWN = r"-\d+$|-seed\d+$|-as-"  # in the names of the runs that a study makes of its baselines
 RESERVED = ("artifacts", "features", "teachers", "mlflow.db")  # what else lies in the storage
 SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2, "finalists": 1, "seeds": 1}
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
@@ -259,6 +260,11 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
             problems.append(f"baselines: {baseline!r} needs a 'name' of letters, digits, '-', '_' and no mere number")
         elif names.count(name) > 1:
             problems.append(f"baselines: there are several named '{name}'; give each a name of its own")
+        elif re.search(OWN, name):
+            problems.append(
+                f"baselines: '{name}' may be the name of another baseline's run (NAME-1 of its search, NAME-seed1 in "
+                f"the final, NAME-as-1 for another student); name it otherwise, e.g. '{name.replace('-', '_')}'"
+            )
     if settings.gpus_per_trial and settings.gpus_per_trial > 1 and settings.gpus_per_trial % settings.workers_per_trial:
         problems.append(
             f"gpus_per_trial: {settings.gpus_per_trial} cannot be shared evenly by {settings.workers_per_trial} "

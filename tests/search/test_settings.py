@@ -76,6 +76,18 @@ def test_a_bad_value_is_named_with_what_is_allowed(item, said):
     assert said in "\n".join(problems(item))
 
 
+@pytest.mark.parametrize("name", ["kd-1", "kd-seed2", "soft-as-0", "kd-as-kd-1"])
+def test_a_baseline_is_not_named_as_a_run_of_another(name):
+    (problem,) = problems(f"baselines=[kd, {{name: {name}, distiller: kd}}]")
+    assert problem.startswith(f"baselines: '{name}' may be the name of another baseline's run")
+    assert resolved(f"baselines=[kd, {{name: {name.replace('-', '_')}, distiller: kd}}]").baselines
+
+
+@pytest.mark.parametrize("name", ["kd-t4", "kd1", "kd-4.0", "kd-seeds", "as-is", "kd-seed1x"])
+def test_other_names_with_figures_and_dashes_are_fine(name):
+    assert resolved(f"baselines=[kd, {{name: {name}, distiller: kd}}]").baselines
+
+
 def test_a_missing_field_is_named():
     with pytest.raises(InputError, match="student: it is missing"):
         resolve(Study(space=lambda trial: {}, scales={"embedded": Scale(teacher="a")}), {"name": "n", "space": "s"}, [])
