@@ -193,10 +193,18 @@ def describe(error: ValidationError, known: set[str]) -> list[str]:
             lines.append(f"{field}: there is no such field{_near(field, known)}")
         elif item["type"] == "missing":
             lines.append(f"{field}: it is missing; give it in the space or by --set {field}=VALUE")
+        elif field.split(".")[0] == "objectives" and item["input"] in (None, []):
+            lines.append("objectives: none is given; name a metric, or several: --set objectives=top1,parameters")
+        elif item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME:
+            lines.append(
+                f"{field}: {item['input']!r} must be of letters, digits, '.', '_' and '-', the first one a letter or "
+                "digit"
+            )
         else:
             message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             allowed = message if item["type"] == "value_error" else f"must be {message}"
-            lines.append(f"{field}: {item['input']!r} {allowed}" if field else message)
+            value = "no value is given, it" if item["input"] is None else repr(item["input"])
+            lines.append(f"{field}: {value} {allowed}" if field else message)
     return list(dict.fromkeys(lines))
 
 

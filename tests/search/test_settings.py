@@ -70,6 +70,10 @@ def test_every_error_comes_at_once_with_its_field_and_value():
         ("nonsense", "is not FIELD=VALUE"),
         ("teacher_weights=x.pt", "teacher_source='checkpoint'"),
         ("baselines=[fancy]", "'fancy' is none of scratch, kd"),
+        ("name=a b", "name: 'a b' must be of letters, digits, '.', '_' and '-', the first one a letter or digit"),
+        ("objectives=", "objectives: none is given; name a metric, or several: --set objectives=top1,parameters"),
+        ("objectives=[]", "objectives: none is given; name a metric"),
+        ("student=", "student: no value is given, it must be a valid string"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(item, said):
