@@ -93,7 +93,8 @@ class Experiment:
                 drop_checkpoint(self.ledger.trial_folder(record.trial_id))
         if (lost := lanes.all_lost()) and not self._interrupts.is_set():
             raise StudyError(lost)
-        ending = self._budgets.ending or search_ending or all_ran(plan.trials, plan.grid is not None)
+        ran = len(self.ledger.of_role("trial"))
+        ending = self._budgets.ending or search_ending or all_ran(plan.trials, plan.grid is not None, ran)
         if self._interrupts.is_set():
             ending = INTERRUPTED
         return Outcome(ending is INTERRUPTED, self.ledger, teacher, study, self._budgets.spent(), ending)
