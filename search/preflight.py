@@ -9,7 +9,7 @@ from search.curves import Curves, check_curves, make_curves
 from search.earlier import EarlierStudy
 from search.objective import Objective, parse_objectives
 from search.paths import storage_folder
-from search.planning import enumerate_grid, search_notes
+from search.planning import enumerate_grid, final_notes, search_notes
 from search.recipes import TEACHER_RECIPES, family_recipe
 from search.settings import Settings, baseline_params, check_batch, pinned_fields, trial_config
 from search.space import SAMPLES, SearchSpace
@@ -157,7 +157,7 @@ def preflight(
     if curves:
         samples = space.samples(SAMPLES, settings.seed)
         check_curves(curves, [(composed(fields).model_dump(), params) for params, fields in samples], objectives)
-    notes += budget_notes(settings, objectives[0])
+    notes += budget_notes(settings, objectives[0]) + final_notes(settings)
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,

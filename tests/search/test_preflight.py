@@ -212,6 +212,17 @@ def test_what_the_sampler_does_not_model_in_this_space_is_said():
     ]
 
 
+def test_too_few_seeds_for_the_final_are_told():
+    assert planned("seeds=1").notes == [
+        "seeds 1: over training runs no difference from a baseline can be judged; --set seeds=3 or more can"
+    ]
+    assert planned("seeds=2").notes == [
+        "seeds 2: a paired test over two seeds hardly ever shows a difference; --set seeds=3 or more may"
+    ]
+    assert planned("seeds=3").notes == planned("seeds=1", "finalists=0").notes == []
+    assert planned("seeds=1", baselines=[]).notes == planned("seeds=1", "smoke=true").notes == []
+
+
 def test_brute_force_counts_its_points_and_needs_finite_parameters():
     plan = planned("sampler=brute", "trials=50", function=grid_of)
     assert plan.grid is None and (plan.trials, plan.points) == (6, 6)
