@@ -106,6 +106,11 @@ def preflight(
         teacher_family = students.of({}).family
     else:
         splits = _splits(settings, dry_run and not named & {"data", "data_dir"}, notes)
+        if settings.finalists and not splits.test:
+            raise InputError(
+                f"finalists: they are judged on a test split, and data={settings.data!r} has none and classes too "
+                "small to spare one; give a test split, or --set finalists=0"
+            )
         num_classes = len(splits.classes)
         from trainables.metrics import own_metrics
 

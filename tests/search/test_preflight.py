@@ -1,6 +1,7 @@
 import pytest
 import safetensors.torch
 import timm
+from PIL import Image
 
 from search.earlier import EarlierStudy, EarlierTrial
 from search.preflight import preflight
@@ -48,6 +49,18 @@ def test_the_plan_knows_the_data_and_the_models():
     assert plan.base.model_dump(include=set(FIELDS)) == {key: FIELDS[key] for key in FIELDS}
     assert plan.trial_count() == plan.settings.trials + 2 + plan.final_count == 16 + 2 + (3 + 2) * 3
     assert plan.data_fingerprint != planned(holdout=0.3).data_fingerprint
+
+
+def test_data_without_a_test_split_have_no_final(tmp_path):
+    for name in ("cat/0", "cat/1", "dog/0", "dog/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    few = {"data": str(tmp_path), "holdout": 0.5, "recipe": {"batch_size": 2}}
+    assert refused(**few) == [
+        f"finalists: they are judged on a test split, and data={str(tmp_path)!r} has none and classes too small to "
+        "spare one; give a test split, or --set finalists=0"
+    ]
+    assert planned("finalists=0", **few).test_images == 0
 
 
 @pytest.mark.parametrize(
