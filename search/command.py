@@ -13,6 +13,7 @@ from joblib import cpu_count
 
 from search.budgets import check_left
 from search.earlier import read_studies
+from search.estimate import project
 from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import Plan, preflight
@@ -62,7 +63,7 @@ def run_command(arguments, argv: list[str]) -> int:
             plan, splits = preflight(study, settings, earlier=earlier, dry_run=True, named=named)
             if resume:
                 _check_resumed(plan, folder)
-            cost = None if settings.simulate else _rehearsed(plan, splits)
+            cost = project(plan, None) if settings.simulate else _rehearsed(plan, splits)
             plan.notes += _carried(plan, folder, write=False) if resume else []
         print_plan(console, plan, cost)
         return 0
