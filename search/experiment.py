@@ -209,9 +209,16 @@ class Experiment:
         from search.searcher import StudySearcher
 
         settings, objectives = self.settings, self.plan.objectives
-        guesses = settings.first_guesses[: settings.trials] if self.plan.grid is None else []  # a grid begins with them
         study = open_study(
-            self.folder, settings.name, settings.sampler, settings.seed, objectives, guesses, self.plan.priors
+            self.folder,
+            settings.name,
+            settings.sampler,
+            settings.seed,
+            objectives,
+            settings.first_guesses if self.plan.grid is None else [],  # a grid begins with them
+            self.plan.priors,
+            trials=settings.trials,
+            warm=self.plan.warm,
         )
         baselines = {name: config.model_dump() for name, config in self.plan.baselines.items()}
         searcher = StudySearcher(

@@ -22,11 +22,11 @@ def space(trial):
     return {"stages": stages, "eps": trial.suggest_float("eps", 1.0, 2.0)}
 
 
-def planned(*sets, function=space, guesses=(), baselines=("scratch", "kd"), earlier=(), **fields):
+def planned(*sets, function=space, guesses=(), baselines=("scratch", "kd"), earlier=(), kept=(), **fields):
     scales = {"embedded": Scale(**{**FIELDS, **fields})}
     study = Study(space=function, scales=scales, first_guesses=list(guesses), baselines=list(baselines))
     settings = resolve(study, {"name": "n", "space": "s.py"}, list(sets))
-    return preflight(study, settings, earlier=list(earlier))[0]
+    return preflight(study, settings, earlier=list(earlier), kept=list(kept))[0]
 
 
 def refused(*sets, **fields) -> list[str]:
@@ -205,6 +205,15 @@ def test_earlier_studies_best_comes_before_the_spaces_guesses_and_each_once():
     assert plan.priors == [] and plan.notes[0].startswith(
         "warm start from before: 2 first guesses; not as observations"
     )
+
+
+def test_what_had_no_room_is_told_and_tried_when_there_is():
+    earlier = earlier_study({"eps": 1.1}, {"eps": 1.2}, {"eps": 1.3})
+    plan = planned("trials=2", guesses=[{"eps": 1.4}], earlier=[earlier])
+    assert plan.warm == [{"eps": 1.1}, {"eps": 1.2}, {"eps": 1.3}]
+    assert plan.notes[1] == "of these 3 guesses 2 can be tried; --resume with more --trials tries the others"
+    on = planned("trials=4", "search.eps=1.15..1.5", guesses=[{"eps": 1.4}], kept=plan.warm)
+    assert on.settings.first_guesses == [{"eps": 1.2}, {"eps": 1.3}, {"eps": 1.4}] and on.notes == []
 
 
 def test_what_the_sampler_does_not_model_in_this_space_is_said():
