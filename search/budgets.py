@@ -261,9 +261,20 @@ class Budgets:
             self._since_best += 1
 
 
-def all_ran(trials: int, grid: bool) -> Ending:
-    """The ending of a study that no other budget ended."""
-    return Ending("trials", trials, f"all {trials} {'points of the grid' if grid else 'trials'} have run")
+def all_ran(trials: int, grid: bool, ran: int) -> Ending:
+    """The ending of a study that no other budget ended.
+
+    Args:
+        trials: how many there are to be.
+        grid: they are the points of one.
+        ran: how many there are; more where an earlier session was asked for more.
+    """
+    if ran > trials:
+        reason = f"{ran} trials have run, more than the {trials} asked for"
+    else:
+        what = "point{} of the grid" if grid else "trial{}"
+        reason = f"its 1 {what.format('')} has run" if trials == 1 else f"all {trials} {what.format('s')} have run"
+    return Ending("trials", trials, reason)
 
 
 def check_left(folder: Path, settings: Settings, maximize: bool) -> None:

@@ -14,6 +14,7 @@ from joblib import cpu_count
 
 from search.budgets import check_left
 from search.earlier import read_studies
+from search.estimate import project
 from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import Plan, preflight
@@ -56,22 +57,23 @@ def run_command(arguments, argv: list[str]) -> int:
     _surroundings(settings, folder, resume)
     begun = resume and (folder / JOURNAL).exists()  # what it began with is in its journal
     earlier = [] if begun else read_studies(settings.warm_start, tracking_uri(settings), storage)
+    kept = _kept(folder) if begun and settings.warm_start else []
     settings = settings.model_copy(update={"concurrency": settings.concurrency or _lanes(settings, arguments.dry_run)})
     console = person_console()
     if arguments.dry_run:
         named = {*flags, *(item.split("=")[0].split(".")[0] for item in sets)}
         with noise_to(Path(os.devnull)):
-            plan, splits = preflight(study, settings, earlier=earlier, dry_run=True, named=named)
+            plan, splits = preflight(study, settings, earlier=earlier, kept=kept, dry_run=True, named=named)
             if resume:
                 _check_resumed(plan, folder)
-            cost = None if settings.simulate else _rehearsed(plan, splits)
+            cost = project(plan, None) if settings.simulate else _rehearsed(plan, splits)
             plan.notes += _carried(plan, folder, write=False) if resume else []
         print_plan(console, plan, cost)
         return 0
     checked = "the space" if settings.simulate else "the space, the data and both models"
     console.print(f"checking {checked} of study [bold]{settings.name}[/]")
     with noise_to(Path(os.devnull)):
-        plan, splits = preflight(study, settings, earlier=earlier)
+        plan, splits = preflight(study, settings, earlier=earlier, kept=kept)
         if not settings.simulate:
             rehearse(plan, splits)
     if resume:
@@ -150,6 +152,12 @@ def _lanes(settings: Settings, dry_run: bool) -> int:
     if settings.gpus_per_trial and by_gpu < 1 and not dry_run:
         raise InputError(f"gpus_per_trial: {settings.gpus_per_trial} asked for, but there are {int(gpus)} GPUs here")
     return max(1, min(by_cpu, by_gpu, settings.trials))
+
+
+def _kept(folder: Path) -> list[dict[str, Any]]:
+    from search.optuna_study import kept_guesses
+
+    return kept_guesses(folder)
 
 
 def _check_resumed(plan: Plan, folder: Path) -> None:

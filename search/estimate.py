@@ -1,8 +1,13 @@
-"""What a study will cost by the time that one trial takes, and which of its budgets will end it."""
+"""What a study will cost by the time that one trial takes, and which of its budgets will end it.
+
+A simulated study's trials take next to no time, and its budgets of time count what passes, not what its curves say
+that training took: of such a study only epochs and trials can be told.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
+from search.budgets import CUTTING
 from search.preflight import Plan
 from search.rungs import bracket_shares
 from search.terminal import span
@@ -23,27 +28,29 @@ class _Limit:
         return max(0, int((self.limit - self.fixed) / (self.trial * share) + 1e-9))
 
 
-def project(plan: Plan, trial_s: float, teacher_s: float) -> dict[str, Any]:
+def project(plan: Plan, trial_s: float | None, teacher_s: float = 0.0) -> dict[str, Any]:
     """The study's cost, all in full length, and with `_min` where the scheduler stops as it may.
 
     Args:
-        trial_s: seconds of a trial of full length.
+        trial_s: seconds of a trial of full length; None of a simulated study, whose epochs alone can be told.
         teacher_s: of the teacher's fitting.
 
     Returns:
         `study_s` and `study_min_s` (seconds over `lanes`, the teacher's fitting not in them), `epochs` and `epochs_min`
         of all runs together, `gpu_hours` and `gpu_hours_min` (the teacher's with them), `money` and `money_min` (None
         without a price), and the shares of all epochs (full length) that the final and the baselines' searches take,
-        `final_share` and `tuned_share`.
+        `final_share` and `tuned_share`. Without a trial's seconds what is made of them is left out.
     """
     settings, lanes = plan.settings, plan.settings.concurrency or 1
     fixed, price = _fixed_runs(plan), settings.price_per_gpu_hour
     figures: dict[str, Any] = {"lanes": lanes, "trial_s": trial_s, "teacher_s": teacher_s}
     for suffix, share in (("", 1.0), ("_min", scheduler_share(settings))):
         runs = plan.trials * share + fixed
+        figures["epochs" + suffix] = round(runs * settings.epochs)
+        if trial_s is None:
+            continue
         hours = (runs * trial_s + teacher_s) * settings.gpus_per_trial / 3600
         figures["study" + suffix + "_s"] = trial_s * runs / lanes
-        figures["epochs" + suffix] = round(runs * settings.epochs)
         figures["gpu_hours" + suffix] = hours
         figures["money" + suffix] = price and hours * price
     runs = plan.trials + fixed
@@ -107,22 +114,28 @@ def expected_end(plan: Plan, figures: dict[str, Any]) -> str:
         words = f"trials ({plan.trials})"
     soft = ["target"] if settings.target is not None else []
     soft += ["patience"] if settings.patience and settings.patience < settings.trials else []
+    soft += not_estimated(plan, figures)
     return words + (f", unless {' or '.join(soft)} comes first" if soft else "")
+
+
+def not_estimated(plan: Plan, figures: dict[str, Any]) -> list[str]:
+    """The budgets that are given and of which nothing can be told: those of time, where nothing is trained."""
+    return [name for name in CUTTING if getattr(plan.settings, name)] if figures["trial_s"] is None else []
 
 
 def _limits(plan: Plan, figures: dict[str, Any]) -> list[tuple[_Limit, int, int]]:
     """The study's hard budgets, and how many trials each allows at least and at most."""
-    settings, fixed = plan.settings, _fixed_runs(plan)
-    trial_s, teacher_s, price = figures["trial_s"], figures["teacher_s"], settings.price_per_gpu_hour or 0.0
-    hours = settings.gpus_per_trial / 3600
-    lanes, epochs = figures["lanes"], settings.epochs
-    fixed_hours, trial_hours = (fixed * trial_s + teacher_s) * hours, trial_s * hours
-    found = [
-        _Limit("time_budget", settings.time_budget, teacher_s + fixed * trial_s / lanes, trial_s / lanes, span),
-        _Limit("gpu_hours", settings.gpu_hours, fixed_hours, trial_hours, lambda hours: f"{hours:.3g} GPU-hours"),
-        _Limit("money", settings.money, fixed_hours * price, trial_hours * price, lambda money: f"{money:.2f}"),
-        _Limit("total_epochs", settings.total_epochs, fixed * epochs, epochs, lambda count: f"{count:.0f} epochs"),
-    ]
+    settings, fixed, epochs = plan.settings, _fixed_runs(plan), plan.settings.epochs
+    found = [_Limit("total_epochs", settings.total_epochs, fixed * epochs, epochs, lambda count: f"{count:.0f} epochs")]
+    if (trial_s := figures["trial_s"]) is not None:
+        teacher_s, lanes, price = figures["teacher_s"], figures["lanes"], settings.price_per_gpu_hour or 0.0
+        hours = settings.gpus_per_trial / 3600
+        fixed_hours, trial_hours = (fixed * trial_s + teacher_s) * hours, trial_s * hours
+        found[:0] = [
+            _Limit("time_budget", settings.time_budget, teacher_s + fixed * trial_s / lanes, trial_s / lanes, span),
+            _Limit("gpu_hours", settings.gpu_hours, fixed_hours, trial_hours, lambda hours: f"{hours:.3g} GPU-hours"),
+            _Limit("money", settings.money, fixed_hours * price, trial_hours * price, lambda money: f"{money:.2f}"),
+        ]
     share = scheduler_share(settings)
     return [(one, one.trials(1.0), one.trials(share)) for one in found if one.limit]
 

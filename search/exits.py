@@ -1,9 +1,19 @@
 """How a command ends: 0 done, 1 failed while running, 2 bad input, 130 interrupted; always one line a problem."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from trainables.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command's flags; what is wrong with them is one line too, without all that might have been given."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command."""
+        self.exit(2, f"error: {' '.join(message.split())} ({self.prog} --help tells all flags)\n")
 
 
 def exit_code(command: Callable[[], int]) -> int:

@@ -93,7 +93,8 @@ class Experiment:
                 drop_checkpoint(self.ledger.trial_folder(record.trial_id))
         if (lost := lanes.all_lost()) and not self._interrupts.is_set():
             raise StudyError(lost)
-        ending = self._budgets.ending or search_ending or all_ran(plan.trials, plan.grid is not None)
+        ran = len(self.ledger.of_role("trial"))
+        ending = self._budgets.ending or search_ending or all_ran(plan.trials, plan.grid is not None, ran)
         if self._interrupts.is_set():
             ending = INTERRUPTED
         return Outcome(ending is INTERRUPTED, self.ledger, teacher, study, self._budgets.spent(), ending)
@@ -209,9 +210,16 @@ class Experiment:
         from search.searcher import StudySearcher
 
         settings, objectives = self.settings, self.plan.objectives
-        guesses = settings.first_guesses[: settings.trials] if self.plan.grid is None else []  # a grid begins with them
         study = open_study(
-            self.folder, settings.name, settings.sampler, settings.seed, objectives, guesses, self.plan.priors
+            self.folder,
+            settings.name,
+            settings.sampler,
+            settings.seed,
+            objectives,
+            settings.first_guesses if self.plan.grid is None else [],  # a grid begins with them
+            self.plan.priors,
+            trials=settings.trials,
+            warm=self.plan.warm,
         )
         baselines = {name: config.model_dump() for name, config in self.plan.baselines.items()}
         searcher = StudySearcher(

@@ -15,7 +15,9 @@ TARGETS = {"json": "the canonical record: every field of the configuration, its 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(prog="search/export.py", description="Export a study's best configuration.")
+    from search.exits import Parser
+
+    parser = Parser(prog="search/export.py", description="Export a study's best configuration.")
     parser.add_argument("--study", required=True, help="the study's name")
     parser.add_argument("--to", required=True, metavar="TARGET", help=f"one of: {', '.join(TARGETS)}")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="a folder that is new or empty")

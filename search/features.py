@@ -16,7 +16,9 @@ if __name__ == "__main__":  # run as a script: the repository's root is what hol
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    from search.exits import Parser
+
+    parser = Parser(
         prog="search/features.py",
         description="Compare the features of two models on the holdout, layer by layer (linear CKA).",
         allow_abbrev=False,

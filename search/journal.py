@@ -86,6 +86,8 @@ def carry_over(folder: Path, space: SearchSpace, seed: int, sampler: str, *, wri
         def fill(fresh) -> None:
             for name, value in attributes.items():
                 fresh._storage.set_study_system_attr(fresh._study_id, name, value)
+            for name, value in study.user_attrs.items():
+                fresh.set_user_attr(name, value)
             fresh.add_trials(trial.now for trial in trials)
 
         _keep(journal)

@@ -19,6 +19,7 @@ from search.samplers import PARTIAL, make_sampler
 
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 FROM = "from"  # user attribute of another study's trial: STUDY/TRIAL
+WARM = "warm_start"  # user attribute of the study: the first guesses that earlier studies gave when it began
 
 
 def open_study(
@@ -29,6 +30,9 @@ def open_study(
     objectives: list[Objective],
     first_guesses: Iterable[dict[str, Any]] = (),
     priors: Iterable[FrozenTrial] = (),
+    *,
+    trials: int | None = None,
+    warm: Iterable[dict[str, Any]] = (),
 ) -> optuna.Study:
     """The Optuna study of a folder (`optuna.log`, a journal that optuna-dashboard opens), new or as it was left.
 
@@ -40,13 +44,20 @@ def open_study(
         objectives: what the study looks for.
         first_guesses: parameters that are tried before any is drawn, but for those that a trial has had.
         priors: other studies' trials that a new study's sampler learns from; they come before its own trials.
+        trials: how many there are to be; of the first guesses no more are taken than there is room for. None: all.
+        warm: those of a new study's first guesses that earlier studies gave; kept for when there is more room.
     """
     journal = folder / JOURNAL
     if not journal.exists():  # whole or not at all: a study that was cut off here begins anew
         directions = [objective.direction for objective in objectives]
-        write_journal(journal, name, directions, lambda study: study.add_trials(priors))
+
+        def begin(fresh: optuna.Study) -> None:
+            fresh.set_user_attr(WARM, list(warm))
+            fresh.add_trials(priors)
+
+        write_journal(journal, name, directions, begin)
     study = load_study(journal, name)
-    for guess in _untried(study, first_guesses):
+    for guess in _untried(study, first_guesses)[: None if trials is None else _room(study, trials)]:
         study.enqueue_trial(guess)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -60,6 +71,17 @@ def _untried(study: optuna.Study, guesses: Iterable[dict[str, Any]]) -> list[dic
     own = [trial for trial in study.get_trials(deepcopy=False) if not is_prior(trial)]
     had = [trial.system_attrs.get("fixed_params", {}) | trial.params for trial in own]
     return [guess for guess in guesses if not any(guess.items() <= params.items() for params in had)]
+
+
+def _room(study: optuna.Study, trials: int) -> int:
+    """How many of so many trials are neither begun nor waiting; one that failed before it began does not count."""
+    own = [trial for trial in study.get_trials(deepcopy=False) if not is_prior(trial)]
+    return max(0, trials - sum(trial.state != TrialState.FAIL or "state" in trial.user_attrs for trial in own))
+
+
+def kept_guesses(folder: Path) -> list[dict[str, Any]]:
+    """The first guesses that earlier studies gave when the study of a folder began."""
+    return load_study(folder / JOURNAL).user_attrs.get(WARM, [])
 
 
 def load_study(journal: Path, name: str | None = None) -> optuna.Study:

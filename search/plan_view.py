@@ -3,25 +3,26 @@
 from typing import Any
 
 from search import results
-from search.estimate import expected_end, warnings
+from search.estimate import expected_end, not_estimated, warnings
 from search.preflight import Plan
 from search.terminal import span
 
 SAMPLES_SHOWN = 5
 
 
-def print_plan(console, plan: Plan, cost: dict[str, Any] | None) -> None:
+def print_plan(console, plan: Plan, cost: dict[str, Any]) -> None:
     """What a dry run shows: both models, the stages, sampled configurations and the estimate.
 
     Args:
         console: where.
         plan: the study's.
-        cost: as `search.rehearsal.estimate` gives it; None of a simulated study, which has no models.
+        cost: as `search.rehearsal.estimate` gives it; of a simulated study, which has no models, as
+            `search.estimate.project` gives it without a trial's time.
     """
     settings = plan.settings
-    student, branches = (
-        (f", {_millions(cost['cost/student_params'])} parameters", _branches(cost)) if cost else ("", "")
-    )
+    student = branches = ""
+    if not settings.simulate:
+        student, branches = f", {_millions(cost['cost/student_params'])} parameters", _branches(cost)
     lines = [
         ("study", f"{settings.name}: {plan.trials} trials of {settings.epochs} epochs, {settings.sampler} sampler, "
                   f"{settings.scheduler} scheduler; baselines {', '.join(plan.baselines)}"),
@@ -38,8 +39,7 @@ def print_plan(console, plan: Plan, cost: dict[str, Any] | None) -> None:
     console.print(f"\n{SAMPLES_SHOWN} configurations from the space:")
     for params, _ in plan.space.samples(SAMPLES_SHOWN, settings.seed):
         console.print(f"  {results.in_words(params)}")
-    if cost:
-        _print_cost(console, plan, cost)
+    _print_cost(console, plan, cost)
     console.print("nothing was trained or written")
 
 
@@ -54,10 +54,21 @@ def _branches(cost: dict[str, Any]) -> str:
 
 
 def _print_cost(console, plan: Plan, cost: dict[str, Any]) -> None:
-    import torch
+    console.print()
+    if not plan.settings.simulate:
+        _print_times(console, plan, cost)
+    for word, text in _budgets(plan, cost):
+        console.print(f"{word:<10} {text}")
+    if plan.settings.gpus_per_trial and not plan.settings.simulate:
+        import torch
 
+        if not torch.cuda.is_available():
+            console.print("there is no GPU here: these are the times of this machine's CPU")
+
+
+def _print_times(console, plan: Plan, cost: dict[str, Any]) -> None:
     console.print(
-        f"\na step takes {cost['step_s']:.3g} s here ({cost['distiller']}, all stages, batch {plan.base.batch_size}), "
+        f"a step takes {cost['step_s']:.3g} s here ({cost['distiller']}, all stages, batch {plan.base.batch_size}), "
         f"{cost['steps_per_epoch']} steps an epoch: a full trial {span(cost['trial_s'])}"
     )
     console.print(
@@ -65,10 +76,6 @@ def _print_cost(console, plan: Plan, cost: dict[str, Any]) -> None:
         f"at most {span(cost['study_s'])}"
         + (f"; before it the teacher's fitting, {span(cost['teacher_s'])}" if cost["teacher_s"] else "")
     )
-    for word, text in _budgets(plan, cost):
-        console.print(f"{word:<10} {text}")
-    if plan.settings.gpus_per_trial and not torch.cuda.is_available():
-        console.print("there is no GPU here: these are the times of this machine's CPU")
 
 
 def _budgets(plan: Plan, cost: dict[str, Any]) -> list[tuple[str, str]]:
@@ -80,14 +87,20 @@ def _budgets(plan: Plan, cost: dict[str, Any]) -> list[tuple[str, str]]:
         return least if least == most else f"{least} to {most}"
 
     parts = [f"{least_to_most('epochs', 'd')} epochs"]
-    if settings.gpus_per_trial:
+    if settings.gpus_per_trial and not settings.simulate:
         parts.append(f"{least_to_most('gpu_hours', '.3g')} GPU-hours")
         if settings.price_per_gpu_hour:
             parts.append(f"{least_to_most('money', '.2f')} for them at {settings.price_per_gpu_hour:g} each")
     shares = [f"the final is {cost['final_share']:.0%} of a study without stops"] if plan.final_count else []
     shares += [f"the baselines' searches {cost['tuned_share']:.0%}"] if settings.tune_baselines else []
+    unknown = []
+    if settings.simulate:
+        fields = not_estimated(plan, cost)
+        act = f", and when {' or '.join(fields)} will act" if fields else ""
+        unknown = [("not known", f"how long it takes, since nothing is trained{act}")]
     return [
         ("in all", "; ".join([", ".join(parts), *shares])),
+        *unknown,
         ("ended by", expected_end(plan, cost)),
         *(("warning", text) for text in warnings(plan, cost)),
     ]

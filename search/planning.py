@@ -40,5 +40,14 @@ def search_notes(settings: Settings, space: SearchSpace) -> list[str]:
     return notes + scheduler_notes(settings)
 
 
+def final_notes(settings: Settings) -> list[str]:
+    """What the final's seeds are too few for; a smoke run is not meant to show anything."""
+    if not settings.finalists or not settings.baselines or settings.smoke or settings.seeds > 2:
+        return []
+    if settings.seeds == 1:
+        return ["seeds 1: over training runs no difference from a baseline can be judged; --set seeds=3 or more can"]
+    return ["seeds 2: a paired test over two seeds hardly ever shows a difference; --set seeds=3 or more may"]
+
+
 def _agree(point: dict[str, Any], guess: dict[str, Any]) -> bool:
     return all(name in point and point[name] == value for name, value in guess.items())

@@ -9,13 +9,13 @@ from search.curves import Curves, check_curves, make_curves
 from search.earlier import EarlierStudy
 from search.objective import Objective, parse_objectives
 from search.paths import storage_folder
-from search.planning import enumerate_grid, search_notes
+from search.planning import enumerate_grid, final_notes, search_notes
 from search.recipes import TEACHER_RECIPES, family_recipe
 from search.settings import Settings, baseline_params, check_batch, pinned_fields, trial_config
 from search.space import SAMPLES, SearchSpace
 from search.students import Students, student_of
 from search.study import SCALES, Study
-from search.warm_start import take_over
+from search.warm_start import fitting, take_over
 from trainables.config import DataFields, Distillation, TrialConfig, fields_read
 from trainables.distillers import DISTILLERS, distillers_of
 from trainables.errors import InputError
@@ -48,6 +48,7 @@ class Plan:
     grid: list[dict[str, Any]] | None = None  # with sampler=grid: every point of the space, in the order they are tried
     points: int | None = None  # with sampler=grid or brute: how many the space has, where they can be counted
     priors: list[Any] = field(default_factory=list)  # other studies' trials, as Optuna has them, to learn from
+    warm: list[dict[str, Any]] = field(default_factory=list)  # those of the first guesses that other studies gave
     notes: list[str] = field(default_factory=list)
     curves: Curves | None = None  # of a simulated study, in place of training
 
@@ -80,6 +81,7 @@ def preflight(
     settings: Settings,
     *,
     earlier: list[EarlierStudy] = (),
+    kept: list[dict[str, Any]] = (),
     dry_run: bool = False,
     named: set[str] = frozenset(),
 ) -> tuple[Plan, Any]:
@@ -87,6 +89,7 @@ def preflight(
 
     Args:
         earlier: other studies, whose best trials are tried first where this space has them.
+        kept: the guesses that they gave, of a study that goes on; what this space has of them is tried first.
         dry_run: take synthetic images and random weights where the scale's defaults are not at hand.
         named: the fields the user gave; those must exist, in a dry run too.
 
@@ -106,6 +109,11 @@ def preflight(
         teacher_family = students.of({}).family
     else:
         splits = _splits(settings, dry_run and not named & {"data", "data_dir"}, notes)
+        if settings.finalists and not splits.test:
+            raise InputError(
+                f"finalists: they are judged on a test split, and data={settings.data!r} has none and classes too "
+                "small to spare one; give a test split, or --set finalists=0"
+            )
         num_classes = len(splits.classes)
         from trainables.metrics import own_metrics
 
@@ -142,7 +150,12 @@ def preflight(
     drawn = space.check(settings.seed, composed)
     taken = take_over(earlier, space, composed, settings, splits.fingerprint)
     notes += taken.notes
-    guesses = list(taken.guesses)
+    warm = list(_distinct([*fitting(kept, space, composed), *taken.guesses]))
+    if taken.guesses and len(warm) > settings.trials:
+        notes.append(
+            f"of these {len(warm)} guesses {settings.trials} can be tried; --resume with more --trials tries the others"
+        )
+    guesses = list(warm)
     guesses += filter(None, [space.guess(guess, composed) for guess in settings.first_guesses])
     baselines = _baselines(settings, recipe, available)
     drawn = [composed(space.fields(guess)) for guess in guesses] + drawn
@@ -157,7 +170,7 @@ def preflight(
     if curves:
         samples = space.samples(SAMPLES, settings.seed)
         check_curves(curves, [(composed(fields).model_dump(), params) for params, fields in samples], objectives)
-    notes += budget_notes(settings, objectives[0])
+    notes += budget_notes(settings, objectives[0]) + final_notes(settings)
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,
@@ -180,6 +193,7 @@ def preflight(
         grid=grid,
         points=points,
         priors=taken.priors,
+        warm=warm,
         notes=notes,
         curves=curves,
     )

@@ -15,7 +15,9 @@ if __name__ == "__main__":  # run as a script: the repository's root is what hol
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    from search.exits import Parser
+
+    parser = Parser(
         prog="search/report.py",
         description="Write what came of a study: report.html and report.md in its folder, and in MLflow.",
         allow_abbrev=False,

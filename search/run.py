@@ -16,7 +16,9 @@ if __name__ == "__main__":  # run as a script: the repository's root is what hol
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags that people type daily; everything else is a field, reached by --set."""
-    parser = argparse.ArgumentParser(
+    from search.exits import Parser
+
+    parser = Parser(
         prog="search/run.py",
         description="Search the hyperparameters of OFA-KD for one teacher and one student.",
         allow_abbrev=False,

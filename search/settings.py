@@ -15,6 +15,7 @@ from trainables.config import DataFields, Distillation, JudgingFields, Recipe, S
 from trainables.errors import InputError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of studies and baselines: names of folders
+OWN = r"-\d+$|-seed\d+$|-as-"  # in the names of the runs that a study makes of its baselines
 RESERVED = ("artifacts", "features", "teachers", "mlflow.db")  # what else lies in the storage
 SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2, "finalists": 1, "seeds": 1}
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
@@ -194,10 +195,18 @@ def describe(error: ValidationError, known: set[str]) -> list[str]:
             lines.append(f"{field}: there is no such field{_near(field, known)}")
         elif item["type"] == "missing":
             lines.append(f"{field}: it is missing; give it in the space or by --set {field}=VALUE")
+        elif field.split(".")[0] == "objectives" and item["input"] in (None, []):
+            lines.append("objectives: none is given; name a metric, or several: --set objectives=top1,parameters")
+        elif item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME:
+            lines.append(
+                f"{field}: {item['input']!r} must be of letters, digits, '.', '_' and '-', the first one a letter or "
+                "digit"
+            )
         else:
             message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             allowed = message if item["type"] == "value_error" else f"must be {message}"
-            lines.append(f"{field}: {item['input']!r} {allowed}" if field else message)
+            value = "no value is given, it" if item["input"] is None else repr(item["input"])
+            lines.append(f"{field}: {value} {allowed}" if field else message)
     return list(dict.fromkeys(lines))
 
 
@@ -261,6 +270,11 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
             problems.append(f"baselines: {baseline!r} needs a 'name' of letters, digits, '-', '_' and no mere number")
         elif names.count(name) > 1:
             problems.append(f"baselines: there are several named '{name}'; give each a name of its own")
+        elif re.search(OWN, name):
+            problems.append(
+                f"baselines: '{name}' may be the name of another baseline's run (NAME-1 of its search, NAME-seed1 in "
+                f"the final, NAME-as-1 for another student); name it otherwise, e.g. '{name.replace('-', '_')}'"
+            )
     if settings.gpus_per_trial and settings.gpus_per_trial > 1 and settings.gpus_per_trial % settings.workers_per_trial:
         problems.append(
             f"gpus_per_trial: {settings.gpus_per_trial} cannot be shared evenly by {settings.workers_per_trial} "

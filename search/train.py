@@ -14,7 +14,9 @@ if __name__ == "__main__":  # run as a script: the repository's root is what hol
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    from search.exits import Parser
+
+    parser = Parser(
         prog="search/train.py",
         description="Train a study's best configuration in full, on training split and holdout, with a model card.",
         allow_abbrev=False,

@@ -1,8 +1,9 @@
 """What a study takes over from earlier ones: first guesses, and observations where their results mean the same here."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from search.earlier import EarlierStudy, EarlierTrial, facts_of
@@ -62,7 +63,8 @@ def take_over(
                 f"{', '.join(sorted(theirs)) or 'none'}, this one searches {', '.join(sorted(mine)) or 'none'}"
             )
             continue
-        guesses = _guesses(study, space, compose)
+        best = (trial.params for trial in study.complete())
+        guesses = list(islice(fitting(best, space, compose), MOST_GUESSES))
         taken.guesses += guesses
         said = f"warm start from {study.name}: {_count(len(guesses), 'first guess', 'es')}"
         ended = [trial for trial in study.trials if trial.state in (COMPLETE, PRUNED)]
@@ -82,20 +84,21 @@ def take_over(
     return taken
 
 
-def _guesses(study: EarlierStudy, space: SearchSpace, compose: Callable) -> list[dict[str, Any]]:
-    guesses: list[dict[str, Any]] = []
-    for trial in study.complete():
-        guess = space.matching(trial.params)
-        if not guess or guess in guesses:
+def fitting(
+    several: Iterable[dict[str, Any]], space: SearchSpace, compose: Callable[[dict[str, Any]], TrialConfig]
+) -> Iterator[dict[str, Any]]:
+    """What this space has of other parameters, each once; nothing of those of which no trial could come here."""
+    found: list[dict[str, Any]] = []
+    for params in several:
+        guess = space.matching(params)
+        if not guess or guess in found:
             continue
         try:
             compose(space.fields(guess))
-        except InputError:  # no trial could have it here
+        except InputError:
             continue
-        guesses.append(guess)
-        if len(guesses) == MOST_GUESSES:
-            break
-    return guesses
+        found.append(guess)
+        yield guess
 
 
 def _not_comparable(study: EarlierStudy, settings: Settings, data_fingerprint: str) -> str | None:

@@ -312,10 +312,24 @@ def test_a_minimized_target_goes_on_with_a_smaller_one(searched):
 
 def test_a_study_that_ran_all_its_trials_goes_on(searched):
     study = searched()
-    ending = all_ran(16, grid=False)
+    ending = all_ran(16, grid=False, ran=16)
     study.account.end(ending.field, ending.limit, ending.reason)
     check_left(study.folder, study.settings, maximize=True)
     assert ending.reason == "all 16 trials have run"
+
+
+@pytest.mark.parametrize(
+    ("trials", "grid", "ran", "said"),
+    [
+        (1, False, 1, "its 1 trial has run"),
+        (6, True, 6, "all 6 points of the grid have run"),
+        (1, True, 1, "its 1 point of the grid has run"),
+        (5, False, 12, "12 trials have run, more than the 5 asked for"),
+        (1, False, 2, "2 trials have run, more than the 1 asked for"),
+    ],
+)
+def test_how_many_have_run_is_said_right(trials, grid, ran, said):
+    assert all_ran(trials, grid, ran).reason == said
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from search.contradictions import final_runs
-from search.estimate import expected_end, project, scheduler_share, warnings
+from search.estimate import expected_end, not_estimated, project, scheduler_share, warnings
 from search.settings import resolve
 from search.study import Scale, Study
 
@@ -118,4 +118,15 @@ def test_a_budget_that_the_final_alone_uses_up():
     assert lines == [
         "money (1.00) is less than what teacher, baselines and final take without any trial, about 1.75; raise it, or "
         "lower finalists, seeds or tune_baselines"
+    ]
+
+
+def test_of_a_simulated_study_epochs_and_trials_alone_are_told():
+    made = plan("total_epochs=90", "time_budget=200", "gpu_hours=1", "gpus_per_trial=1", trials=64, patience=5)
+    figures = project(made, None)
+    assert figures["epochs"] == 9 * 64 and not {"study_s", "gpu_hours", "money"} & figures.keys()
+    assert not_estimated(made, figures) == ["time_budget", "gpu_hours"]
+    assert expected_end(made, figures) == "total_epochs, unless patience or time_budget or gpu_hours comes first"
+    assert warnings(made, figures) == [
+        "total_epochs (90 epochs) ends the search after about 10 of 64 trials (the whole study: 576 epochs)"
     ]

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from search.journal import carry_over, changed_fields
 from search.ledger import RUNNING, Ledger, TrialRecord
 from search.objective import TOP1, Objective
-from search.optuna_study import load_study, open_study, tell
+from search.optuna_study import kept_guesses, load_study, open_study, tell
 from search.resume import JOURNAL
 from search.space import SearchSpace
 from trainables.config import TrialConfig
@@ -125,6 +125,14 @@ def test_a_narrower_range_keeps_each_trial_and_the_values_within(begun):
     }
     assert begun.logs == ["optuna-1.log", JOURNAL]
     assert [trial.params for trial in load_study(begun.folder / "optuna-1.log").trials[:4]] == GUESSES
+
+
+def test_what_a_warm_start_gave_is_kept_in_the_new_journal(tmp_path):
+    one = Folder(tmp_path)
+    study = one.open(first_guesses=GUESSES[:1], warm=GUESSES)
+    one.end(study, one.ask(study, space()))
+    one.carry(space(eps="1.0..2.0"))
+    assert one.logs == ["optuna-1.log", JOURNAL] and kept_guesses(tmp_path) == GUESSES
 
 
 def test_the_study_goes_on_in_the_new_range_and_with_what_waited(begun):

@@ -1,6 +1,7 @@
 import pytest
 import safetensors.torch
 import timm
+from PIL import Image
 
 from search.earlier import EarlierStudy, EarlierTrial
 from search.preflight import preflight
@@ -21,11 +22,11 @@ def space(trial):
     return {"stages": stages, "eps": trial.suggest_float("eps", 1.0, 2.0)}
 
 
-def planned(*sets, function=space, guesses=(), baselines=("scratch", "kd"), earlier=(), **fields):
+def planned(*sets, function=space, guesses=(), baselines=("scratch", "kd"), earlier=(), kept=(), **fields):
     scales = {"embedded": Scale(**{**FIELDS, **fields})}
     study = Study(space=function, scales=scales, first_guesses=list(guesses), baselines=list(baselines))
     settings = resolve(study, {"name": "n", "space": "s.py"}, list(sets))
-    return preflight(study, settings, earlier=list(earlier))[0]
+    return preflight(study, settings, earlier=list(earlier), kept=list(kept))[0]
 
 
 def refused(*sets, **fields) -> list[str]:
@@ -48,6 +49,18 @@ def test_the_plan_knows_the_data_and_the_models():
     assert plan.base.model_dump(include=set(FIELDS)) == {key: FIELDS[key] for key in FIELDS}
     assert plan.trial_count() == plan.settings.trials + 2 + plan.final_count == 16 + 2 + (3 + 2) * 3
     assert plan.data_fingerprint != planned(holdout=0.3).data_fingerprint
+
+
+def test_data_without_a_test_split_have_no_final(tmp_path):
+    for name in ("cat/0", "cat/1", "dog/0", "dog/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    few = {"data": str(tmp_path), "holdout": 0.5, "recipe": {"batch_size": 2}}
+    assert refused(**few) == [
+        f"finalists: they are judged on a test split, and data={str(tmp_path)!r} has none and classes too small to "
+        "spare one; give a test split, or --set finalists=0"
+    ]
+    assert planned("finalists=0", **few).test_images == 0
 
 
 @pytest.mark.parametrize(
@@ -194,6 +207,15 @@ def test_earlier_studies_best_comes_before_the_spaces_guesses_and_each_once():
     )
 
 
+def test_what_had_no_room_is_told_and_tried_when_there_is():
+    earlier = earlier_study({"eps": 1.1}, {"eps": 1.2}, {"eps": 1.3})
+    plan = planned("trials=2", guesses=[{"eps": 1.4}], earlier=[earlier])
+    assert plan.warm == [{"eps": 1.1}, {"eps": 1.2}, {"eps": 1.3}]
+    assert plan.notes[1] == "of these 3 guesses 2 can be tried; --resume with more --trials tries the others"
+    on = planned("trials=4", "search.eps=1.15..1.5", guesses=[{"eps": 1.4}], kept=plan.warm)
+    assert on.settings.first_guesses == [{"eps": 1.2}, {"eps": 1.3}, {"eps": 1.4}] and on.notes == []
+
+
 def test_what_the_sampler_does_not_model_in_this_space_is_said():
     def one_stage(trial):
         stage = trial.suggest_categorical("stage1", [True, False])
@@ -210,6 +232,17 @@ def test_what_the_sampler_does_not_model_in_this_space_is_said():
     assert refused("sampler=cmaes", function=one_stage) == [
         "sampler: 'cmaes' needs a number that every trial has, and this space has none; take tpe"
     ]
+
+
+def test_too_few_seeds_for_the_final_are_told():
+    assert planned("seeds=1").notes == [
+        "seeds 1: over training runs no difference from a baseline can be judged; --set seeds=3 or more can"
+    ]
+    assert planned("seeds=2").notes == [
+        "seeds 2: a paired test over two seeds hardly ever shows a difference; --set seeds=3 or more may"
+    ]
+    assert planned("seeds=3").notes == planned("seeds=1", "finalists=0").notes == []
+    assert planned("seeds=1", baselines=[]).notes == planned("seeds=1", "smoke=true").notes == []
 
 
 def test_brute_force_counts_its_points_and_needs_finite_parameters():

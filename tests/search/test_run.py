@@ -6,7 +6,7 @@ import tempfile
 import pytest
 
 import search.command
-from search import run
+from search import export, features, report, run, train
 from search.settings import Settings
 from tests.search.studies import ROOT
 from trainables.errors import InputError
@@ -90,6 +90,19 @@ def test_flags_that_cannot_be_read_are_bad_input(called, capsys, arguments, said
         run.main(arguments)
     assert ended.value.code == 2 and called == []
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [run, report, train, export, features])
+def test_flags_that_cannot_be_read_are_one_line(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--study", "s", "--space", "s.py", "--to", "json", "--out", "x", "--no\nsense"])
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    name = command.__name__.replace(".", "/")
+    assert captured.err.startswith("error: unrecognized arguments: ") and captured.err.endswith(
+        f" --no sense ({name}.py --help tells all flags)\n"
+    )
 
 
 def test_help_is_there_at_once_without_torch_or_ray():

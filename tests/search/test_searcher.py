@@ -19,7 +19,7 @@ GRID = [{"eps": 1.0}, {"eps": 1.5}, {"eps": 2.0}]
 
 def make(folder, baselines=None, sampler="random", grid=None, space=space, handed=None, **begin):
     ledger = Ledger(folder / "trials")
-    begin = {"first_guesses": begin.get("guesses", ()), "priors": begin.get("priors", ())}
+    begin["first_guesses"] = begin.pop("guesses", ())
     study = open_study(folder, "s", sampler, 0, [Objective(TOP1, True)], **begin)
     searcher = StudySearcher(
         study,
@@ -222,6 +222,22 @@ def test_an_extended_study_tries_the_first_guesses_that_are_left(tmp_path):
     for name in "xyz":
         searcher.suggest(name)
     assert [record.params for record in ledger.of_role("trial")] == guesses and len(study.trials) == 3
+
+
+def test_no_more_first_guesses_wait_than_there_is_room_for(tmp_path):
+    guesses = [{"eps": 1.1}, {"eps": 1.2}, {"eps": 1.3}, {"eps": 1.4}]
+    study, ledger, searcher = make(tmp_path, guesses=guesses, trials=2)
+    assert len(study.trials) == 2
+    for name, error in (("x", False), ("y", True)):
+        searcher.suggest(name)
+        report(ledger, ledger.records[max(ledger.records)].trial_id, 1.0, 2.0, 3.0)
+        searcher.on_trial_complete(name, {}, error=error)
+    study.ask()  # the process is killed before the ledger knows of it
+    study, ledger, searcher = make(tmp_path, guesses=[{"eps": 1.9}, *guesses], trials=4)  # in a new range
+    assert [trial.state for trial in study.trials][2:] == [TrialState.FAIL, TrialState.WAITING]
+    study, ledger, searcher = make(tmp_path, guesses=[{"eps": 1.9}, *guesses], trials=4)
+    assert [trial.system_attrs["fixed_params"] for trial in study.trials[3:]] == [{"eps": 1.9}, {"eps": 1.3}]
+    assert [searcher.suggest(name)["trial_id"] for name in "xy"] == ["3", "4"]
 
 
 def test_a_study_that_was_cut_off_while_it_began_begins_anew(tmp_path, monkeypatch):

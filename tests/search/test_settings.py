@@ -70,10 +70,26 @@ def test_every_error_comes_at_once_with_its_field_and_value():
         ("nonsense", "is not FIELD=VALUE"),
         ("teacher_weights=x.pt", "teacher_source='checkpoint'"),
         ("baselines=[fancy]", "'fancy' is none of scratch, kd"),
+        ("name=a b", "name: 'a b' must be of letters, digits, '.', '_' and '-', the first one a letter or digit"),
+        ("objectives=", "objectives: none is given; name a metric, or several: --set objectives=top1,parameters"),
+        ("objectives=[]", "objectives: none is given; name a metric"),
+        ("student=", "student: no value is given, it must be a valid string"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(item, said):
     assert said in "\n".join(problems(item))
+
+
+@pytest.mark.parametrize("name", ["kd-1", "kd-seed2", "soft-as-0", "kd-as-kd-1"])
+def test_a_baseline_is_not_named_as_a_run_of_another(name):
+    (problem,) = problems(f"baselines=[kd, {{name: {name}, distiller: kd}}]")
+    assert problem.startswith(f"baselines: '{name}' may be the name of another baseline's run")
+    assert resolved(f"baselines=[kd, {{name: {name.replace('-', '_')}, distiller: kd}}]").baselines
+
+
+@pytest.mark.parametrize("name", ["kd-t4", "kd1", "kd-4.0", "kd-seeds", "as-is", "kd-seed1x"])
+def test_other_names_with_figures_and_dashes_are_fine(name):
+    assert resolved(f"baselines=[kd, {{name: {name}, distiller: kd}}]").baselines
 
 
 def test_a_missing_field_is_named():

@@ -197,10 +197,21 @@ def test_a_source_that_is_none_is_bad_input(place, source):
     assert not (place / "runs").exists()
 
 
-def test_a_dry_run_shows_the_plan_without_a_cost(place):
-    ran = studies.run("--space", studies.MAIN_SPACE, "--dry-run", "--set", "simulate=synthetic", cwd=place)
-    assert ran.code == 0, ran.err
-    assert "nothing is trained, no data are read" in ran.out and "a step takes" not in ran.out
+def test_a_dry_run_counts_epochs_and_says_that_it_knows_no_times(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    sets = ["simulate=synthetic", "total_epochs=300", "finalists=0", "epochs=12", "scheduler=none", "time_budget=60"]
+    assert run.main(["--space", studies.MAIN_SPACE, "--dry-run", "--trials", "50", "--set", *sets]) == 0
+    said = capfd.readouterr().out
+    assert "nothing is trained, no data are read" in said and "a step takes" not in said
+    for line in (
+        "in all     624 epochs",  # 50 trials and 2 baselines
+        "not known  how long it takes, since nothing is trained, and when time_budget will act",
+        "ended by   total_epochs, unless time_budget comes first",
+        "warning    total_epochs (300 epochs) ends the search after about 23 of 50 trials (the whole study: 624 "
+        "epochs)",
+    ):
+        assert line in said
+    assert not (place / "runs").exists()
 
 
 def job(**changes):

@@ -11,13 +11,13 @@ from search import earlier as reading
 from search.earlier import read_studies
 from search.ledger import RUNNING, Ledger, TrialRecord
 from search.objective import parse_objectives
-from search.optuna_study import open_study
+from search.optuna_study import kept_guesses, open_study
 from search.resume import comparable, remember, what_stays
 from search.settings import resolve, trial_config
 from search.space import SearchSpace
 from search.study import Scale, Study
 from search.tracking_writer import Writer
-from search.warm_start import take_over
+from search.warm_start import fitting, take_over
 from trainables.errors import InputError
 
 DATA = "0123456789abcdef"
@@ -135,6 +135,29 @@ def test_optuna_learns_from_the_observations_and_keeps_them_apart(store, tmp_pat
     assert len(again.trials) == 8, "they come once"
     trial = again.ask()
     assert trial.number == 5 and ofa(trial)["eps"] == 1.4
+
+
+def test_what_had_no_room_is_kept_and_comes_before_the_spaces_guesses(store, tmp_path):
+    store.write("A", FIVE, settings())
+    taken, own = store.take(["A"], settings()), {"eps": 0.9, "all_stages": True}
+    begin = {"objectives": parse_objectives(["top1"]), "priors": taken.priors}
+    study = open_study(tmp_path, "mine", "tpe", 0, **begin, first_guesses=taken.guesses, trials=1, warm=taken.guesses)
+    assert [trial.state for trial in study.trials[5:]] == [TrialState.WAITING]
+    assert ofa(study.ask())["eps"] == 1.4
+    kept = kept_guesses(tmp_path)
+    assert kept == taken.guesses == [FIVE[4], FIVE[3], FIVE[1]]
+
+    def guesses(*sets):
+        changed = settings(*sets)
+        now = SearchSpace(ofa, changed.search, {})
+        now.distributions(64, 0)  # it has been checked
+        return list(fitting(kept, now, lambda fields: trial_config(changed, changed.recipe, fields)))
+
+    assert guesses("search.eps=1.3..1.45") == [FIVE[4], {"all_stages": False}]
+    assert guesses("search.eps=1.3..1.45", "search.all_stages=true") == [{"eps": 1.4}]
+    study = open_study(tmp_path, "mine", "tpe", 0, **begin, first_guesses=[*guesses(), own], trials=4)
+    waiting = [trial.system_attrs["fixed_params"] for trial in study.trials if trial.state == TrialState.WAITING]
+    assert waiting == [FIVE[3], FIVE[1], own]
 
 
 def test_before_the_runs_told_what_was_searched_the_ledger_is_read(store):
