@@ -11,7 +11,16 @@ from search.contradictions import budget_problems
 from search.objective import parse_objectives
 from search.study import SCALES, Study
 from search.values import Part, parse_sets
-from trainables.config import DataFields, Distillation, JudgingFields, Recipe, StudentFields, TeacherFields, TrialConfig
+from trainables.config import (
+    DataFields,
+    Distillation,
+    JudgingFields,
+    Recipe,
+    RunFields,
+    StudentFields,
+    TeacherFields,
+    TrialConfig,
+)
 from trainables.errors import InputError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of studies and baselines: names of folders
@@ -21,7 +30,7 @@ SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2, "finalis
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
 
 
-class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFields):
+class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFields, RunFields):
     """All that decides a study; what a flag does not set is reached by `--set FIELD=VALUE`."""
 
     name: str = Field(pattern=NAME)

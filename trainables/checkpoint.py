@@ -40,6 +40,16 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def set_deterministic(deterministic: bool) -> None:
+    """Has PyTorch take only operations that give the same numbers each time, for all that follows in this process.
+
+    Where a model needs one that has no such form on a GPU, PyTorch raises RuntimeError and names it.
+    Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = False
+
+
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Writes the checkpoint to a partial file first, so that a killed writer leaves the previous one."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,12 @@ class JudgingFields(Strict):
         return metrics
 
 
+class RunFields(Strict):
+    """How a trial runs, whatever it trains."""
+
+    deterministic: bool = False  # on a GPU: the same seed gives the same numbers, at a price in speed
+
+
 class TeacherFields(Strict):
     """The frozen model that is imitated."""
 
@@ -229,7 +235,7 @@ class Recipe(Strict):
         return bounds
 
 
-class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe, JudgingFields):
+class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe, JudgingFields, RunFields):
     """Everything that decides one trial's result."""
 
     seed: int = 0

@@ -38,6 +38,7 @@ def serve(lane: dict) -> None:
     session = ray.train.get_context()
     rank, world_size = session.get_world_rank(), session.get_world_size()
     torch.set_num_threads(lane["threads"])
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as CUDA comes up; `deterministic` needs it
     device = ray.train.torch.get_device()
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
     broker, assets = lane["broker"], None

@@ -96,6 +96,7 @@ class _Run:
         own_metrics(config.metrics)  # what judging refuses is refused before anything trains
         if test:
             assets.split("test", config)
+        checkpoint.set_deterministic(config.deterministic and context.device.type == "cuda")
         checkpoint.seed_everything(config.seed)
         splits = assets.splits(config)
         self.num_classes = len(splits.classes)

@@ -84,6 +84,28 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tiny, assets
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_deterministic_trial_repeats_to_the_bit_on_a_gpu(tiny, assets, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    gpu = Assets("cuda", assets.teacher_weights)
+    config = tiny(student="test_resnet", student_kwargs={}, opt="sgd", lr=0.05, deterministic=True)
+    told = []
+    for name in "ab":
+        reports = []
+        context = RunContext(tmp_path / name, lambda one, kept=reports: kept.append(one) or True, device="cuda")
+        run_trial(config, gpu, context)
+        told.append([{key: value for key, value in one.items() if key not in TIMES} for one in reports])
+    assert told[0] == told[1]
+
+
+def test_determinism_is_a_trials_own_and_a_gpus(tiny, assets, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("trainables.checkpoint.torch.use_deterministic_algorithms", asked.append)
+    for name, deterministic in (("a", True), ("b", False)):
+        train(tiny(epochs=1, deterministic=deterministic), assets, tmp_path / name)
+    assert asked == [False, False], "a CPU repeats itself anyway"
+
+
 def test_a_result_does_not_depend_on_what_ran_before(tiny, assets, tmp_path):
     alone = train(tiny(epochs=2), assets, tmp_path / "alone")
     train(tiny(epochs=1, student="test_resnet", student_kwargs={}, drop_path=0.3), assets, tmp_path / "other")
