@@ -80,6 +80,7 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
 
 
 SEARCHABLE = set(Distillation.model_fields) | set(Recipe.model_fields) - {"epochs"} | {"student", "student_kwargs"}
+PARTED = ("recipe", "teacher_recipe", "search")  # fields that layers add to
 FLAT_RECIPE = set(Recipe.model_fields) - {"epochs"}
 
 
@@ -116,8 +117,10 @@ def resolve(study: Study, flags: dict[str, Any], sets: list[str]) -> Settings:
         for key, value in layer.items():
             if key in FLAT_RECIPE:
                 merged["recipe"] = {**merged["recipe"], key: value}
-            elif isinstance(value, Part) or (key in ("recipe", "teacher_recipe", "search") and isinstance(value, dict)):
+            elif isinstance(value, Part) or (key in PARTED and isinstance(value, dict)):
                 merged[key] = {**merged.get(key, {}), **value}
+            elif key in PARTED:
+                problems.append(f"{key}: {value!r} is no mapping; give its parts by --set {key}.NAME=VALUE")
             else:
                 merged[key] = value
     merged["pair"] = pair

@@ -222,3 +222,10 @@ def test_a_pair_that_is_no_dict_is_told_with_its_file(tmp_path):
 def test_a_trial_knows_what_ranks_it(written, objective):
     resolved = resolve(study(objectives=[written, "latency"]), {"name": "n", "space": "s"}, [])
     assert trial_config(resolved, {}, {}).objective == objective
+
+
+@pytest.mark.parametrize("name", ["recipe", "teacher_recipe", "search"])
+def test_what_has_parts_takes_no_single_value(name):
+    with pytest.raises(InputError) as error:
+        resolve(study(), {"name": "n", "space": "s"}, [f"{name}=3", "lr=0.1"])
+    assert error.value.problems == [f"{name}: 3 is no mapping; give its parts by --set {name}.NAME=VALUE"]
