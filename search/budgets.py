@@ -191,7 +191,8 @@ class Budgets:
     def _overrun(self, reserved: bool = True) -> Ending | None:
         """The hard budget, but for epochs, that is used up beside the reserve, or without one."""
         settings = self._settings
-        epoch_s = self._seconds / self._epochs if self._epochs else 0.0
+        # A simulated epoch takes no time, whatever its curve says.
+        epoch_s = self._seconds / self._epochs if self._epochs and not settings.simulate else 0.0
         lanes = settings.concurrency or 1
         rounds = -(-self._final_runs // lanes)
         # One epoch more: the lanes end the one that they are in before they take the final's runs, which Tune has to

@@ -172,6 +172,13 @@ def test_a_final_too_long_for_the_budget_leaves_half_of_it_to_the_search(searche
     assert study.budgets.cut()
 
 
+def test_a_simulated_final_takes_no_time_whatever_its_curves_say(searched):
+    study = searched(time_budget=100.0, finalists=3, seeds=9, simulate="synthetic")
+    study.train(study.start("0"), 1, 2, 3, 4)
+    study.train(study.start("1"), 1, 2, 3, 4)
+    assert study.budgets.cut() is None
+
+
 def test_before_an_epoch_is_measured_nothing_is_reserved(searched):
     study = searched(time_budget=100.0, finalists=3, seeds=1)
     study.start("0")
