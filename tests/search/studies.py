@@ -1,6 +1,7 @@
 """Running real studies as a user does: the command line in a process of its own, and looking at what is left."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -55,7 +56,10 @@ class Ran:
 
 
 def start(*arguments: str, cwd: Path, script: str = "run") -> subprocess.Popen:
-    """Starts `search/run.py`, or another command, in a process group of its own, as a terminal does."""
+    """Starts `search/run.py`, or another command, in a process group of its own, as a terminal does.
+
+    One that a shell starts in the background ignores SIGINT, and all that it starts: not these, they are to be stopped.
+    """
     return subprocess.Popen(
         [sys.executable, str(ROOT / "search" / f"{script}.py"), *arguments],
         cwd=cwd,
@@ -63,6 +67,7 @@ def start(*arguments: str, cwd: Path, script: str = "run") -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
