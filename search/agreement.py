@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass
 
 from search.ledger import COMPLETE, PRUNED, Ledger, TrialRecord
+from search.statistics import NORMAL_95
 
 FEWEST_TRIALS = 4  # a rank correlation of fewer says nothing
 GOOD, FAIR = 0.7, 0.4  # correlations from which a ranking is called sound, and usable
 MANY = 10  # trials from which a perfect correlation is no chance
-NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)

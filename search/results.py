@@ -8,6 +8,7 @@ from search.final import best_record, sentence
 from search.finalists import best_baselines
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
+from search.statistics import NORMAL_95
 from search.students import student_of
 from search.tracking_store import as_text, flat_params
 from trainables.config import Distillation
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 AHEAD = "over scratch"  # the final table's difference, in the objective's units
 OBJECTIVE = "objective"  # the name under which a frame's `attrs` have the objective
-NORMAL_95 = 1.96
 SHARES = ("val/top1", "val/top5", "val/agreement")  # percents that are shares of the images
 DECIMALS = dict.fromkeys((*PERCENT, "top1"), 2) | {"val/loss": 4, "seconds": 0}
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+NORMAL_95 = 1.96  # standard errors in half a 95% interval
+
 
 @dataclass(frozen=True)
 class Summary:

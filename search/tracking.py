@@ -22,25 +22,16 @@ class Tracker:
     """Has one study written to MLflow.
 
     Args:
-        uri: MLflow's tracking URI.
-        artifact_root: folder or URI for the artifacts of a study without a server; a server has its own.
-        study: the experiment's and the parent run's name.
-        spool: file that takes one JSON line for each item that could not be written.
-        on_run_id: told, in a thread, when a record got its `run_id`.
-        on_warning: told, in a thread, when items begin to be lost.
-        trial_tags: of every trial's run, besides those that tell what it is.
+        place, options: those of `Writer`, which is made of them in the other process.
+        on_run_id, on_warning: as `Writer` has them; told in a thread of this process.
     """
 
     def __init__(
         self,
-        uri: str,
-        artifact_root: str | None,
-        study: str,
-        *,
-        spool: Path,
+        *place: Any,
         on_run_id: Callable[[TrialRecord], None] = lambda record: None,
         on_warning: Callable[[str], None] = lambda text: None,
-        trial_tags: dict[str, str] | None = None,
+        **options: Any,
     ):
         self._on_run_id, self._on_warning = on_run_id, on_warning
         self._records: dict[str, TrialRecord] = {}
@@ -49,9 +40,7 @@ class Tracker:
         self._closing = False
         context = multiprocessing.get_context("spawn")  # a fork would take over the locks of Ray's threads
         self._connection, theirs = context.Pipe()
-        arguments = {"uri": uri, "artifact_root": artifact_root, "study": study, "spool": spool}
-        arguments["trial_tags"] = trial_tags
-        self._process = context.Process(target=write_for, args=(theirs, arguments), name="tracking", daemon=True)
+        self._process = context.Process(target=write_for, args=(theirs, place, options), name="tracking", daemon=True)
         self._process.start()
         theirs.close()  # so that its end is seen here
         self._listener = threading.Thread(target=self._listen, name="tracking", daemon=True)
@@ -144,7 +133,7 @@ class Tracker:
             self._on_warning(died)
 
 
-def write_for(connection: Connection, arguments: dict[str, Any]) -> None:
+def write_for(connection: Connection, place: tuple, options: dict[str, Any]) -> None:
     """The writing process: what a `Tracker` sends goes to its `Writer`, until it closes it or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the study says what is to end
     sending = threading.Lock()  # the writer tells from a thread of its own
@@ -154,7 +143,8 @@ def write_for(connection: Connection, arguments: dict[str, Any]) -> None:
             connection.send(message)
 
     writer = Writer(
-        **arguments,
+        *place,
+        **options,
         on_run_id=lambda record: tell("run_id", record.trial_id, record.run_id),
         on_warning=lambda text: tell("warning", text),
     )
