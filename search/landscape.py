@@ -59,6 +59,7 @@ AXES = {
     "weight_decay": Axis(1e-4, 0.5, log=True),
 }
 IF_SEARCHED = ("lr", "weight_decay")  # a recipe's own value is taken to be right
+READ = {*AXES, "stages", "distiller", "epochs", "student", "student_kwargs"}  # of a configuration
 SETS = [stages for count in range(5) for stages in itertools.combinations((1, 2, 3, 4), count)]
 
 
@@ -110,7 +111,8 @@ class Synthetic:
 
     def __call__(self, config: dict[str, Any], params: dict[str, Any], epochs: int, seed: int) -> list[dict[str, Any]]:
         """A trial's metrics by epoch; see `search.curves.Curves`."""
-        text = json.dumps([config, params, seed, self._variant], sort_keys=True, default=str)
+        trained = {name: config[name] for name in sorted(READ & config.keys())}  # a new field of others moves no curve
+        text = json.dumps([trained, params, seed, self._variant], sort_keys=True, default=str)
         random = np.random.default_rng(_number(text))
         final = self.final(config, params) + float(random.normal(0, SEED_NOISE))
         speed = self._k(config, params)

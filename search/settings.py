@@ -56,9 +56,9 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     seed: int = Field(0, ge=0)
     sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "nsga2", "nsga3", "grid", "brute"] = "tpe"
     scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
-    grace_epochs: int = Field(1, ge=1)  # no trial is stopped before
     reduction_factor: int = Field(3, ge=2)  # ASHA keeps one in so many at each rung
     brackets: int = Field(3, ge=1)  # of hyperband: trials are shared out to so many, each with a later first rung
+    grace_epochs: int = Field(default_factory=lambda given: _grace_epochs(**given), ge=1)  # none is stopped before
     stopping_schedule: Literal["full", "rung"] = "full"  # the learning rate's: of full length, or anew at each rung
     finalists: int = Field(3, ge=0)  # the best trials that are trained again, with the baselines; 0: no final
     seeds: int = Field(3, ge=1)  # how often each finalist is trained again
@@ -77,6 +77,14 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     tracking_uri: str | None = None  # None: SQLite in the storage
     address: str | None = None  # of a running Ray cluster; None starts one here
     dashboard_port: int | None = Field(None, ge=1, le=65535)  # of Ray's dashboard; None: no dashboard
+
+
+def _grace_epochs(epochs: int, scheduler: str, reduction_factor: int, brackets: int, **_: Any) -> int:
+    """A third of a trial: distillation is slow to show what it is worth (Beyer et al., arXiv 2106.05237).
+
+    Hyperband hedges against just that: its first brackets begin earlier and its last one there.
+    """
+    return -(-epochs // (3 if scheduler != "hyperband" else reduction_factor**brackets))
 
 
 SEARCHABLE = set(Distillation.model_fields) | set(Recipe.model_fields) - {"epochs"} | {"student", "student_kwargs"}
@@ -202,6 +210,8 @@ def describe(error: ValidationError, known: set[str]) -> list[str]:
     """Pydantic's errors as one line each: the field, the value and what is allowed."""
     lines = []
     for item in error.errors():
+        if item["type"] == "default_factory_not_called":  # it wants fields that are told of themselves
+            continue
         field = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("list[", "dict["))) or ""
         if item["type"] == "extra_forbidden":
             lines.append(f"{field}: there is no such field{_near(field, known)}")

@@ -45,7 +45,6 @@ DIGITS = {
     "img_size": 16,
     "holdout": 0.28,
     "epochs": 36,
-    "grace_epochs": 12,  # a third: the order of earlier epochs says little about the last one's
     "trials": 12,
     "finalists": 1,  # more would take more than the minutes that this scale is for
     "seeds": 3,
@@ -55,7 +54,6 @@ CIFAR100 = {
     "img_size": 224,
     "loader_workers": 8,
     "epochs": 60,  # a fifth of the paper's 300, so that a trial is affordable; train the best at full length
-    "grace_epochs": 5,
     "trials": 64,
     "recipe": {"amp": True},
 }
@@ -66,7 +64,6 @@ IMAGENET = {
     "holdout": 0.02,
     "loader_workers": 12,
     "epochs": 30,  # a tenth of the paper's 300 for ViT and MLP students, 0.3 of its 100 for CNNs
-    "grace_epochs": 3,
     "trials": 32,
     "recipe": {"amp": True},
 }

@@ -17,7 +17,7 @@ from search.warm_start import take_over
 from trainables.config import TrialConfig
 
 SPACE = Path(__file__).parents[2] / "spaces" / "vit_to_mlp.py"
-EPOCHS, GRACE, SLOTS = 27, 3, 4
+EPOCHS, SLOTS = 27, 4
 FULL_TRIALS = 64  # the budget, in trials of full length: the space's own number for CIFAR-100
 
 
@@ -65,7 +65,6 @@ class Search:
             "space": str(SPACE),
             "trials": 100 * full_trials,
             "epochs": EPOCHS,
-            "grace_epochs": GRACE,
             "first_guesses": [],
             "simulate": "synthetic",
             **fields,

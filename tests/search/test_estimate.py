@@ -60,7 +60,7 @@ def test_what_is_stopped_early_is_trials_alone():
     ("fields", "share"),
     [
         ({"scheduler": "none"}, 1.0),
-        ({"scheduler": "asha", "reduction_factor": 3}, (1 + 2 / 3 + 6 / 9) / 9),
+        ({"scheduler": "asha", "grace_epochs": 1, "reduction_factor": 3}, (1 + 2 / 3 + 6 / 9) / 9),
         (
             {
                 "scheduler": "hyperband",
@@ -93,7 +93,7 @@ def test_a_time_budget_too_short_for_the_trials():
 
 
 def test_a_budget_that_only_early_stopping_keeps():
-    end, lines = said(plan("total_epochs=90", trials=20, scheduler="asha"))
+    end, lines = said(plan("total_epochs=90", trials=20, scheduler="asha", grace_epochs=1))
     assert end == "trials (20), or total_epochs where the scheduler stops few"
     assert lines == [
         "total_epochs (90 epochs) is enough for the 20 trials only where the scheduler stops as it may; were none "

@@ -117,7 +117,7 @@ def test_an_estimate_grows_with_the_trials_and_shrinks_with_the_lanes(plan_and_s
     # ASHA at a factor of 3 over 4 epochs: all train 1 epoch, a third 2 more, a ninth the last
     share = (1 + 2 / 3 + 1 / 9) / 4
     for trials, lanes in ((4, 1), (16, 1), (16, 4)):
-        figures = cost(plan_and_splits, trials=trials, concurrency=lanes, finalists=0)
+        figures = cost(plan_and_splits, trials=trials, concurrency=lanes, grace_epochs=1, finalists=0)
         assert figures["lanes"] == lanes
         assert in_trials(figures) == pytest.approx(((trials + 2) / lanes, (trials * share + 2) / lanes))
     assert cost(plan_and_splits, concurrency=None)["lanes"] == 1

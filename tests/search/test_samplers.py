@@ -140,6 +140,25 @@ def test_the_default_sampler_is_multivariate_grouped_tpe_with_constant_liar():
     assert sampler._multivariate and sampler._group and sampler._constant_liar
 
 
+def test_tpe_draws_every_other_trial_parameter_by_parameter(tmp_path, monkeypatch):
+    jointly, alone = [], []
+    tpe = optuna.samplers.TPESampler
+    together, each = tpe._sample_relative, tpe.sample_independent
+
+    def sample_relative(self, study, trial, search_space):
+        jointly.extend([trial.number] * bool(search_space))
+        return together(self, study, trial, search_space)
+
+    def sample_independent(self, study, trial, name, distribution):
+        alone.append(trial.number)
+        return each(self, study, trial, name, distribution)
+
+    monkeypatch.setattr(tpe, "_sample_relative", sample_relative)
+    monkeypatch.setattr(tpe, "sample_independent", sample_independent)
+    search(tmp_path / "a", "tpe", trials=20)
+    assert set(jointly) == {*range(2, 20, 2)} and set(alone) >= {*range(1, 20, 2)}
+
+
 @pytest.mark.parametrize("name", ["nsga2", "nsga3"])
 def test_a_study_of_tens_has_several_generations(tmp_path, name):
     study = open_study(tmp_path, "s", name, 0, TWO)

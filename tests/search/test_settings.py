@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from search.rungs import rungs
 from search.settings import Settings, compose, cut_stages, resolve, trial_config
 from search.space_file import load_space
 from search.study import Scale, Study
@@ -44,6 +45,22 @@ def test_smoke_shrinks_the_study_but_a_flag_is_above_it():
     assert resolved(flags={"smoke": True, "trials": 4}).trials == 4
 
 
+@pytest.mark.parametrize(
+    ("sets", "rungs_at"),
+    [
+        (["epochs=36"], [12]),
+        (["epochs=20"], [7]),
+        (["epochs=1"], []),
+        (["epochs=36", "grace_epochs=1"], [1, 3, 9, 27]),
+        (["epochs=27", "scheduler=hyperband"], [1, 3, 9]),
+        (["epochs=36", "scheduler=hyperband", "brackets=2"], [4, 12]),
+        (["epochs=36", "scheduler=hyperband", "brackets=9"], [1, 3, 9, 27]),
+    ],
+)
+def test_trials_are_first_compared_after_a_third_of_their_epochs_and_in_hyperband_earlier_too(sets, rungs_at):
+    assert rungs(resolved(*sets)) == rungs_at
+
+
 def test_recipe_fields_are_set_like_any_other():
     settings = resolved("lr=5e-4", "recipe.clip_grad=1.0")
     assert settings.recipe == {"lr": 5e-4, "clip_grad": 1.0}
@@ -55,7 +72,7 @@ def test_every_error_comes_at_once_with_its_field_and_value():
     text = "\n".join(found)
     for field in ("temperature: -1", "sampler: 'best'", "epochs: 'no'", "recipe.lr: -2", "trials: 0"):
         assert field in text
-    assert "'tpe'" in text
+    assert "'tpe'" in text and len(found) == 5
     assert all("\n" not in line for line in found)
 
 
