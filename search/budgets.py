@@ -165,10 +165,13 @@ class Budgets:
             self._account.hold(len(self._at_work))
 
     def all_done(self) -> None:
-        """All that there was to run in this phase has run: a budget that just then was used up cut nothing off."""
+        """All that there was to run in this phase has run: a budget that was used up just then ended nothing.
+
+        A target that was reached is told all the same.
+        """
         with self._lock:
-            if self._ending and self._ending.field in CUTTING:
-                self._ending = self._soft
+            if self._ending and self._ending.field != "target":
+                self._ending = self._soft if self._soft and self._soft.field == "target" else None
 
     def final(self) -> Ending | None:
         """Begins the final, for which there is no reserve; returns what ended the search, None where all trials ran."""
@@ -262,20 +265,23 @@ class Budgets:
             self._since_best += 1
 
 
-def all_ran(trials: int, grid: bool, ran: int) -> Ending:
+def all_ran(asked: int, points: int | None, grid: bool, ran: int) -> Ending:
     """The ending of a study that no other budget ended.
 
     Args:
-        trials: how many there are to be.
-        grid: they are the points of one.
-        ran: how many there are; more where an earlier session was asked for more.
+        asked: how many trials there were to be.
+        points: how many the space has, where they are all tried.
+        grid: they are those of one.
+        ran: how many trials there are; more where an earlier session was asked for more, or had other points.
     """
-    if ran > trials:
-        reason = f"{ran} trials have run, more than the {trials} asked for"
+    if points is not None and points <= asked:
+        where = "the grid" if grid else "the space"
+        reason = f"its 1 point of {where} has run" if points == 1 else f"all {points} points of {where} have run"
+    elif ran > asked:
+        reason = f"{ran} trials have run, more than the {asked} asked for"
     else:
-        what = "point{} of the grid" if grid else "trial{}"
-        reason = f"its 1 {what.format('')} has run" if trials == 1 else f"all {trials} {what.format('s')} have run"
-    return Ending("trials", trials, reason)
+        reason = "its 1 trial has run" if asked == 1 else f"all {asked} trials have run"
+    return Ending("trials", asked, reason)
 
 
 def check_left(folder: Path, settings: Settings, maximize: bool) -> None:

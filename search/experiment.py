@@ -94,7 +94,9 @@ class Experiment:
         if (lost := lanes.all_lost()) and not self._interrupts.is_set():
             raise StudyError(lost)
         ran = len(self.ledger.of_role("trial"))
-        ending = self._budgets.ending or search_ending or all_ran(plan.trials, plan.grid is not None, ran)
+        ending = self._budgets.ending or search_ending
+        if ending is None:
+            ending = all_ran(settings.trials, plan.points, plan.grid is not None, ran)
         if self._interrupts.is_set():
             ending = INTERRUPTED
         return Outcome(ending is INTERRUPTED, self.ledger, teacher, study, self._budgets.spent(), ending)

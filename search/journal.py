@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.ledger import Ledger
 from search.optuna_study import is_prior, load_study, write_journal
-from search.replay import fits, replay, words
+from search.replay import NOWHERE, as_in, replay, words
 from search.resume import JOURNAL
 from search.samplers import COMMON_ONLY, PARTIAL
 from search.space import SAMPLES, SearchSpace
@@ -138,8 +138,10 @@ def _fitted(
     fitted = []
     for trial, params, branch in zip(stored, all_params, branches, strict=True):
         distributions = {**branch, **{name: known[name] for name in params if name in known and name not in branch}}
-        distributions = {name: one for name, one in distributions.items() if name in params and fits(one, params[name])}
-        now = _with(trial, {name: params[name] for name in distributions}, distributions)
+        kept = {name: as_in(one, params[name]) for name, one in distributions.items() if name in params}
+        kept = {name: value for name, value in kept.items() if value is not NOWHERE}
+        distributions = {name: distributions[name] for name in kept}
+        now = _with(trial, kept, distributions)
         if now.state != TrialState.WAITING and (points_only or PARTIAL in trial.user_attrs):
             now.user_attrs = {name: value for name, value in now.user_attrs.items() if name != PARTIAL}
             cut_off = PARTIAL in trial.user_attrs and trial.number not in recorded

@@ -8,13 +8,23 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from search.space import SearchSpace
 
+NOWHERE = object()
 
-def fits(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a parameter may have this value: it is among the choices, or a number of its kind within its range."""
-    if isinstance(distribution, CategoricalDistribution):  # 1 is no True, although Python says so
-        return any(type(choice) is type(value) and choice == value for choice in distribution.choices)
+
+def as_in(distribution: BaseDistribution, value: Any) -> Any:
+    """A value as the distribution has it, `NOWHERE` where it has none.
+
+    Numbers are compared by value, as a space's 1.0 is 1 on the command line; but 1 is no True, although Python says so.
+    """
+    truth = isinstance(value, bool)
+    if isinstance(distribution, CategoricalDistribution):
+        same = (choice for choice in distribution.choices if isinstance(choice, bool) == truth and choice == value)
+        return next(same, NOWHERE)
+    if truth or not isinstance(value, int | float):
+        return NOWHERE
     kind = int if isinstance(distribution, IntDistribution) else float
-    return type(value) is kind and distribution._contains(distribution.to_internal_repr(value))
+    inside = kind(value) == value and distribution._contains(distribution.to_internal_repr(kind(value)))
+    return kind(value) if inside else NOWHERE
 
 
 def replay(
@@ -60,6 +70,7 @@ class _Replay(BaseSampler):
         return {}
 
     def sample_independent(self, study, trial, param_name, param_distribution) -> Any:
-        if param_name in self._params and fits(param_distribution, self._params[param_name]):
-            return self._params[param_name]
+        value = as_in(param_distribution, self._params.get(param_name, NOWHERE))
+        if value is not NOWHERE:
+            return value
         return self._random.sample_independent(study, trial, param_name, param_distribution)

@@ -25,7 +25,10 @@ STAYS = sorted(
     | {"objectives", "stopping_schedule", "metrics", "warm_start", "simulate"}
 )
 INDIFFERENT = ("seed", "baselines", "pair", "metrics", "warm_start")  # those that change no trial's result in the mean
-FROM = {"sched_restarts": "grace_epochs, reduction_factor: the learning rate's restarts (stopping_schedule=rung)"}
+FROM = {
+    "sched_restarts": "grace_epochs, reduction_factor, scheduler, brackets: the learning rate's restarts "
+    "(stopping_schedule=rung)"
+}
 
 
 def what_stays(settings: Settings, data_fingerprint: str) -> dict[str, Any]:

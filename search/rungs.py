@@ -67,12 +67,18 @@ def scheduler_notes(settings: Settings) -> list[str]:
             f"{settings.scheduler} stops trials by {first} alone: what is best in {' or '.join(others)} may be stopped "
             "and be missing from the Pareto front (--set scheduler=none trains all in full)"
         )
-    if settings.scheduler == "hyperband" and brackets(settings) < settings.brackets:
-        count = brackets(settings)
+    count = brackets(settings)
+    if settings.scheduler == "hyperband" and count < settings.brackets:
         notes.append(
             f"hyperband has {count} bracket{'s' * (count > 1)}, not {settings.brackets}: a bracket needs a rung of its "
             f"own, and before epoch {settings.epochs} they are at {', '.join(map(str, rungs(settings))) or 'none'} "
             "(grace_epochs, then times reduction_factor)"
+        )
+    if count > 1:
+        first = zip(bracket_shares(settings), rungs(settings), strict=False)
+        notes.append(
+            "hyperband compares trials first after epoch "
+            + ", ".join(f"{epoch} ({share:.0%} of them)" for share, epoch in first)
         )
     if restarted := restarts(settings):
         notes.append(f"the learning rate starts anew after epoch {', '.join(map(str, restarted))}, baselines' too")

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from search.contradictions import budget_problems
 from search.objective import parse_objectives
@@ -78,13 +78,21 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     address: str | None = None  # of a running Ray cluster; None starts one here
     dashboard_port: int | None = Field(None, ge=1, le=65535)  # of Ray's dashboard; None: no dashboard
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default_grace(cls, fields):
+        return {name: value for name, value in fields.items() if name != "grace_epochs" or value is not None}
+
 
 def _grace_epochs(epochs: int, scheduler: str, reduction_factor: int, brackets: int, **_: Any) -> int:
     """A third of a trial: distillation is slow to show what it is worth (Beyer et al., arXiv 2106.05237).
 
-    Hyperband hedges against just that: its first brackets begin earlier and its last one there.
+    Hyperband hedges against just that: its last bracket begins about there, each other one by the factor earlier.
     """
-    return -(-epochs // (3 if scheduler != "hyperband" else reduction_factor**brackets))
+    grace = -(-epochs // 3)
+    for _ in range(min(brackets - 1, grace) if scheduler == "hyperband" else 0):
+        grace = max(1, grace // reduction_factor)
+    return grace
 
 
 SEARCHABLE = set(Distillation.model_fields) | set(Recipe.model_fields) - {"epochs"} | {"student", "student_kwargs"}

@@ -125,18 +125,18 @@ def _observation(
 
     from search.journal import SEARCHED
     from search.optuna_study import FROM, STATES
-    from search.replay import fits, replay
+    from search.replay import NOWHERE, as_in, replay
     from search.samplers import PARTIAL
 
     try:
         fields, branch = replay(space, trial.params)
         config = _text(compose(fields))
-        kept = {name: trial.params[name] for name in branch if name in trial.params}
+        kept = {name: as_in(branch[name], trial.params[name]) for name in branch if name in trial.params}
         missing = branch.keys() - kept.keys()
         other = _text(compose(replay(space, trial.params, seed=1)[0])) if missing else config
     except InputError:
         return None
-    if any(not fits(branch[name], value) for name, value in kept.items()) or (missing and settings.sampler != "tpe"):
+    if NOWHERE in kept.values() or (missing and settings.sampler != "tpe"):
         return None
     # What depends on the missing parameters is not compared.
     decided = {name for name in config.keys() & other.keys() & trial.config.keys() if config[name] == other[name]}

@@ -319,24 +319,36 @@ def test_a_minimized_target_goes_on_with_a_smaller_one(searched):
 
 def test_a_study_that_ran_all_its_trials_goes_on(searched):
     study = searched()
-    ending = all_ran(16, grid=False, ran=16)
+    ending = all_ran(16, None, grid=False, ran=16)
     study.account.end(ending.field, ending.limit, ending.reason)
     check_left(study.folder, study.settings, maximize=True)
     assert ending.reason == "all 16 trials have run"
 
 
 @pytest.mark.parametrize(
-    ("trials", "grid", "ran", "said"),
+    ("asked", "points", "grid", "ran", "said"),
     [
-        (1, False, 1, "its 1 trial has run"),
-        (6, True, 6, "all 6 points of the grid have run"),
-        (1, True, 1, "its 1 point of the grid has run"),
-        (5, False, 12, "12 trials have run, more than the 5 asked for"),
-        (1, False, 2, "2 trials have run, more than the 1 asked for"),
+        (1, None, False, 1, "its 1 trial has run"),
+        (50, 6, True, 6, "all 6 points of the grid have run"),
+        (1, 1, True, 1, "its 1 point of the grid has run"),
+        (50, 4, True, 6, "all 4 points of the grid have run"),  # two are points no more
+        (20, 6, False, 8, "all 6 points of the space have run"),
+        (3, 6, False, 3, "all 3 trials have run"),
+        (5, None, False, 12, "12 trials have run, more than the 5 asked for"),
+        (1, None, False, 2, "2 trials have run, more than the 1 asked for"),
     ],
 )
-def test_how_many_have_run_is_said_right(trials, grid, ran, said):
-    assert all_ran(trials, grid, ran).reason == said
+def test_how_many_have_run_is_said_right(asked, points, grid, ran, said):
+    assert all_ran(asked, points, grid, ran).reason == said
+
+
+def test_patience_that_the_last_trial_used_up_ended_nothing(searched):
+    study = searched(patience=1)
+    study.whole(0, 90.0)
+    study.whole(1, 70.0)
+    assert study.budgets.reason() == "no better trial in the last 1"
+    study.budgets.all_done()
+    assert study.budgets.ending is None
 
 
 @pytest.mark.parametrize(
@@ -402,7 +414,8 @@ def test_a_hard_budget_cuts_off_what_still_runs_after_a_soft_one(searched, soft)
     assert "time budget" in study.budgets.cut()
     study.train(late)
     study.budgets.all_done()
-    assert study.budgets.ending.field in soft, "nothing was cut off after all"
+    ending = study.budgets.ending
+    assert (ending and ending.field) == ("target" if "target" in soft else None), "nothing was cut off after all"
 
 
 def test_a_run_without_an_epoch_left_is_none_of_full_length(searched):

@@ -104,6 +104,26 @@ def test_what_did_not_change_leaves_the_journal_alone(begun):
     assert (begun.folder / JOURNAL).read_bytes() == before and begun.logs == [JOURNAL]
 
 
+def test_numbers_are_kept_by_their_value(tmp_path):
+    """The command line's 1 is the space's 1.0, in a range as among choices; True is neither."""
+
+    def choices(trial):
+        return {"eps": trial.suggest_categorical("eps", [1, 1.5, True]), "k": trial.suggest_float("k", 0.0, 4.0)}
+
+    def before(trial):
+        return {"eps": trial.suggest_float("eps", 0.8, 2.5), "k": trial.suggest_int("k", 1, 3)}
+
+    begun = Folder(tmp_path)
+    study = begun.open(first_guesses=[])
+    for guess in ({"eps": 1.0, "k": 2}, {"eps": 1.5, "k": 3}, {"eps": 1.2, "k": 1}):
+        begun.end(study, begun.ask(study, space(before), guess))
+    (note, _) = begun.carry(space(choices))
+    assert note.endswith("2 of 3 trials keep it")
+    kept = [trial.params for trial in begun.trials]
+    assert kept == [{"eps": 1, "k": 2.0}, {"eps": 1.5, "k": 3.0}, {"k": 1.0}]
+    assert [type(value) for value in kept[0].values()] == [int, float], "as the choices and the range have them"
+
+
 def test_a_study_without_a_journal_has_nothing_to_carry_over(tmp_path):
     assert Folder(tmp_path).carry(space()) == [] and Folder(tmp_path).logs == []
 

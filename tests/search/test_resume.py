@@ -219,7 +219,7 @@ def test_a_session_that_fails_frees_the_study(tmp_path):
         pass
 
 
-RUNGS = {"stopping_schedule": "rung", "epochs": 12, "scheduler": "hyperband"}
+RUNGS = {"stopping_schedule": "rung", "epochs": 12, "scheduler": "hyperband", "grace_epochs": 1}
 
 
 def test_restarts_of_the_learning_rate_must_stay(started):
@@ -228,8 +228,8 @@ def test_restarts_of_the_learning_rate_must_stay(started):
     with pytest.raises(InputError) as caught:
         check_same(folder, settings(**RUNGS, reduction_factor=4), DATA)
     assert caught.value.problems == [
-        "grace_epochs, reduction_factor: the learning rate's restarts (stopping_schedule=rung): the study was started "
-        "with [1, 3, 9], not [1, 4]; leave it, or start a new study"
+        "grace_epochs, reduction_factor, scheduler, brackets: the learning rate's restarts (stopping_schedule=rung): "
+        "the study was started with [1, 3, 9], not [1, 4]; leave it, or start a new study"
     ]
 
 
@@ -248,5 +248,5 @@ def test_studies_are_comparable_whatever_their_seed_budget_and_ranges():
     assert of(seed=1, trials=99, baselines=["kd"], name="other") == same
     assert of(sets=["search.eps=1..2", "sampler=gp", "scheduler=none", "objectives=top1", "warm_start=x"]) == same
     others = [of("another"), of(sets=["objectives=nll"]), of(sets=["objectives=min:top1"]), of(lr=1e-2), of(epochs=5)]
-    others += [of(holdout=0.25), of(student="vit_tiny_patch16_224"), of(**RUNGS), of(**RUNGS, grace_epochs=2)]
+    others += [of(holdout=0.25), of(student="vit_tiny_patch16_224"), of(**RUNGS), of(**(RUNGS | {"grace_epochs": 2}))]
     assert len({same, *others}) == 1 + len(others)

@@ -52,9 +52,11 @@ def test_smoke_shrinks_the_study_but_a_flag_is_above_it():
         (["epochs=20"], [7]),
         (["epochs=1"], []),
         (["epochs=36", "grace_epochs=1"], [1, 3, 9, 27]),
+        (["epochs=36", "grace_epochs=null"], [12]),
         (["epochs=27", "scheduler=hyperband"], [1, 3, 9]),
         (["epochs=36", "scheduler=hyperband", "brackets=2"], [4, 12]),
-        (["epochs=36", "scheduler=hyperband", "brackets=9"], [1, 3, 9, 27]),
+        (["epochs=36", "scheduler=hyperband"], [1, 3, 9, 27]),
+        (["epochs=36", "scheduler=hyperband", "brackets=1000000000"], [1, 3, 9, 27]),
     ],
 )
 def test_trials_are_first_compared_after_a_third_of_their_epochs_and_in_hyperband_earlier_too(sets, rungs_at):
