@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import Objective
 from trainables.errors import InputError
 
-# (whole configuration, searched parameters, epochs, seed) -> one dict of metrics an epoch, by the names of README.md.
+# (whole configuration, searched parameters, epochs, seed) -> a dict of metrics an epoch; see `check_curve`.
 Curves = Callable[[dict[str, Any], dict[str, Any], int, int], list[dict[str, Any]]]
 SYNTHETIC = "synthetic"
+MEASURED = ("train/", "val/", "best/", "time/", "cost/")  # whatever else a curve has is not looked at
 
 
 def make_curves(name: str, storage: Path) -> Curves:
@@ -51,7 +54,7 @@ def check_curves(
         objectives: what every curve must report.
 
     Raises:
-        InputError: none has a curve, or a curve is too short or lacks an objective.
+        InputError: none has a curve, or one is no curve (`check_curve`).
     """
     for config, params in drawn:
         try:
@@ -66,7 +69,9 @@ def check_curves(
 
 
 def check_curve(curve: Any, epochs: int, objectives: list[Objective]) -> None:
-    """Whether a curve is one: a dict for each epoch that has every objective.
+    """Whether a curve is one: a dict for each epoch with a number, which may be NaN, for every objective.
+
+    Costs (`cost/...`) may be told in the first epoch alone. Other metrics may be missing, but must be numbers too.
 
     Raises:
         InputError: it is not.
@@ -75,10 +80,18 @@ def check_curve(curve: Any, epochs: int, objectives: list[Objective]) -> None:
         raise InputError("simulate: a curve must be a list with one dict of metrics an epoch")
     if len(curve) < epochs:
         raise InputError(f"simulate: the curve has {len(curve)} epochs, and trials have {epochs}; add --epochs or less")
-    for objective in objectives:
-        here = curve[0] if objective.metric.startswith("cost/") else curve[epochs - 1]
-        if objective.metric not in here:
-            raise InputError(f"simulate: the curve has no '{objective.metric}', which objectives name; add it")
+    for epoch, entry in enumerate(curve[:epochs], 1):
+        for metric in (one.metric for one in objectives):
+            if metric not in entry and (epoch == 1 or not metric.startswith("cost/")):
+                raise InputError(
+                    f"simulate: the curve has no '{metric}' in epoch {epoch}, which objectives name; add it"
+                    + ("" if metric.startswith("cost/") else " at every epoch")
+                )
+        for metric, value in entry.items():
+            if not isinstance(metric, str):
+                raise InputError(f"simulate: the curve's {metric!r} in epoch {epoch} is no metric's name; give a text")
+            if metric.startswith(MEASURED) and not _is_number(value):
+                raise InputError(f"simulate: the curve's '{metric}' is {value!r} in epoch {epoch}; give a number")
 
 
 class Recorded:
@@ -151,7 +164,7 @@ class Recorded:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _function(path: str) -> Curves:

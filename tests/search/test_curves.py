@@ -1,5 +1,6 @@
 """Learning curves in place of training."""
 
+import math
 import random
 
 import numpy as np
@@ -146,10 +147,27 @@ def test_curves_that_cannot_serve_are_refused():
     for curve, said in ((good[:1], "has 1 epochs"), (1.0, "must be a list"), ([{}, {}], "has no 'val/top1'")):
         with pytest.raises(InputError, match=said):
             check_curves(lambda *_, curve=curve: curve, trials, TOP1)
+    for value, said in ((None, "is None in epoch 2"), ("77", "is '77' in epoch 2"), (True, "is True in epoch 2")):
+        with pytest.raises(InputError, match=f"'val/top1' {said}; give a number"):
+            check_curves(lambda *_, value=value: [good[0], {"val/top1": value}], trials, TOP1)
+        with pytest.raises(InputError, match=f"'val/loss' {said}; give a number"):
+            check_curve([good[0], {"val/top1": 1.0, "val/loss": value}], 2, TOP1)
+    with pytest.raises(InputError, match="no 'val/top1' in epoch 1, which objectives name; add it at every epoch"):
+        check_curve([{}, good[0]], 2, TOP1)
+    with pytest.raises(InputError, match="3 in epoch 1 is no metric's name"):
+        check_curve([{**good[0], 3: 1.0}, good[0]], 2, TOP1)
     with pytest.raises(InputError, match="no 'val/mine'"):
         check_curves(lambda *_: good, trials, parse_objectives(["val/top1", "mine"], ["m:mine"]))
     with pytest.raises(InputError, match="no curve for any of 1 drawn trials: ZeroDivisionError"):
         check_curves(lambda *_: 1 / 0, trials, TOP1)
+
+
+def test_numbers_of_all_kinds_are_numbers_and_costs_are_told_once():
+    cost = Objective("cost/student_params", False)
+    first = {"val/top1": np.float32(1.0), "cost/student_params": 3, "note": "of my own"}
+    check_curve([first, {"val/top1": math.nan}, {"val/top1": np.int64(2)}], 3, [*TOP1, cost])
+    with pytest.raises(InputError, match=r"no 'cost/student_params' in epoch 1, which objectives name; add it$"):
+        check_curve([{"val/top1": 1.0}, first], 2, [*TOP1, cost])
 
 
 def test_some_trials_may_fail():
