@@ -133,7 +133,7 @@ def test_a_study_is_whole_and_says_that_nothing_was_trained(place, monkeypatch, 
 
     # What it recorded serves another one, and what there is not is refused.
     again = simulate(place, "--trials", "3", name="t", source="s")
-    assert "simulate=s" in again
+    assert "simulate=s" in again and "study s is replayed" in again
     curves = [record["history"] for record in records(place).values()]
     taken = [record["history"] for record in records(place, "t").values() if record["state"] == "complete"]
     assert taken and all(history in curves for history in taken)
