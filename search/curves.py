@@ -9,13 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import Objective
 from trainables.errors import InputError
 
-# (whole configuration, searched parameters, epochs, seed) -> one dict of metrics an epoch, by the names of README.md.
+# (whole configuration, searched parameters, epochs, seed) -> a dict of metrics an epoch; see `check_curve`.
 Curves = Callable[[dict[str, Any], dict[str, Any], int, int], list[dict[str, Any]]]
 SYNTHETIC = "synthetic"
+OFA = "ofa"  # the distiller of a configuration that names none
+MEASURED = ("train/", "val/", "best/", "time/", "cost/")  # whatever else a curve has is not looked at
 
 
 def make_curves(name: str, storage: Path) -> Curves:
@@ -51,7 +55,7 @@ def check_curves(
         objectives: what every curve must report.
 
     Raises:
-        InputError: none has a curve, or a curve is too short or lacks an objective.
+        InputError: none has a curve, or one is no curve (`check_curve`).
     """
     for config, params in drawn:
         try:
@@ -66,7 +70,9 @@ def check_curves(
 
 
 def check_curve(curve: Any, epochs: int, objectives: list[Objective]) -> None:
-    """Whether a curve is one: a dict for each epoch that has every objective.
+    """Whether a curve is one: a dict for each epoch with a number, which may be NaN, for every objective.
+
+    Costs (`cost/...`) may be told in the first epoch alone. Other metrics may be missing, but must be numbers too.
 
     Raises:
         InputError: it is not.
@@ -75,18 +81,27 @@ def check_curve(curve: Any, epochs: int, objectives: list[Objective]) -> None:
         raise InputError("simulate: a curve must be a list with one dict of metrics an epoch")
     if len(curve) < epochs:
         raise InputError(f"simulate: the curve has {len(curve)} epochs, and trials have {epochs}; add --epochs or less")
-    for objective in objectives:
-        here = curve[0] if objective.metric.startswith("cost/") else curve[epochs - 1]
-        if objective.metric not in here:
-            raise InputError(f"simulate: the curve has no '{objective.metric}', which objectives name; add it")
+    for epoch, entry in enumerate(curve[:epochs], 1):
+        for metric in (one.metric for one in objectives):
+            if metric not in entry and (epoch == 1 or not metric.startswith("cost/")):
+                raise InputError(
+                    f"simulate: the curve has no '{metric}' in epoch {epoch}, which objectives name; add it"
+                    + ("" if metric.startswith("cost/") else " at every epoch")
+                )
+        for metric, value in entry.items():
+            if not isinstance(metric, str):
+                raise InputError(f"simulate: the curve's {metric!r} in epoch {epoch} is no metric's name; give a text")
+            if metric.startswith(MEASURED) and not _is_number(value):
+                raise InputError(f"simulate: the curve's '{metric}' is {value!r} in epoch {epoch}; give a number")
 
 
 class Recorded:
-    """The curves of an earlier study's trials: those of the nearest complete one, whatever the seed.
+    """The curves of an earlier study: those of the nearest complete run of the same distiller, whatever the seed.
 
     Near is the root of the summed squares over all parameters: of numbers the difference over the recorded range (over
-    its logarithm, where that spans a factor of ten), of choices, and of what only one of the two has, 1. What has no
-    searched parameters, as a baseline, gets a baseline's curve of the same distiller where there is one.
+    its logarithm, where that spans a factor of ten), of choices, and of what only one of the two has, 1. What was
+    searched gets the curve of what was searched, and a baseline as given that of one, where there are both; of equally
+    near ones it is the one whose configuration differs in the fewest fields.
 
     Args:
         ledger: the earlier study's.
@@ -98,26 +113,56 @@ class Recorded:
 
     def __init__(self, ledger: Ledger, name: str):
         self._name = name
-        self._trials = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
-        self._baselines = [
-            record for record in ledger.of_role("baseline") if record.state == COMPLETE and not record.of
-        ]
-        if not self._trials:
+        roles = {role: [one for one in ledger.of_role(role) if one.state == COMPLETE] for role in ("trial", "baseline")}
+        self._runs = [*roles["trial"], *roles["baseline"]]
+        if not roles["trial"]:
             raise InputError(f"simulate: study '{name}' has no complete trial whose curve could be taken")
         self._spans: dict[str, tuple[float, float]] = {}  # lowest and highest recorded value of each number
-        for record in self._trials:
+        for record in self._runs:
             for key, value in record.params.items():
                 if _is_number(value):
                     low, high = self._spans.get(key, (value, value))
                     self._spans[key] = min(low, value), max(high, value)
 
+    def replayed(self, baselines: dict[str, str]) -> str:
+        """What is to be known of a study that takes these curves.
+
+        Args:
+            baselines: its baselines' distillers by their names.
+
+        Raises:
+            InputError: there is no run of a baseline's distiller.
+        """
+        if missing := [name for name, distiller in baselines.items() if not self._of(distiller)]:
+            first, rest = missing[0], ",".join(name for name in baselines if name not in missing)
+            raise InputError(
+                f"baselines: study '{self._name}', which is replayed, has no complete run of '{first}''s distiller, "
+                f"{baselines[first]}; leave it out: --set baselines=[{rest}]"
+            )
+        return (
+            f"study {self._name} is replayed: each run gets the curve of the nearest recorded one, whatever its seed, "
+            "so a final's deviations on the holdout are 0 and its tests mean nothing"
+        )
+
     def nearest(self, config: dict[str, Any], params: dict[str, Any]) -> TrialRecord:
-        """The record whose curve such a trial gets."""
-        if not params:
-            alike = [one for one in self._baselines if one.config.get("distiller") == config.get("distiller")]
-            if alike:
-                return alike[0]
-        return min(self._trials, key=lambda record: self.distance(params, record.params))
+        """The record whose curve such a trial or baseline gets.
+
+        Raises:
+            LookupError: none has its distiller.
+        """
+        alike = self._of(config.get("distiller", OFA))
+        if not alike:
+            raise LookupError(f"study '{self._name}' has no complete run of distiller {config['distiller']}")
+        searched = [record for record in alike if bool(record.params) == bool(params)]
+
+        def away(record: TrialRecord) -> tuple[float, int]:
+            differ = sum(key in config and config[key] != value for key, value in record.config.items())
+            return self.distance(params, record.params), differ
+
+        return min(searched or alike, key=away)
+
+    def _of(self, distiller: str) -> list[TrialRecord]:
+        return [record for record in self._runs if record.config.get("distiller", OFA) == distiller]
 
     def distance(self, one: dict[str, Any], other: dict[str, Any]) -> float:
         """How far two trials' parameters are apart."""
@@ -128,6 +173,7 @@ class Recorded:
 
         Raises:
             InputError: it is shorter than that.
+            LookupError: as `nearest`.
         """
         history = self.nearest(config, params).history
         if (there := len(history)) < epochs:
@@ -151,7 +197,7 @@ class Recorded:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _function(path: str) -> Curves:

@@ -25,7 +25,7 @@ def enumerate_grid(
 
 
 def search_notes(settings: Settings, space: SearchSpace) -> list[str]:
-    """What sampler and scheduler do otherwise than one may expect.
+    """What sampler, scheduler and the baselines' searches do otherwise than one may expect.
 
     Raises:
         InputError: the sampler has nothing to do in this space.
@@ -37,6 +37,8 @@ def search_notes(settings: Settings, space: SearchSpace) -> list[str]:
     if settings.sampler == "cmaes" and models_nothing(distributions, conditional):
         raise InputError("sampler: 'cmaes' needs a number that every trial has, and this space has none; take tpe")
     notes = sampler_notes(settings.sampler, settings.scheduler, distributions, conditional)
+    if settings.tune_baselines and not settings.baselines:
+        notes.append(f"tune_baselines {settings.tune_baselines} tunes nothing, as there are no baselines")
     return notes + scheduler_notes(settings)
 
 

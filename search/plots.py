@@ -31,32 +31,37 @@ def _figure(width: float, height: float, rows: int = 1):
 
 
 def plot_history(ledger: Ledger, path: Path) -> None:
-    """Each trial's last objective in the order they started, the best so far, and the baselines."""
+    """Each trial's last objective over the trials' numbers, the best so far, and the baselines."""
     figure, axes = _figure(8, 4.5)
     baselines = [record for record in ledger.of_role("baseline") if record.state == COMPLETE]
-    records = [(place, record) for place, record in enumerate(ledger.of_role("trial"), 1) if record.state in MARKERS]
-    complete = [(place, record.value) for place, record in records if record.state == COMPLETE]
+    known = [(int(record.trial_id), record) for record in ledger.of_role("trial") if record.state in MARKERS]
+    records = sorted(known, key=lambda item: item[0])
+    complete = [(number, record.value) for number, record in records if record.state == COMPLETE]
     low, high = view_range(ledger)
     for state, (marker, colour) in MARKERS.items():
-        points = [(place, record.value) for place, record in records if record.state == state]
-        shown = [point for point in points if point[1] is not None and low <= point[1] <= high]
+        points = [(number, record.value) for number, record in records if record.state == state]
+        valued = [point for point in points if point[1] is not None and math.isfinite(point[1])]
+        shown = [point for point in valued if low <= point[1] <= high]
         if shown:
             axes.scatter(*zip(*shown, strict=True), marker=marker, color=colour, s=36, label=state, zorder=3)
-        rest = sorted({place for place, _ in points} - {place for place, _ in shown})
-        if rest:  # on the axis itself
-            style = {"marker": marker, "color": colour, "s": 36, "label": f"{state}, off the scale"}
-            axes.scatter(rest, [0] * len(rest), transform=axes.get_xaxis_transform(), clip_on=False, zorder=4, **style)
+        off = [number for number, value in valued if not low <= value <= high]
+        without = [point[0] for point in points if point not in valued]
+        for numbers, words in ((off, "off the scale"), (without, "without a value")):
+            if numbers:  # on the axis itself
+                style = {"marker": marker, "color": colour, "s": 36, "label": f"{state}, {words}"}
+                at = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 4}
+                axes.scatter(numbers, [0] * len(numbers), **at, **style)
     if complete:
         better = max if _maximized(ledger) else min
         best = [better(value for _, value in complete[: count + 1]) for count in range(len(complete))]
-        places = [place for place, _ in complete] + [max(place for place, _ in records)]
+        places = [number for number, _ in complete] + [records[-1][0]]
         axes.step(places, [*best, best[-1]], where="post", color=MARKERS[COMPLETE][1], alpha=0.6, label="best so far")
     for index, record in enumerate(baselines):
         colour = BASELINE_COLOURS[index % len(BASELINE_COLOURS)]
         label = f"{record.trial_id} ({format_value(ledger.objective, record.value)})"
         axes.axhline(record.value, color=colour, linestyle=("--", ":", "-.")[index % 3], linewidth=1.2, label=label)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="trial, in the order they started", ylabel=f"{ledger.objective} at the last epoch")
+    axes.set(xlabel="trial", ylabel=f"{ledger.objective} at the last epoch")
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[0]:

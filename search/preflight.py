@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.contradictions import budget_notes, final_runs
-from search.curves import Curves, check_curves, make_curves
+from search.curves import Curves, Recorded, check_curves, make_curves
 from search.earlier import EarlierStudy
 from search.objective import Objective, parse_objectives
 from search.paths import storage_folder
@@ -167,6 +167,8 @@ def preflight(
         notes.append(f"{what} has {points} points, so there are no more trials, though {settings.trials} were asked")
     notes += search_notes(settings, space)
     objectives = parse_objectives(settings.objectives, settings.metrics)
+    if isinstance(curves, Recorded):
+        notes.append(curves.replayed({name: config.distiller for name, config in baselines.items()}))
     if curves:
         samples = space.samples(SAMPLES, settings.seed)
         check_curves(curves, [(composed(fields).model_dump(), params) for params, fields in samples], objectives)

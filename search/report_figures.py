@@ -38,7 +38,7 @@ def history(study: optuna.Study, ledger: Ledger) -> "Figure | None":
         trace.update(visible=trace.name != "Infeasible Trial")
     figure.data[0].update(name=COMPLETE, marker={"color": MARKERS[COMPLETE][1], "size": 8})
     figure.update_traces(selector={"name": "Best Value"}, name="best so far", line={"shape": "hv"})
-    stopped = [one for one in off_scale(ledger, off=False) if one.state == PRUNED]
+    stopped = off_scale(ledger, off=False)
     figure.add_scatter(
         x=[int(one.trial_id) for one in stopped],
         y=[one.value for one in stopped],
@@ -52,10 +52,10 @@ def history(study: optuna.Study, ledger: Ledger) -> "Figure | None":
 
 
 def off_scale(ledger: Ledger, off: bool = True) -> list[TrialRecord]:
-    """The trials with a value that the history leaves out, to keep what matters large; `off=False`: the others."""
+    """The stopped trials that the history leaves out, to keep what matters large; `off=False`: the others."""
     low, high = view_range(ledger)
-    valued = [one for one in ledger.of_role("trial") if one.value is not None]
-    return [one for one in valued if off != (low <= one.value <= high)]
+    stopped = [one for one in ledger.of_role("trial") if one.state == PRUNED and one.value is not None]
+    return [one for one in stopped if off != (low <= one.value <= high)]
 
 
 def pareto(study: optuna.Study, ledger: Ledger) -> "list[Figure]":

@@ -12,6 +12,7 @@ from search import agreement, comparisons, plots, report_figures, results, spend
 from search import rungs as scheduling
 from search.final import best_record, final_frame, winner
 from search.final import comparisons as tested
+from search.finalists import FINALIST
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
 from search.objective import format_value
 from search.report_facts import SETTINGS, Facts
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 WEAKEST, BEST_TRIALS = 100, 10  # rows of these tables
 NO_JOURNAL = "Optuna's journal of this study is gone, so this cannot be drawn."
-BARE = "No trial ran to its end, so there is nothing to draw."
+BARE = "No trial completed, so there is nothing to draw."
 
 
 def lead(facts: Facts, ledger: Ledger) -> str:
@@ -48,11 +49,11 @@ def sections(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> list
     return [
         Section("Result", _result(facts, ledger)),
         Section("Teacher", _teacher(facts)),
-        Section("Optimisation history", _history(study, ledger)),
-        *([Section("Pareto front", _pareto(study, ledger))] if len(facts.settings.objectives) > 1 else []),
+        Section("Optimisation history", _history(facts, study, ledger)),
+        *([Section("Pareto front", _pareto(facts, study, ledger))] if len(facts.settings.objectives) > 1 else []),
         Section("Parallel coordinates", _parallel(study, ledger)),
         Section("Each parameter", _slices(study, ledger)),
-        Section("Importance", _importance(study, ledger)),
+        Section("Importance", _importance(facts, study, ledger)),
         Section("Could early stopping have misled?", _rungs(facts, ledger)),
         Section("Learning curves", _curves(ledger)),
         Section("Timeline", _drawn(study, lambda: report_figures.timeline(study, ledger), "Nothing ran.")),
@@ -88,13 +89,7 @@ def _result(facts: Facts, ledger: Ledger) -> list[Block]:
             Text("In the search itself, with one seed and on the images that chose:"),
         ]
     else:
-        blocks.append(
-            Text(
-                "There was no final, so nothing here is from the test split or from more than one seed "
-                "(--set finalists=3 seeds=3 makes one).",
-                note=True,
-            )
-        )
+        blocks.append(Text(_no_final(facts, ledger), note=True))
     table = results.final_table(ledger)
     blocks.append(Table(table) if len(table) else Text("Neither a trial nor a baseline has figures.", note=True))
     if comparisons.several_distillers(ledger):
@@ -104,6 +99,19 @@ def _result(facts: Facts, ledger: Ledger) -> list[Block]:
     if cost := comparisons.branches(ledger):
         blocks.append(Text(cost[0].upper() + cost[1:] + "."))
     return blocks
+
+
+def _no_final(facts: Facts, ledger: Ledger) -> str:
+    """Why there are no figures of a final."""
+    if not facts.settings.finalists:
+        why, fix = "There was no final", " (--set finalists=3 seeds=3 makes one)"
+    elif not ledger.complete():
+        why, fix = "There was no final, as no trial completed", ""
+    elif not ledger.of_role(FINALIST):
+        why, fix = "There was no final, as the study ended before it", " (--resume goes on)"
+    else:
+        why, fix = "No trial's run of the final completed", " (--resume tries again)"
+    return f"{why}, so nothing here is from the test split or from more than one seed{fix}."
 
 
 def _intervals(ledger: Ledger, columns: list[str]) -> list[Block]:
@@ -151,10 +159,14 @@ def _teacher(facts: Facts) -> list[Block]:
     return [*blocks, Text(f"{words}; no student learns from it what it does not know:"), Table(pandas.DataFrame(rows))]
 
 
-def _history(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
-    blocks = _drawn(study, lambda: report_figures.history(study, ledger), BARE, picture="history.png")
-    if left_out := len(report_figures.off_scale(ledger)):
-        blocks.append(Text(f"{left_out} trials ended so far off that they are not drawn.", note=True))
+def _history(facts: Facts, study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
+    blocks = _drawn(study, lambda: report_figures.history(study, ledger), BARE, _picture(facts, "history.png"))
+    drawn = isinstance(blocks[0], Charts)
+    if drawn and (count := len(report_figures.off_scale(ledger))):
+        whom, them = ("1 stopped trial", "it is") if count == 1 else (f"{count} stopped trials", "they are")
+        text = f"{whom} ended so far off that {them} left out of the figure in report.html"
+        text += f"; in history.png {them} on the axis" if blocks[0].picture else ""
+        blocks.append(Text(f"{text}.", note=True))
     complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
     if complete:
         ranked = sorted(complete, key=lambda record: record.score, reverse=True)[:BEST_TRIALS]
@@ -179,12 +191,13 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else as_text(value)
 
 
-def _pareto(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
-    blocks = _drawn(study, lambda: report_figures.pareto(study, ledger), BARE, picture="pareto.png")
+def _pareto(facts: Facts, study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
+    blocks = _drawn(study, lambda: report_figures.pareto(study, ledger), BARE, _picture(facts, "pareto.png"))
     complete = [record for record in ledger.of_role("trial") if record.state == COMPLETE]
     if complete:
         best = ledger.front()
-        text = f"{len(best)} of {len(complete)} complete trials are beaten by no other in all objectives:"
+        verb = "is" if len(best) == 1 else "are"
+        text = f"{len(best)} of {len(complete)} complete trials {verb} beaten by no other in all objectives:"
         blocks += [Text(text), Table(_trials_frame(best))]
     return blocks
 
@@ -207,17 +220,15 @@ def _slices(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
     return blocks
 
 
-def _importance(study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
+def _importance(facts: Facts, study: "optuna.Study | None", ledger: Ledger) -> list[Block]:
     few = f"It takes {plots.FEWEST_TRIALS} or more complete trials and a parameter that varies among them."
     blocks: list[Block] = []
     for evaluator, words, picture in (
-        ("PED-ANOVA", "what sets the best trials apart from all", "importance.png"),
+        ("PED-ANOVA", "what sets the best trials apart from all", _picture(facts, "importance.png")),
         ("fANOVA", "what the result varies with over the whole space", None),
     ):
         blocks.append(Text(f"{evaluator}, {words}:"))
-        blocks += _drawn(
-            study, lambda name=evaluator: report_figures.importance(study, ledger, name), few, picture=picture
-        )
+        blocks += _drawn(study, lambda name=evaluator: report_figures.importance(study, ledger, name), few, picture)
     complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
     blocks.append(
         Text(
@@ -350,6 +361,11 @@ def _session(number: int, session: dict[str, Any]) -> list[Block]:
     blocks: list[Block] = [Text(f"Session {number}{when}:{'' if command else ' its command was not kept.'}")]
     blocks += [Code(command, "sh")] if command else []
     return blocks + [Text(note, note=True) for note in session.get("notes", [])]
+
+
+def _picture(facts: Facts, name: str) -> str | None:
+    """A picture's name if the study has it: one that was interrupted has none yet."""
+    return name if (facts.folder / name).exists() else None
 
 
 def _drawn(study: "optuna.Study | None", make: Callable, empty: str, picture: str | None = None) -> list[Block]:

@@ -23,6 +23,11 @@ def rungs(settings: Settings) -> list[int]:
     return list(itertools.takewhile(lambda epoch: epoch < settings.epochs, epochs))
 
 
+def stops(settings: Settings) -> bool:
+    """Whether the scheduler can stop a trial at all: none is stopped in its last epoch, which is over by then."""
+    return settings.scheduler != "none" and settings.grace_epochs < settings.epochs
+
+
 def brackets(settings: Settings) -> int:
     """How many brackets there are: ASHA's one; of hyperband those asked for that have a rung before the end."""
     return 1 if settings.scheduler != "hyperband" else max(1, min(settings.brackets, len(rungs(settings))))
@@ -61,14 +66,26 @@ def restarts(settings: Settings) -> list[int]:
 def scheduler_notes(settings: Settings) -> list[str]:
     """What the scheduler does otherwise than the settings may suggest."""
     notes = []
-    if settings.scheduler != "none" and len(settings.objectives) > 1:
+    if stops(settings) and len(settings.objectives) > 1:
         first, *others = (one.metric for one in parse_objectives(settings.objectives, settings.metrics))
         notes.append(
             f"{settings.scheduler} stops trials by {first} alone: what is best in {' or '.join(others)} may be stopped "
             "and be missing from the Pareto front (--set scheduler=none trains all in full)"
         )
+    if not stops(settings) and settings.scheduler != "none" and not settings.smoke:
+        notes.append(
+            f"{settings.scheduler} stops no trial: grace_epochs {settings.grace_epochs} leaves none of the "
+            f"{settings.epochs} epochs to stop one before"
+            + ("; nor does the learning rate start anew" if settings.stopping_schedule == "rung" else "")
+            + " (--set grace_epochs=N, fewer than epochs)"
+        )
+    if settings.sampler in ("grid", "brute") and stops(settings):
+        notes.append(
+            f"sampler {settings.sampler} tries every point, but {settings.scheduler} may stop points before their last "
+            "epoch (--set scheduler=none trains all in full)"
+        )
     count = brackets(settings)
-    if settings.scheduler == "hyperband" and count < settings.brackets:
+    if settings.scheduler == "hyperband" and count < settings.brackets and stops(settings):
         notes.append(
             f"hyperband has {count} bracket{'s' * (count > 1)}, not {settings.brackets}: a bracket needs a rung of its "
             f"own, and before epoch {settings.epochs} they are at {', '.join(map(str, rungs(settings))) or 'none'} "

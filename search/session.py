@@ -151,7 +151,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
     plots.plot_history(ledger, folder / "history.png")
     plots.plot_importance(own_study(outcome.study), folder / "importance.png")
     written = list(RESULTS)
-    if len(ledger.front()) > 1:
+    if ledger.front():
         plots.plot_front(ledger, folder / FRONT)
         written.append(FRONT)
     if best := best_record(ledger):

@@ -1,5 +1,6 @@
 """Learning curves in place of training."""
 
+import math
 import random
 
 import numpy as np
@@ -86,11 +87,12 @@ def test_an_unknown_parameter_has_a_mild_effect(drawn):
     assert len(set(finals)) > 3 and max(finals) - min(finals) <= 1.0
 
 
-def recorded(folder, *trials, role="trial", epochs=3):
-    """A ledger of complete trials with these parameters, whose curves end at 10, 20, …"""
+def recorded(folder, *trials, role="trial", epochs=3, distiller="ofa", of=""):
+    """A ledger with complete runs of these parameters, whose curves end at 10, 20, …"""
     ledger = Ledger(folder)
     for number, params in enumerate(trials):
-        record = TrialRecord(f"{role}{number}", role, {"epochs": epochs, "distiller": "ofa"}, params)
+        config = {"epochs": epochs, "distiller": distiller, "temperature": 1.0 + number}
+        record = TrialRecord(f"{role}{distiller}{of}{number}", role, config, params, of=of)
         for epoch in range(1, epochs + 1):
             record.add({"epoch": epoch, "val/top1": 10.0 * (number + 1) * epoch / epochs, "test/top1": 1.0})
         record.finish()
@@ -103,18 +105,42 @@ def test_the_nearest_recorded_trial_gives_its_curve(tmp_path):
     curves = Recorded(ledger, "s")
     curve = curves({}, {"a": 0.1, "t": 0.02}, 3, 0)
     assert [entry["val/top1"] for entry in curve] == pytest.approx([10 / 3, 20 / 3, 10])
-    assert curves.nearest({}, {"a": 0.9, "t": 0.7}).trial_id == "trial1"
-    assert curves.nearest({}, {"a": 0.9, "t": 0.9, "b": True}).trial_id == "trial2"  # a missing choice counts 1
+    assert curves.nearest({}, {"a": 0.9, "t": 0.7}).trial_id == "trialofa1"
+    assert curves.nearest({}, {"a": 0.9, "t": 0.9, "b": True}).trial_id == "trialofa2"  # a missing choice counts 1
     assert curves.distance({"t": 0.01}, {"t": 0.1}) == pytest.approx(0.5)  # over the logarithm
     assert "test/top1" not in curve[-1]
 
 
-def test_a_baseline_gets_a_baseline_s_curve(tmp_path):
+def test_a_run_gets_a_curve_of_its_own_distiller(tmp_path):
+    """A baseline that is tuned has parameters as a trial has, and is still no trial of OFA-KD."""
+    recorded(tmp_path, {"lr": 1.0})
+    recorded(tmp_path, {}, {}, role="baseline", distiller="kd")
+    curves = Recorded(recorded(tmp_path, {}, role="baseline"), "s")
+
+    def taken(distiller, params, **config):
+        return curves.nearest({"distiller": distiller, **config}, params).trial_id
+
+    assert taken("kd", {"lr": 1.0}) == taken("kd", {}) == taken("kd", {}, temperature=1.0) == "baselinekd0"
+    assert taken("kd", {}, temperature=2.0) == "baselinekd1", "of two baselines the one with this configuration"
+    assert taken("ofa", {}) == "baselineofa0" and taken("ofa", {"lr": 9.0, "a": 1, "b": 2}) == "trialofa0"
+    with pytest.raises(LookupError, match="study 's' has no complete run of distiller dkd"):
+        curves({"distiller": "dkd"}, {"lr": 1.0}, 3, 0)
+
+    recorded(tmp_path, {"lr": 0.1}, {"lr": 2.0}, role="baseline", distiller="kd", of="kd")
+    curves = Recorded(Ledger(tmp_path), "s")
+    assert taken("kd", {"lr": 1.5}) == "baselinekdkd1" and taken("kd", {}) == "baselinekd0"
+
+
+def test_a_replay_says_what_it_is_and_refuses_baselines_that_were_not_recorded(tmp_path):
     recorded(tmp_path, {"a": 1.0})
-    ledger = recorded(tmp_path, {}, role="baseline")
-    curves = Recorded(ledger, "s")
-    assert curves.nearest({"distiller": "ofa"}, {}).role == "baseline"
-    assert curves.nearest({"distiller": "kd"}, {}).role == "trial"
+    curves = Recorded(recorded(tmp_path, {}, role="baseline", distiller="kd"), "s")
+    assert "study s is replayed" in curves.replayed({"kd": "kd", "mine": "ofa"}) and "0" in curves.replayed({})
+    with pytest.raises(InputError) as refused:
+        curves.replayed({"scratch": "none", "kd": "kd"})
+    assert refused.value.problems == [
+        "baselines: study 's', which is replayed, has no complete run of 'scratch''s distiller, none; "
+        "leave it out: --set baselines=[kd]"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,10 +172,27 @@ def test_curves_that_cannot_serve_are_refused():
     for curve, said in ((good[:1], "has 1 epochs"), (1.0, "must be a list"), ([{}, {}], "has no 'val/top1'")):
         with pytest.raises(InputError, match=said):
             check_curves(lambda *_, curve=curve: curve, trials, TOP1)
+    for value, said in ((None, "is None in epoch 2"), ("77", "is '77' in epoch 2"), (True, "is True in epoch 2")):
+        with pytest.raises(InputError, match=f"'val/top1' {said}; give a number"):
+            check_curves(lambda *_, value=value: [good[0], {"val/top1": value}], trials, TOP1)
+        with pytest.raises(InputError, match=f"'val/loss' {said}; give a number"):
+            check_curve([good[0], {"val/top1": 1.0, "val/loss": value}], 2, TOP1)
+    with pytest.raises(InputError, match="no 'val/top1' in epoch 1, which objectives name; add it at every epoch"):
+        check_curve([{}, good[0]], 2, TOP1)
+    with pytest.raises(InputError, match="3 in epoch 1 is no metric's name"):
+        check_curve([{**good[0], 3: 1.0}, good[0]], 2, TOP1)
     with pytest.raises(InputError, match="no 'val/mine'"):
         check_curves(lambda *_: good, trials, parse_objectives(["val/top1", "mine"], ["m:mine"]))
     with pytest.raises(InputError, match="no curve for any of 1 drawn trials: ZeroDivisionError"):
         check_curves(lambda *_: 1 / 0, trials, TOP1)
+
+
+def test_numbers_of_all_kinds_are_numbers_and_costs_are_told_once():
+    cost = Objective("cost/student_params", False)
+    first = {"val/top1": np.float32(1.0), "cost/student_params": 3, "note": "of my own"}
+    check_curve([first, {"val/top1": math.nan}, {"val/top1": np.int64(2)}], 3, [*TOP1, cost])
+    with pytest.raises(InputError, match=r"no 'cost/student_params' in epoch 1, which objectives name; add it$"):
+        check_curve([{"val/top1": 1.0}, first], 2, [*TOP1, cost])
 
 
 def test_some_trials_may_fail():

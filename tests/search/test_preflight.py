@@ -245,8 +245,15 @@ def test_too_few_seeds_for_the_final_are_told():
     assert planned("seeds=1", baselines=[]).notes == planned("seeds=1", "smoke=true").notes == []
 
 
+def test_searches_for_baselines_that_there_are_not_are_told():
+    assert planned("tune_baselines=3", baselines=[]).notes == [
+        "tune_baselines 3 tunes nothing, as there are no baselines"
+    ]
+    assert planned("tune_baselines=3").notes == planned(baselines=[]).notes == []
+
+
 def test_brute_force_counts_its_points_and_needs_finite_parameters():
-    plan = planned("sampler=brute", "trials=50", function=grid_of)
+    plan = planned("sampler=brute", "trials=50", "scheduler=none", function=grid_of)
     assert plan.grid is None and (plan.trials, plan.points) == (6, 6)
     assert plan.notes == ["the space has 6 points, so there are no more trials, though 50 were asked"]
     assert planned("sampler=brute", "trials=5", function=grid_of).trials == 5
@@ -275,13 +282,15 @@ def grid_of(trial):
 
 
 def test_a_grid_begins_with_the_first_guesses_and_has_them_once():
-    plan = planned("sampler=grid", "trials=4", function=grid_of, guesses=[{"eps": 1.4, "t": 2}, {"eps": 1.4}])
+    plan = planned(
+        "sampler=grid", "trials=4", "scheduler=none", function=grid_of, guesses=[{"eps": 1.4, "t": 2}, {"eps": 1.4}]
+    )
     assert [point["eps"] for point in plan.grid][:2] == [1.4, 1.4] and len(plan.grid) == 6
     assert plan.trials == 4 and plan.trial_count() == 6 + plan.final_count and plan.notes == []
 
 
 def test_more_trials_than_a_grid_has_points_are_fine_and_said():
-    plan = planned("sampler=grid", "trials=50", function=grid_of)
+    plan = planned("sampler=grid", "trials=50", "scheduler=none", function=grid_of)
     assert plan.trials == 6 and plan.trial_count() == 8 + plan.final_count
     assert plan.notes == ["the grid has 6 points, so there are no more trials, though 50 were asked"]
 

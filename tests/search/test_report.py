@@ -1,6 +1,7 @@
 """The report as a user meets it: the command, its files, and what they say of studies that ended in all ways."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -189,6 +190,53 @@ def test_two_objectives(tmp_path):
         ["| 3", "80.00", "20"],
     ]
     assert "on the front" in page and "could not be drawn" not in text
+
+
+def test_only_pictures_that_are_there_are_linked(tmp_path):
+    made = mixed(tmp_path, objectives=["top1", "min:training_time"])
+    assert "](" not in written(made)[1]
+    for name in ("history.png", "importance.png", "pareto.png"):
+        (made.folder / name).touch()
+    links = re.findall(r"\]\((.+)\)", written(made)[1])
+    assert links == ["history.png", "pareto.png", "importance.png"]
+
+
+def test_what_the_history_leaves_out(tmp_path):
+    made = Made(tmp_path)
+    for values in (rising(70.0), rising(72.0), [1.0], [*rising(50.0)[:-1], math.nan]):
+        made.trial(values)
+    budget = made.trial([])  # a budget ended it before its first epoch's end, so it has no value
+    budget.finish(stopped="cut off")
+    made.ledger.save(budget)
+    left_out = "*1 stopped trial ended so far off that it is left out of the figure in report.html"
+    assert f"{left_out}.*" in section(written(made)[1], "Optimisation history")
+    (made.folder / "history.png").touch()
+    made.trial([1.0])
+    history = section(written(made)[1], "Optimisation history")
+    assert "*2 stopped trials ended so far off that they are left out of" in history
+    assert "report.html; in history.png they are on the axis.*" in history
+
+
+@pytest.mark.parametrize(
+    ("fields", "trials", "final", "said"),
+    [
+        ({"finalists": 0}, [70.0], [], "There was no final, so nothing here is from the test split or from more"),
+        ({"finalists": 0}, [70.0], [], "than one seed (--set finalists=3 seeds=3 makes one)."),
+        ({}, [math.nan], [], "There was no final, as no trial completed, so nothing here is from the test split"),
+        ({}, [70.0], [], "There was no final, as the study ended before it, so nothing here"),
+        ({}, [70.0], [None], "No trial's run of the final completed, so nothing here"),
+    ],
+)
+def test_why_there_was_no_final(tmp_path, fields, trials, final, said):
+    made = Made(tmp_path, **fields)
+    for value in trials:
+        made.trial(rising(value))
+    made.final("0", final)
+    text = written(made)[1]
+    assert said in section(text, "Result")
+    if not final and math.isnan(trials[0]):
+        history = section(text, "Optimisation history")
+        assert "*No trial completed, so there is nothing to draw.*" in history and "far off" not in history
 
 
 def test_less_may_be_better(tmp_path):

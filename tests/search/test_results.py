@@ -1,3 +1,4 @@
+import math
 from io import StringIO
 
 import optuna
@@ -208,6 +209,21 @@ def test_less_may_be_better(tmp_path):
     assert plots.view_range(ledger) == (pytest.approx(0.1), pytest.approx(1.3))
     plots.plot_history(ledger, tmp_path / "history.png")
     assert is_picture(tmp_path / "history.png")
+
+
+def test_the_history_is_over_the_trials_numbers(ledger, tmp_path, monkeypatch):
+    add(ledger, "11", 10.0, epochs=1)  # stopped far off
+    add(ledger, "10", math.nan)
+    figure, axes = plots._figure(8, 4.5)
+    monkeypatch.setattr(plots, "_figure", lambda *_: (figure, axes))
+    plots.plot_history(ledger, tmp_path / "history.png")
+    drawn = {one.get_label(): one.get_offsets()[:, 0].tolist() for one in axes.collections}
+    trials = {record.trial_id: record.state for record in ledger.of_role("trial")}
+    for state in {state for state in trials.values() if state != "running"}:
+        found = [x for label, numbers in drawn.items() if label.split(",")[0] == state for x in numbers]
+        assert sorted(found) == sorted(int(name) for name, one in trials.items() if one == state)
+    assert drawn["pruned, off the scale"][-1] == 11 and drawn["failed, without a value"][-1] == 10
+    assert axes.lines[0].get_xdata().tolist()[-1] == 11 and axes.get_xlabel() == "trial"
 
 
 def test_the_frame_has_every_objective_and_the_best_of_the_first(ledger):

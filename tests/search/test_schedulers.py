@@ -424,6 +424,28 @@ def test_what_the_scheduler_does_otherwise_is_said():
     ]
 
 
+def test_a_scheduler_that_can_stop_nobody_is_said():
+    fields = {"epochs": 9, "grace_epochs": 9, "objectives": ["top1", "parameters"], "sampler": "brute"}
+    for name in ("asha", "hyperband", "median"):
+        assert scheduler_notes(settings(**fields, scheduler=name)) == [
+            f"{name} stops no trial: grace_epochs 9 leaves none of the 9 epochs to stop one before "
+            "(--set grace_epochs=N, fewer than epochs)"
+        ]
+    assert scheduler_notes(settings(**fields, scheduler="none")) == []
+    assert scheduler_notes(settings(**fields, smoke=True)) == [], "which has no epochs to spare"
+    (note,) = scheduler_notes(settings(epochs=9, grace_epochs=20, stopping_schedule="rung"))
+    assert "; nor does the learning rate start anew (--set" in note
+
+
+@pytest.mark.parametrize("sampler", ["grid", "brute"])
+def test_that_points_may_be_stopped_is_said(sampler):
+    assert scheduler_notes(settings(sampler=sampler)) == [
+        f"sampler {sampler} tries every point, but asha may stop points before their last epoch "
+        "(--set scheduler=none trains all in full)"
+    ]
+    assert scheduler_notes(settings(sampler=sampler, scheduler="none")) == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tune_may_copy_and_pickle_every_scheduler(ledger, name):
     scheduler = make_scheduler(settings(scheduler=name), ledger, Objective(TOP1, True))

@@ -133,7 +133,7 @@ def test_a_study_is_whole_and_says_that_nothing_was_trained(place, monkeypatch, 
 
     # What it recorded serves another one, and what there is not is refused.
     again = simulate(place, "--trials", "3", name="t", source="s")
-    assert "simulate=s" in again
+    assert "simulate=s" in again and "study s is replayed" in again
     curves = [record["history"] for record in records(place).values()]
     taken = [record["history"] for record in records(place, "t").values() if record["state"] == "complete"]
     assert taken and all(history in curves for history in taken)
@@ -238,3 +238,22 @@ def test_numpy_s_numbers_become_plain_ones_those_of_the_test_split_too(tmp_path)
     play(final, lambda *_: [entry] * 3, TOP1, lambda metrics: seen.append(metrics) or True)
     assert seen[-1]["test/loss"] == 0.5
     assert {type(value) for metrics in seen for key, value in metrics.items() if key != "epoch"} == {float}
+
+
+def test_a_bad_entry_fails_its_trial_alone():
+    seen = []
+    for entry, said in (
+        ({"val/top1": None}, "simulate: the curve's 'val/top1' is None in epoch 3; give a number"),
+        ({"val/top1": 1.0, "val/loss": "low"}, "simulate: the curve's 'val/loss' is 'low' in epoch 3; give a number"),
+        ({}, "simulate: the curve has no 'val/top1' in epoch 3, which objectives name; add it at every epoch"),
+    ):
+        curve = [{"val/top1": 1.0}, {"val/top1": 2.0}, entry]
+        assert play(job(), lambda *_, curve=curve: curve, TOP1, seen.append) == {"error": said, "bad_input": True}
+    assert seen == []
+
+
+def test_a_finalist_s_curve_needs_no_other_metric_than_the_objectives(tmp_path):
+    seen, final = [], job(test=True, folder=str(tmp_path), trial_id="7-seed1")
+    f1 = [Objective("val/macro_f1", True)]
+    assert play(final, lambda *_: [{"val/macro_f1": 2.0}] * 3, f1, lambda metrics: seen.append(metrics) or True) == {}
+    assert seen[-1]["test/macro_f1"] == 2.0 and not list(tmp_path.iterdir())
