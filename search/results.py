@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.final import best_record, sentence
+from search.final import best_record
+from search.final_sentence import sentence
 from search.finalists import best_baselines
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import PERCENT, TOP1, format_value

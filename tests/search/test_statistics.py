@@ -14,9 +14,9 @@ from search.final import (
     comparisons,
     entrants,
     final_frame,
-    sentence,
     winner,
 )
+from search.final_sentence import sentence
 from search.ledger import Ledger, TrialRecord
 from search.statistics import holm, paired, pooled, summary
 
@@ -286,6 +286,18 @@ def test_failed_runs_are_left_out_in_pairs_and_told(ledger):
     assert found.seeds == 2 and found.difference == pytest.approx(9.0)
     assert sentence(ledger, ledger.folder, 9).endswith("Runs that did not complete are left out: 1 of kd.")
     assert "kd, 1 failed" in list(final_frame(ledger, ledger.folder).name)
+
+
+def test_a_difference_over_some_of_the_seeds_says_so(ledger):
+    """A budget that cuts the final may leave a baseline fewer seeds: the means' difference is another one then."""
+    final(ledger, "0", "trial", [95, 96, 97], [50.0, 55.0, 60.0])
+    final(ledger, "kd", "baseline", [90, 91], [49.0, 53.0])
+    final(ledger, "scratch", "baseline", [90, 91, 92], [40.0, 40.0, 40.0])
+    text = sentence(ledger, ledger.folder, 9)
+    assert "no difference from kd is shown (+1.50 points over the 2 seeds that both have, " in text
+    assert "no difference from scratch is shown (+15.00 points, " in text
+    table = final_frame(ledger, ledger.folder).set_index("name")["best is"]
+    assert table["kd"].startswith("+1.50 over 2 seeds, ") and table["scratch"].startswith("+15.00, ")
 
 
 def test_a_tuned_baseline_stands_for_itself_with_its_best_configuration(ledger):
