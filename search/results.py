@@ -68,7 +68,7 @@ def write_trials_csv(ledger: Ledger, path: Path) -> None:
 def final_table(ledger: Ledger) -> "pandas.DataFrame":
     """The search's best trial, and the final's where that is another one, beside the baselines.
 
-    One that did not complete says so in its name.
+    One that did not complete says so in its name; one with another student than `scratch` has no difference from it.
     """
     import pandas
 
@@ -81,6 +81,7 @@ def final_table(ledger: Ledger) -> "pandas.DataFrame":
         name = names.get(record.trial_id, record.trial_id)
         row = {"name": name if record.state == COMPLETE else f"{name} ({record.state})"} | _row(record)
         comparable = scratch is not None and record.state == COMPLETE
+        comparable = comparable and student_of(record.config) == student_of(scratch.config)
         row[AHEAD] = record.value - scratch.value if comparable else None
         last = record.history[-1] if record.history else {}
         row |= {key: last.get(key) for key in ("val/loss", "val/agreement")}
@@ -117,7 +118,8 @@ def _number(value: Any) -> str:
 
 
 def lead(ledger: Ledger, simulated: str | None, test_images: int | None, holdout_images: int | None) -> str:
-    """The sentence that a reader came for: the final's, or the search's where there was no final.
+    """The sentence that a reader came for: the final's, or the search's where there was no final; with several
+    objectives another one on those that it is not about.
 
     Args:
         ledger: the study's records.
@@ -125,7 +127,8 @@ def lead(ledger: Ledger, simulated: str | None, test_images: int | None, holdout
         test_images, holdout_images: the splits' sizes; None where they are not known.
     """
     mark = f"SIMULATED (simulate={simulated}), nothing was trained: " if simulated else ""
-    return mark + (sentence(ledger, ledger.folder, test_images) or verdict(ledger, holdout_images))
+    text = sentence(ledger, ledger.folder, test_images) or verdict(ledger, holdout_images)
+    return mark + text + other_objectives(ledger)
 
 
 def verdict(ledger: Ledger, holdout_images: int | None) -> str:
@@ -155,6 +158,22 @@ def verdict(ledger: Ledger, holdout_images: int | None) -> str:
     chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and ahead else ""
     claim = " and ".join(claims)
     return f"The best trial ({best.trial_id}) {claim} on the holdout{images}; {chosen}seeds were not repeated."
+
+
+def other_objectives(ledger: Ledger) -> str:
+    """How many are better in the objectives that did not choose, as a sentence; empty where there is one objective or
+    no complete trial."""
+    best = best_record(ledger)
+    if best is None or len(ledger.objectives) == 1:
+        return ""
+    begins, front = f" Trial {best.trial_id} was chosen by {ledger.objective} alone", ledger.front()
+    if len(front) == 1:
+        return f"{begins}; it is the whole Pareto front, so none is better in anything."
+    said = []
+    for index, name in list(enumerate(ledger.objectives))[1:]:
+        count = sum(one.scores[index] > best.scores[index] for one in front)
+        said.append(f"{count or 'none'} {'are' if count > 1 else 'is'} better in {name}")
+    return f"{begins}; of the other {len(front) - 1} on the Pareto front {' and '.join(said)}."
 
 
 def _sampling_error(best: TrialRecord, rival: TrialRecord, images: int | None) -> float | None:
