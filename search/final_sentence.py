@@ -21,11 +21,14 @@ from search.objective import PERCENT, format_value
 from search.statistics import summary
 
 
-def sentence(ledger: Ledger, folder: Path, test_images: int | None) -> str | None:
+def sentence(
+    ledger: Ledger, folder: Path, test_images: int | None, searched: dict[str, int | None] | None = None
+) -> str | None:
     """What a manager may read: better, worse, or no difference shown; None where there was no final.
 
     Args:
         test_images: the test split's size, for the text.
+        searched: the studies that it started warm from, as `search.resume.began_with`.
     """
     best = winner(ledger)
     if best is None:
@@ -39,7 +42,7 @@ def sentence(ledger: Ledger, folder: Path, test_images: int | None) -> str | Non
         why = "no baseline of its student completed" if ledger.of_role("baseline") else "no baseline was asked for"
         return f"{opening} {reached}; {why}, so there is nothing to compare it with." + _passed_over(ledger, best)
     text = f"{opening} {reached}: {' and '.join(_claim(one, test) for one in found)}."
-    text += _searched(ledger, [one.baseline.baseline for one in found]) + _passed_over(ledger, best)
+    text += _searched(ledger, [one.baseline.baseline for one in found]) + warmly(searched) + _passed_over(ledger, best)
     left_out = [(one.failed + one.unfinished, one.name) for one in entrants(ledger)]
     if said := ", ".join(f"{count} of {name}" for count, name in left_out if count):
         text += f" Runs that did not complete are left out: {said}."
@@ -60,6 +63,16 @@ def _searched(ledger: Ledger, baselines: list[str]) -> str:
         )
     tried = " and ".join(f"{count} of {name}" for name, count in own.items())
     return f" The search tried {trials} configurations of it, {tried}."
+
+
+def warmly(searched: dict[str, int | None] | None) -> str:
+    """What the trials' search, and no baseline's, was given by earlier ones, as a sentence; empty where nothing."""
+    if not searched:
+        return ""
+    said = [
+        f"{'' if count is None else f'{count} '}trial{'s' * (count != 1)} of {name}" for name, count in searched.items()
+    ]
+    return f" The search for it began with what {' and '.join(said)} had found."
 
 
 def _passed_over(ledger: Ledger, best: Entrant) -> str:

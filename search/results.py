@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.final import best_record
-from search.final_sentence import sentence
+from search.final_sentence import sentence, warmly
 from search.finalists import best_baselines
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
@@ -117,7 +117,13 @@ def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else as_text(value)
 
 
-def lead(ledger: Ledger, simulated: str | None, test_images: int | None, holdout_images: int | None) -> str:
+def lead(
+    ledger: Ledger,
+    simulated: str | None,
+    test_images: int | None,
+    holdout_images: int | None,
+    searched: dict[str, int | None] | None = None,
+) -> str:
     """The sentence that a reader came for: the final's, or the search's where there was no final; with several
     objectives another one on those that it is not about.
 
@@ -125,18 +131,20 @@ def lead(ledger: Ledger, simulated: str | None, test_images: int | None, holdout
         ledger: the study's records.
         simulated: where the curves of a simulated study came from, which is said before all else.
         test_images, holdout_images: the splits' sizes; None where they are not known.
+        searched: the studies that it started warm from, as `search.resume.began_with`.
     """
     mark = f"SIMULATED (simulate={simulated}), nothing was trained: " if simulated else ""
-    text = sentence(ledger, ledger.folder, test_images) or verdict(ledger, holdout_images)
+    text = sentence(ledger, ledger.folder, test_images, searched) or verdict(ledger, holdout_images, searched)
     return mark + text + other_objectives(ledger)
 
 
-def verdict(ledger: Ledger, holdout_images: int | None) -> str:
+def verdict(ledger: Ledger, holdout_images: int | None, searched: dict[str, int | None] | None = None) -> str:
     """One honest sentence on whether the search was worth it.
 
     Args:
         ledger: the study's records.
         holdout_images: the holdout's size, which bounds what a difference can mean; None where it is not known.
+        searched: as in `lead`.
     """
     best, metric = ledger.best(), ledger.objective
     if best is None:
@@ -157,7 +165,8 @@ def verdict(ledger: Ledger, holdout_images: int | None) -> str:
     ahead = any(best.score > rival.score for rival in rivals.values())
     chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and ahead else ""
     claim = " and ".join(claims)
-    return f"The best trial ({best.trial_id}) {claim} on the holdout{images}; {chosen}seeds were not repeated."
+    text = f"The best trial ({best.trial_id}) {claim} on the holdout{images}; {chosen}seeds were not repeated."
+    return text + warmly(searched)
 
 
 def other_objectives(ledger: Ledger) -> str:
@@ -173,7 +182,7 @@ def other_objectives(ledger: Ledger) -> str:
     for index, name in list(enumerate(ledger.objectives))[1:]:
         count = sum(one.scores[index] > best.scores[index] for one in front)
         said.append(f"{count or 'none'} {'are' if count > 1 else 'is'} better in {name}")
-    return f"{begins}; of the other {len(front) - 1} on the Pareto front {' and '.join(said)}."
+    return f"{begins}; of the Pareto front's {len(front)} trials {' and '.join(said)}."
 
 
 def _sampling_error(best: TrialRecord, rival: TrialRecord, images: int | None) -> float | None:

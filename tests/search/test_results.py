@@ -117,7 +117,7 @@ def test_the_lead_tells_of_the_objectives_that_did_not_choose(ledger):
     ledger.records["2"].history[0]["cost/branch_params"] = 5
     text = results.lead(ledger, None, None, 4500)
     assert text.endswith(
-        f"{said}; of the other 2 on the Pareto front 2 are better in cost/branch_params and none is better in val/loss."
+        f"{said}; of the Pareto front's 3 trials 2 are better in cost/branch_params and none is better in val/loss."
     )
     assert results.other_objectives(Ledger(ledger.folder / "none")) == ""
 
@@ -130,6 +130,11 @@ def test_the_verdict_when_the_best_trial_wins(ledger):
     )
     few = results.verdict(ledger, 2000)
     assert "alone by 2.31 points and is 1.31 points above kd, which is no more than chance explains, on the" in few
+
+
+def test_the_verdict_tells_of_earlier_studies(ledger):
+    text = results.lead(ledger, None, None, 4500, {"pat": 8})
+    assert text.endswith("seeds were not repeated. The search for it began with what 8 trials of pat had found.")
 
 
 def test_the_verdict_of_a_trial_that_a_baseline_beats(ledger):

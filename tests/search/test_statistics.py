@@ -278,6 +278,14 @@ def test_a_rival_that_was_not_tuned_is_named_so(ledger):
     assert sentence(ledger, ledger.folder, 9).endswith("nothing could be tested).")
 
 
+def test_what_earlier_studies_gave_the_search_is_told_where_the_counts_are_equal_too(ledger):
+    final(ledger, "0", "trial", [95, 95], [90.0, 90.0])
+    final(ledger, "kd", "baseline", [90, 90], [80.0, 80.0])
+    said = " The search for it began with what 12 trials of pat and trials of old had found."
+    assert sentence(ledger, ledger.folder, 9, {"pat": 12, "old": None}).endswith(f"nothing could be tested).{said}")
+    assert "began with what 1 trial of pat had" in sentence(ledger, ledger.folder, 9, {"pat": 1})
+
+
 def test_failed_runs_are_left_out_in_pairs_and_told(ledger):
     final(ledger, "0", "trial", [95, 96, 97], [90.0, 91.0, 92.0])
     final(ledger, "kd", "baseline", [90, 91], [80.0, 83.0])
