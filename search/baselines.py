@@ -10,20 +10,23 @@ from optuna.trial import TrialState
 
 from search.journal_file import Journal
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
+from search.replay import fits, replay
 from search.samplers import make_sampler
 from search.settings import Settings
 from trainables.config import TrialConfig
 from trainables.distillers import suggest
 
 JOURNAL = "baselines.log"  # Optuna's, beside the study's own
+STARTUP = 4  # results before TPE models them, that of the baseline as given among them: such a search is small
+GIVEN = "given"  # user attribute of that one
 LR_SPAN = 3.0  # the learning rate is searched from its own value over this to its own value times this
 
 
 class BaselineSearch:
     """Tunes one baseline by TPE: its distiller's declared hyperparameters, and the learning rate.
 
-    The best of them and of the baseline as it was given goes on to the final. None of them is stopped early, so that
-    they have the epochs of the trials that they are compared with.
+    It begins with what the baseline as it was given has reached, where that is within these ranges. None of its trials
+    is stopped early, so that they have the epochs of the trials that they are compared with.
 
     Args:
         folder: the study's folder.
@@ -50,7 +53,7 @@ class BaselineSearch:
             study_name=name,
             storage=JournalStorage(Journal(folder / JOURNAL)),
             direction="maximize",
-            sampler=make_sampler("tpe", seed),
+            sampler=make_sampler("tpe", seed, STARTUP),
             load_if_exists=True,
         )
         known = {record.number for record in self._records()}
@@ -67,6 +70,7 @@ class BaselineSearch:
 
     def next(self, objectives: dict[str, bool]) -> TrialRecord:
         """Its next trial."""
+        self._tell_given()
         trial = self._study.ask()
         config = {**self._config, **tuned_fields(trial, self._config)}
         self._check(config)
@@ -82,6 +86,22 @@ class BaselineSearch:
             return
         state = TrialState.COMPLETE if record.state == COMPLETE else TrialState.FAIL
         self._study.tell(record.number, record.score if record.state == COMPLETE else None, state=state)
+
+    def _tell_given(self) -> None:
+        """Tells its sampler, once, what the baseline as it was given has reached, if it is complete by now."""
+        given = self._ledger.records.get(self.name)
+        if given is None or given.state != COMPLETE:
+            return
+        if any(GIVEN in trial.user_attrs for trial in self._study.get_trials(deepcopy=False)):
+            return
+        _, ranges = replay(lambda trial: tuned_fields(trial, self._config), {})
+        params = {name: given.config[name.partition("@")[0]] for name in ranges}
+        if all(fits(ranges[name], value) for name, value in params.items()):
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    params=params, distributions=ranges, value=given.score, user_attrs={GIVEN: True}
+                )
+            )
 
     def _records(self) -> list[TrialRecord]:
         return [record for record in self._ledger.of_role("baseline") if record.of == self.name]

@@ -82,7 +82,7 @@ def run_command(arguments, argv: list[str]) -> int:
     with sole_session(folder):
         if resume:  # in the background the command that is started there does it, and says so
             plan.notes += _carried(plan, folder, write=not arguments.detach)
-        remember(folder, plan.settings, plan.data_fingerprint, flags, sets)
+        remember(folder, plan.settings, plan.data_fingerprint, flags, sets, plan.searched)
         if not arguments.detach:
             from search.session import run_session
 

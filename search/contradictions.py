@@ -20,7 +20,8 @@ def final_runs(settings, trials: int | None = None, students: int = 1) -> int:
         students: how many the space searches; each among the finalists has baselines of its own.
     """
     finalists = min(settings.finalists, settings.trials if trials is None else trials)
-    return (finalists + len(settings.baselines) * min(students, finalists)) * settings.seeds
+    rivals = len(settings.baselines) * (2 if settings.tune_baselines else 1)  # as given, and the best of its search
+    return (finalists + rivals * min(students, finalists)) * settings.seeds
 
 
 def budget_problems(settings, objective: Objective) -> list[str]:

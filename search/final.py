@@ -1,4 +1,4 @@
-"""What the final showed: means with error bars, a test against each baseline, and one sentence to act on.
+"""What the final showed: means with error bars, and a test against each baseline.
 
 The winner has the best mean on the holdout, so that the test split chooses nothing; but a seed that suits a finalist
 lifts both. P-values are therefore corrected by Holm's method for all pairs of a finalist and a baseline, as any
@@ -64,11 +64,13 @@ class Comparison(Tested):
         baseline: the rival.
         verdict: BETTER, WORSE (the winner) or NONE.
         pairs: how many pairs there were.
+        partly: one of the two has runs with other seeds too, so that the difference is not that of their means.
     """
 
     baseline: Entrant | None = None
     verdict: str = NONE
     pairs: int = 1
+    partly: bool = False
 
 
 def entrants(ledger: Ledger) -> list[Entrant]:
@@ -80,7 +82,7 @@ def entrants(ledger: Ledger) -> list[Entrant]:
     owners = {student: of for (of, student) in reversed(groups) if ledger.records[of].role == "trial"}
     trials: list[Entrant] = []
     baselines: dict[tuple[str, str], Entrant] = {}
-    complete = {key: _complete(records, _test_metric(ledger)) for key, records in groups.items()}
+    complete = {key: _complete(records, tested_metric(ledger)) for key, records in groups.items()}
     most = max(map(len, complete.values()), default=0)
     for (of, student), records in groups.items():
         source, runs = ledger.records[of], complete[of, student]
@@ -105,10 +107,11 @@ def _complete(records: list[TrialRecord], test: str) -> dict[int, TrialRecord]:
 
 def winner(ledger: Ledger) -> Entrant | None:
     """The trial with the best mean of the first objective on the holdout, of those that are sound; None without one."""
-    return max(_trials(ledger), key=rank, default=None)
+    return max(trials_of(ledger), key=rank, default=None)
 
 
-def _trials(ledger: Ledger) -> list[Entrant]:
+def trials_of(ledger: Ledger) -> list[Entrant]:
+    """The final's trials that have a complete run."""
     return [entrant for entrant in entrants(ledger) if entrant.baseline is None and entrant.runs]
 
 
@@ -123,7 +126,9 @@ def winners_figures(ledger: Ledger) -> dict[str, list]:
     best = winner(ledger)
     if best is None:
         return {}
-    return {"seeds": sorted(best.runs)} | {name: best.values(name) for name in (ledger.objective, _test_metric(ledger))}
+    return {"seeds": sorted(best.runs)} | {
+        name: best.values(name) for name in (ledger.objective, tested_metric(ledger))
+    }
 
 
 def comparisons(ledger: Ledger, folder: Path) -> list[Comparison]:
@@ -135,7 +140,7 @@ def comparisons(ledger: Ledger, folder: Path) -> list[Comparison]:
     best = winner(ledger)
     if best is None:
         return []
-    everyone, metric = entrants(ledger), _test_metric(ledger)
+    everyone, metric = entrants(ledger), tested_metric(ledger)
     pairs = [
         (one, rival)
         for one in everyone
@@ -151,7 +156,9 @@ def comparisons(ledger: Ledger, folder: Path) -> list[Comparison]:
         if trial.of == best.of:
             shown = p is not None and p < LEVEL
             verdict = NONE if not shown else BETTER if sign * one.difference > 0 else WORSE
-            found.append(Comparison(**{**vars(one), "p": p}, baseline=rival, verdict=verdict, pairs=len(pairs)))
+            partly = one.seeds < max(len(trial.runs), len(rival.runs))
+            figures = {**vars(one), "p": p}
+            found.append(Comparison(**figures, baseline=rival, verdict=verdict, pairs=len(pairs), partly=partly))
     return found
 
 
@@ -162,7 +169,7 @@ def final_frame(ledger: Ledger, folder: Path) -> "pandas.DataFrame":
     """
     import pandas
 
-    best, metric, test = winner(ledger), ledger.objective, _test_metric(ledger)
+    best, metric, test = winner(ledger), ledger.objective, tested_metric(ledger)
     beside = {(one.baseline.of, one.baseline.student): one for one in comparisons(ledger, folder)}
     order = sorted(entrants(ledger), key=lambda one: (one != best, one.baseline is not None, -rank(one)[-1]))
     others = [name for name in ledger.objectives if name != metric]
@@ -171,11 +178,12 @@ def final_frame(ledger: Ledger, folder: Path) -> "pandas.DataFrame":
         row = {"name": f"{one.name} (best)" if one == best else one.name, "seeds": len(one.runs)}
         for name in (metric, test, *others):
             values = [value for value in one.values(name) if value is not None]
-            row[name] = _plus_minus(name, summary(values)) if values else "-"
+            row[name] = plus_minus(name, summary(values)) if values else "-"
         if one.runs and (found := summary(one.values(test))).deviation:
             row["95% CI"] = f"{format_value(test, found.low)} to {format_value(test, found.high)}"
         if compared := beside.get((one.of, one.student)):
-            row["best is"] = f"{_signed(test, compared.difference)}, {compared.verdict}"
+            common = f" over {count_seeds(compared.seeds)}" if compared.partly else ""
+            row["best is"] = f"{signed(test, compared.difference)}{common}, {compared.verdict}"
             row["p"] = compared.p
         for count, word in ((one.failed, "failed"), (one.unfinished, "not complete")):
             row["name"] += f", {count} {word}" if count else ""
@@ -183,73 +191,6 @@ def final_frame(ledger: Ledger, folder: Path) -> "pandas.DataFrame":
     columns = ["name", "seeds", metric, test, "95% CI", "best is", "p", *others]
     frame = pandas.DataFrame(rows, columns=[one for one in columns if any(one in row for row in rows)])
     return frame.astype(object).where(lambda cells: cells.notna(), None)
-
-
-def sentence(ledger: Ledger, folder: Path, test_images: int | None) -> str | None:
-    """What a manager may read: better, worse, or no difference shown; None where there was no final.
-
-    Args:
-        test_images: the test split's size, for the text.
-    """
-    best = winner(ledger)
-    if best is None:
-        return None
-    found, test = comparisons(ledger, folder), _test_metric(ledger)
-    images = f" ({test_images} images)" if test_images else ""
-    seeds = f"over {len(best.runs)} seeds" if len(best.runs) > 1 else "with one seed"
-    opening = f"On the test split{images}, {seeds}, {best.name}"
-    reached = f"reaches {test} {_plus_minus(test, summary(best.values(test)))}"
-    if not found:
-        why = "no baseline of its student completed" if ledger.of_role("baseline") else "no baseline was asked for"
-        return f"{opening} {reached}; {why}, so there is nothing to compare it with." + _passed_over(ledger, best)
-    text = f"{opening} {reached}: {' and '.join(_claim(one, test) for one in found)}."
-    text += _searched(ledger, [one.baseline.baseline for one in found]) + _passed_over(ledger, best)
-    left_out = [(one.failed + one.unfinished, one.name) for one in entrants(ledger)]
-    if said := ", ".join(f"{count} of {name}" for count, name in left_out if count):
-        text += f" Runs that did not complete are left out: {said}."
-    if len(best.runs) == 1 and not best.failed:
-        text += " One seed says nothing of what training draws at random: --set seeds=3 does."
-    return text
-
-
-def _searched(ledger: Ledger, baselines: list[str]) -> str:
-    """How unequally the trials and the baselines were searched, as a sentence; empty where equally."""
-    trials = len(ledger.of_role("trial"))
-    own = {name: sum(name in (one.of, one.trial_id) for one in ledger.of_role("baseline")) for name in baselines}
-    if all(count == trials for count in own.values()):
-        return ""
-    if all(count == 1 for count in own.values()):
-        return (
-            f" The search was for it alone: {' and '.join(baselines)} ran as given (--set tune_baselines=N searches)."
-        )
-    tried = " and ".join(f"{count} of {name}" for name, count in own.items())
-    return f" The search tried {trials} configurations of it, {tried}."
-
-
-def _passed_over(ledger: Ledger, best: Entrant) -> str:
-    """The trials whose mean is better and does not count, as a sentence; empty where there is none."""
-    better = [one for one in _trials(ledger) if rank(one)[-1] > rank(best)[-1]]
-    said = [f"{one.name}'s {_mean(one, ledger.objective)} over {_seeds(len(one.runs))}" for one in better]
-    return f" Better on the holdout, but of too few runs to be taken: {', '.join(said)}." if said else ""
-
-
-def _mean(one: Entrant, metric: str) -> str:
-    return format_value(metric, summary(one.values(metric)).mean)
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count > 1)}"
-
-
-def _claim(one: Comparison, test: str) -> str:
-    points = " points" if test.replace("test/", "val/") in PERCENT else ""
-    gap = _signed(test, abs(one.difference)).lstrip("+") + points
-    interval = f"95% CI {_signed(test, one.low)} to {_signed(test, one.high)}, " if one.low is not None else ""
-    tested = "nothing could be tested" if one.p is None else f"p {one.p:.2g}" + " corrected" * (one.pairs > 1)
-    figures = f"{interval}{tested}"
-    if one.verdict == NONE:
-        return f"no difference from {one.baseline.name} is shown ({_signed(test, one.difference)}{points}, {figures})"
-    return f"it is {one.verdict} than {one.baseline.name} by {gap} ({figures})"
 
 
 def _spread(everyone: list[Entrant], metric: str) -> tuple[float, int] | None:
@@ -293,15 +234,23 @@ def _maximized(entrant: Entrant) -> bool:
     return record.objectives[record.objective]
 
 
-def _test_metric(ledger: Ledger) -> str:
+def tested_metric(ledger: Ledger) -> str:
+    """The metric that ranks the study's trials, on the test split."""
     return ledger.objective.replace("val/", "test/")
 
 
-def _plus_minus(metric: str, found: Summary) -> str:
+def plus_minus(metric: str, found: Summary) -> str:
+    """A mean with its deviation, where there is one."""
     text = format_value(metric, found.mean)
     return text if found.deviation is None or metric in COUNTS else f"{text} ± {format_value(metric, found.deviation)}"
 
 
-def _signed(metric: str, value: float) -> str:
+def count_seeds(count: int) -> str:
+    """How many, in words."""
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def signed(metric: str, value: float) -> str:
+    """A difference of a metric, with its sign."""
     percent = metric.replace("test/", "val/") in PERCENT
     return f"{value:+.2f}" if percent else f"{value:+.3g}"

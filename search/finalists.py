@@ -23,14 +23,22 @@ def chosen(ledger: Ledger, count: int) -> list[TrialRecord]:
     return distinct[:count]
 
 
+def rivals(ledger: Ledger) -> dict[str, list[TrialRecord]]:
+    """By its name each baseline's complete records for the final: as it was given, and the best of its own search.
+
+    Both, since the search has one seed, which may choose the worse of them.
+    """
+    complete = [record for record in ledger.of_role("baseline") if record.state == COMPLETE]
+    found = {}
+    for name in dict.fromkeys(record.of or record.trial_id for record in complete):
+        own = sorted((one for one in complete if one.of == name), key=lambda one: one.score, reverse=True)
+        found[name] = [one for one in complete if one.trial_id == name] + own[:1]
+    return found
+
+
 def best_baselines(ledger: Ledger) -> dict[str, TrialRecord]:
     """Each baseline's best complete record by its name: of its own small search, where there was one."""
-    best: dict[str, TrialRecord] = {}
-    for record in ledger.of_role("baseline"):
-        name = record.of or record.trial_id
-        if record.state == COMPLETE and (name not in best or record.score > best[name].score):
-            best[name] = record
-    return best
+    return {name: max(records, key=lambda record: record.score) for name, records in rivals(ledger).items()}
 
 
 def final_records(
@@ -42,20 +50,22 @@ def final_records(
 
     All of them have the search's epochs and data, other seeds than the search had, and a learning-rate schedule of full
     length. Each student among the finalists has baselines of its own, so that a space that searches the student does
-    not compare two of them. A run that an earlier session left off goes on; one that failed is tried again.
+    not compare two of them; of a tuned one both of `rivals` run, and their means choose (`search.final.entrants`). A
+    run that an earlier session left off goes on; one that failed is tried again.
 
     Args:
         with_student: gives a configuration (the first) the student of another one (the second).
     """
     trials = chosen(ledger, settings.finalists)
     entrants = [(record.trial_id, record, record.config) for record in trials]
-    baselines = best_baselines(ledger)
+    baselines = [record for records in rivals(ledger).values() for record in records]
     for student, owner in {student_of(record.config): record for record in reversed(trials)}.items():
-        for name, record in baselines.items():
+        for record in baselines:
             if student_of(record.config) == student:
                 entrants.append((record.trial_id, record, record.config))
             else:
-                entrants.append((f"{name}-as-{owner.trial_id}", record, with_student(record.config, owner.config)))
+                config = with_student(record.config, owner.config)
+                entrants.append((f"{record.trial_id}-as-{owner.trial_id}", record, config))
     records = []
     for seed in range(settings.seed + 1, settings.seed + 1 + settings.seeds):
         for name, entrant, whole in entrants:

@@ -49,6 +49,7 @@ class Plan:
     points: int | None = None  # with sampler=grid or brute: how many the space has, where they can be counted
     priors: list[Any] = field(default_factory=list)  # other studies' trials, as Optuna has them, to learn from
     warm: list[dict[str, Any]] = field(default_factory=list)  # those of the first guesses that other studies gave
+    searched: dict[str, int] = field(default_factory=dict)  # those studies' trials, of a study that begins with them
     notes: list[str] = field(default_factory=list)
     curves: Curves | None = None  # of a simulated study, in place of training
 
@@ -196,6 +197,7 @@ def preflight(
         points=points,
         priors=taken.priors,
         warm=warm,
+        searched=taken.searched,
         notes=notes,
         curves=curves,
     )

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from search.ledger import Ledger
-from search.resume import JOURNAL, STARTED, known_studies, typed
+from search.resume import JOURNAL, STARTED, began_with, known_studies, typed
 from search.settings import Settings, describe
 from trainables.errors import InputError
 
@@ -28,7 +28,7 @@ class Facts:
         folder: the study's.
         settings: those of its latest session.
         written: `settings.yaml` as it stands, resolved recipes included.
-        started: its sessions' flags together: `space`, `flags`, `set`; {} where that is not known.
+        started: as `search.resume.remember` wrote it: its sessions' flags together; {} where that is not known.
         teacher: as `trainables.teacher_job.prepare_teacher` returns it; {} where it is not known.
         account: `account.json`; {} in studies without one.
         holdout_images, test_images: the splits' sizes; None where they are not known.
@@ -42,6 +42,11 @@ class Facts:
     account: dict[str, Any]
     holdout_images: int | None
     test_images: int | None
+
+    @property
+    def searched(self) -> dict[str, int | None]:
+        """The studies that it started warm from, as `search.resume.began_with`."""
+        return began_with(self.started)
 
     @property
     def command(self) -> str:

@@ -29,7 +29,8 @@ BARE = "No trial completed, so there is nothing to draw."
 
 def lead(facts: Facts, ledger: Ledger) -> str:
     """As `search.results.lead`."""
-    return results.lead(ledger, facts.settings.simulate, facts.test_images, facts.holdout_images)
+    images = facts.test_images, facts.holdout_images
+    return results.lead(ledger, facts.settings.simulate, *images, facts.searched)
 
 
 def subtitle(facts: Facts, ledger: Ledger) -> str:

@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.final import best_record, sentence
+from search.final import best_record
+from search.final_sentence import sentence, warmly
 from search.finalists import best_baselines
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
@@ -67,7 +68,7 @@ def write_trials_csv(ledger: Ledger, path: Path) -> None:
 def final_table(ledger: Ledger) -> "pandas.DataFrame":
     """The search's best trial, and the final's where that is another one, beside the baselines.
 
-    One that did not complete says so in its name.
+    One that did not complete says so in its name; one with another student than `scratch` has no difference from it.
     """
     import pandas
 
@@ -80,6 +81,7 @@ def final_table(ledger: Ledger) -> "pandas.DataFrame":
         name = names.get(record.trial_id, record.trial_id)
         row = {"name": name if record.state == COMPLETE else f"{name} ({record.state})"} | _row(record)
         comparable = scratch is not None and record.state == COMPLETE
+        comparable = comparable and student_of(record.config) == student_of(scratch.config)
         row[AHEAD] = record.value - scratch.value if comparable else None
         last = record.history[-1] if record.history else {}
         row |= {key: last.get(key) for key in ("val/loss", "val/agreement")}
@@ -115,24 +117,34 @@ def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else as_text(value)
 
 
-def lead(ledger: Ledger, simulated: str | None, test_images: int | None, holdout_images: int | None) -> str:
-    """The sentence that a reader came for: the final's, or the search's where there was no final.
+def lead(
+    ledger: Ledger,
+    simulated: str | None,
+    test_images: int | None,
+    holdout_images: int | None,
+    searched: dict[str, int | None] | None = None,
+) -> str:
+    """The sentence that a reader came for: the final's, or the search's where there was no final; with several
+    objectives another one on those that it is not about.
 
     Args:
         ledger: the study's records.
         simulated: where the curves of a simulated study came from, which is said before all else.
         test_images, holdout_images: the splits' sizes; None where they are not known.
+        searched: the studies that it started warm from, as `search.resume.began_with`.
     """
     mark = f"SIMULATED (simulate={simulated}), nothing was trained: " if simulated else ""
-    return mark + (sentence(ledger, ledger.folder, test_images) or verdict(ledger, holdout_images))
+    text = sentence(ledger, ledger.folder, test_images, searched) or verdict(ledger, holdout_images, searched)
+    return mark + text + other_objectives(ledger)
 
 
-def verdict(ledger: Ledger, holdout_images: int | None) -> str:
+def verdict(ledger: Ledger, holdout_images: int | None, searched: dict[str, int | None] | None = None) -> str:
     """One honest sentence on whether the search was worth it.
 
     Args:
         ledger: the study's records.
         holdout_images: the holdout's size, which bounds what a difference can mean; None where it is not known.
+        searched: as in `lead`.
     """
     best, metric = ledger.best(), ledger.objective
     if best is None:
@@ -153,7 +165,24 @@ def verdict(ledger: Ledger, holdout_images: int | None) -> str:
     ahead = any(best.score > rival.score for rival in rivals.values())
     chosen = f"it was chosen as the best of {complete} on these same images and " if complete > 1 and ahead else ""
     claim = " and ".join(claims)
-    return f"The best trial ({best.trial_id}) {claim} on the holdout{images}; {chosen}seeds were not repeated."
+    text = f"The best trial ({best.trial_id}) {claim} on the holdout{images}; {chosen}seeds were not repeated."
+    return text + warmly(searched)
+
+
+def other_objectives(ledger: Ledger) -> str:
+    """How many are better in the objectives that did not choose, as a sentence; empty where there is one objective or
+    no complete trial."""
+    best = best_record(ledger)
+    if best is None or len(ledger.objectives) == 1:
+        return ""
+    begins, front = f" Trial {best.trial_id} was chosen by {ledger.objective} alone", ledger.front()
+    if len(front) == 1:
+        return f"{begins}; it is the whole Pareto front, so none is better in anything."
+    said = []
+    for index, name in list(enumerate(ledger.objectives))[1:]:
+        count = sum(one.scores[index] > best.scores[index] for one in front)
+        said.append(f"{count or 'none'} {'are' if count > 1 else 'is'} better in {name}")
+    return f"{begins}; of the Pareto front's {len(front)} trials {' and '.join(said)}."
 
 
 def _sampling_error(best: TrialRecord, rival: TrialRecord, images: int | None) -> float | None:

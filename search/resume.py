@@ -49,17 +49,38 @@ def comparable(stays: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def remember(folder: Path, settings: Settings, data_fingerprint: str, flags: dict[str, Any], sets: list[str]) -> None:
-    """Writes what the study was started with; a resumed one keeps what must stay and remembers the newer flags."""
+def remember(
+    folder: Path,
+    settings: Settings,
+    data_fingerprint: str,
+    flags: dict[str, Any],
+    sets: list[str],
+    searched: dict[str, int] | None = None,
+) -> None:
+    """Writes what the study was started with; a resumed one keeps what must stay and remembers the newer flags.
+
+    Args:
+        searched: how many trials each study had with which this one begins; empty keeps what was written before.
+    """
     content = {
         "space": settings.space,
         "flags": flags,
         "set": sets,
         "stays": what_stays(settings, data_fingerprint),
+        "searched": searched or began_with(_read(folder) or {}),
     }
     partial = folder / f"{STARTED}.partial"
     partial.write_text(json.dumps(content, indent=1))
     os.replace(partial, folder / STARTED)
+
+
+def began_with(started: dict[str, Any]) -> dict[str, int | None]:
+    """By name the studies that a study started warm from, and how many trials they had; None where that was not kept.
+
+    Args:
+        started: what `remember` wrote.
+    """
+    return started.get("searched", dict.fromkeys(started.get("stays", {}).get("warm_start", [])))
 
 
 def as_before(flags: dict[str, Any], sets: list[str], asked: str = "--resume") -> tuple[dict[str, Any], list[str]]:

@@ -24,30 +24,31 @@ COMPLETE_ONLY = ("gp", "nsga2", "nsga3")  # those that learn nothing from a prun
 COMMON_ONLY = ("gp", "cmaes", "nsga2", "nsga3")  # those that model the parameters which all complete trials have
 
 
-def make_sampler(name: str, seed: int) -> "Repeatable":
+def make_sampler(name: str, seed: int, startup: int = STARTUP) -> "Repeatable":
     """A sampler by our name for it; `_Tpe`, multivariate, grouped and with constant liar, is the default.
 
     Args:
         name: one of `search.settings.Settings.sampler`.
         seed: with the trial's number it decides every draw.
+        startup: how many results TPE and GP wait for before they make a model of them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return Repeatable(_make(name, seed % 2**32), seed)  # the most that NumPy takes
+        return Repeatable(_make(name, seed % 2**32, startup), seed)  # the most that NumPy takes
 
 
-def _make(name: str, seed: int) -> BaseSampler:
+def _make(name: str, seed: int, startup: int) -> BaseSampler:
     samplers = optuna.samplers
 
     def tpe() -> BaseSampler:
-        return _Tpe(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP)
+        return _Tpe(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=startup)
 
     silent = {"seed": seed, "warn_independent_sampling": False}  # `sampler_notes` says it once, at the start
     match name:
         case "tpe":
             return tpe()
         case "gp":
-            return GPSampler(**silent, n_startup_trials=STARTUP, independent_sampler=tpe())
+            return GPSampler(**silent, n_startup_trials=startup, independent_sampler=tpe())
         case "cmaes":  # pruned trials teach it too, by their last value: most trials of a study are pruned
             return _Cmaes(**silent, independent_sampler=tpe(), consider_pruned_trials=True)
         case "qmc":  # unscrambled, its first point would be all lower bounds, whatever the seed

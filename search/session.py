@@ -18,7 +18,7 @@ from search.live import View, make_view
 from search.objective import TOP1
 from search.preflight import Plan
 from search.report_command import write_report
-from search.resume import comparable, what_stays
+from search.resume import STARTED, began_with, comparable, what_stays
 from search.terminal import noise_to
 from search.tracking import Tracker
 from search.tracking_store import provenance, shown
@@ -182,7 +182,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
         written += [path.name for path in write_report(folder, ledger, outcome.study)]
     except InputError as error:  # a broken file of an earlier session; the study itself is whole
         view.note(f"no report: {error}")
-    sentences = {"verdict": _verdict(ledger, plan), "branches": comparisons.branches(ledger)}
+    sentences = {"verdict": _verdict(ledger, plan, folder), "branches": comparisons.branches(ledger)}
     tracker.study_tags({name: sentence for name, sentence in sentences.items() if sentence})
     for name in written:
         tracker.study_artifact(folder / name)
@@ -209,7 +209,7 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
         console.print(f"\nbest:    {results.in_words(best.params)}")
     if not plan.curves:
         console.print(f"teacher: {plan.settings.teacher} reaches {outcome.teacher['top1']:.2f} on the holdout")
-    console.print(_verdict(ledger, plan))
+    console.print(_verdict(ledger, plan, folder))
     if cost := comparisons.branches(ledger):
         console.print(cost)
     console.print(f"trials: {', '.join(f'{number} {state}' for state, number in sorted(counts.items())) or 'none'}")
@@ -232,8 +232,9 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     console.print("\n".join(lines), soft_wrap=True, markup=False)  # commands are pasted: no line may be broken
 
 
-def _verdict(ledger: Ledger, plan: Plan) -> str:
-    return results.lead(ledger, plan.settings.simulate, plan.test_images, plan.holdout_images)
+def _verdict(ledger: Ledger, plan: Plan, folder: Path) -> str:
+    images = plan.test_images, plan.holdout_images
+    return results.lead(ledger, plan.settings.simulate, *images, began_with(json.loads((folder / STARTED).read_text())))
 
 
 def _simulated(settings) -> dict[str, str]:

@@ -62,7 +62,7 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     stopping_schedule: Literal["full", "rung"] = "full"  # the learning rate's: of full length, or anew at each rung
     finalists: int = Field(3, ge=0)  # the best trials that are trained again, with the baselines; 0: no final
     seeds: int = Field(3, ge=1)  # how often each finalist is trained again
-    tune_baselines: int = Field(0, ge=0)  # trials of a small search for each baseline; 0: as they are
+    tune_baselines: int = Field(0, ge=0)  # trials of a search for each baseline, beside it as it is
     simulate: str | None = None  # learning curves in place of training: synthetic, a study's name, module:function
     concurrency: int | None = Field(None, ge=1)  # lanes; None: as many as fit
     workers_per_trial: int = Field(1, ge=1)

@@ -26,6 +26,7 @@ class Taken:
     guesses: list[dict[str, Any]] = field(default_factory=list)
     priors: list[Any] = field(default_factory=list)  # Optuna's trials
     notes: list[str] = field(default_factory=list)
+    searched: dict[str, int] = field(default_factory=dict)  # by study of which something was taken, its ended trials
 
 
 def take_over(
@@ -66,6 +67,7 @@ def take_over(
         best = (trial.params for trial in study.complete())
         guesses = list(islice(fitting(best, space, compose), MOST_GUESSES))
         taken.guesses += guesses
+        priors = []
         said = f"warm start from {study.name}: {_count(len(guesses), 'first guess', 'es')}"
         ended = [trial for trial in study.trials if trial.state in (COMPLETE, PRUNED)]
         if why := _not_comparable(study, settings, data_fingerprint):
@@ -79,6 +81,8 @@ def take_over(
             if outside := len(ended) - len(priors):
                 said += f"; {_count(outside, 'other trial')} cannot be had in this space"
         taken.notes.append(said)
+        if guesses or priors:
+            taken.searched[study.name] = len(ended)
     if problems:
         raise InputError(problems)
     return taken

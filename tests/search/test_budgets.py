@@ -360,8 +360,8 @@ def test_patience_that_the_last_trial_used_up_ended_nothing(searched):
         (["target=101"], "target: 101 cannot be reached, as val/top1 is between 0 and 100"),
         (["objectives=[nll]", "target=-1"], "target: -1 cannot be reached, as val/loss is 0 or more"),
         (
-            ["total_epochs=43", "baselines=[kd, scratch]", "finalists=1", "seeds=2", "tune_baselines=1"],
-            "total_epochs: 43 are fewer than one trial, the baselines and the final's 6 runs need, 44; raise it",
+            ["total_epochs=59", "baselines=[kd, scratch]", "finalists=1", "seeds=2", "tune_baselines=1"],
+            "total_epochs: 59 are fewer than one trial, the baselines and the final's 10 runs need, 60; raise it",
         ),
         (["time_budget=0"], "time_budget: 0 must be greater than 0"),
     ],
@@ -375,7 +375,7 @@ def test_budgets_that_contradict_are_refused(sets, said):
 
 def test_the_least_that_is_asked_for_is_enough():
     fields = dict(baselines=["kd", "scratch"], finalists=1, seeds=2, tune_baselines=1)
-    assert least_epochs(settings("total_epochs=44", **fields)) == 44
+    assert least_epochs(settings("total_epochs=60", **fields)) == 60
     assert final_runs(settings(finalists=9, trials=3, seeds=2)) == 6
 
 

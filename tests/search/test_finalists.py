@@ -2,7 +2,8 @@
 
 import pytest
 
-from search.finalists import best_baselines, chosen, final_records
+from search.contradictions import final_runs
+from search.finalists import best_baselines, chosen, final_records, rivals
 from search.ledger import Ledger, TrialRecord
 from search.settings import resolve
 from search.study import Scale, Study
@@ -65,6 +66,25 @@ def test_a_baseline_is_the_best_of_its_own_search(ledger):
         "kd": "kd-1",
         "scratch": "scratch",
     }
+
+
+def test_a_tuned_baseline_is_in_the_final_as_given_too(ledger):
+    """One seed of a search may choose what is worse."""
+    add(ledger, "0", 95)
+    for trial_id, value, of in (("kd-1", 91, "kd"), ("kd", 90, ""), ("kd-2", 93, "kd"), ("scratch", 80, "")):
+        add(ledger, trial_id, value, role="baseline", of=of)
+    found = {name: [record.trial_id for record in records] for name, records in rivals(ledger).items()}
+    assert found == {"kd": ["kd", "kd-2"], "scratch": ["scratch"]}
+    asked = settings(finalists=1, seeds=2, tune_baselines=2, baselines=["kd", "scratch"])
+    records = final_records(ledger, asked)
+    assert [one.trial_id for one in records[:4]] == ["0-seed1", "kd-seed1", "kd-2-seed1", "scratch-seed1"]
+    add(ledger, "scratch-1", 70, role="baseline", of="scratch")
+    assert len(final_records(ledger, asked)) == final_runs(asked) == 10
+    for record in ledger.records.values():
+        record.config |= {"student": "small" if record.trial_id == "0" else "large", "student_kwargs": {}}
+    records = final_records(ledger, asked, lambda config, other: {**config, "student": other["student"]})
+    assert [one.trial_id for one in records[1:3]] == ["kd-as-0-seed1", "kd-2-as-0-seed1"]
+    assert [one.of for one in records[1:3]] == ["kd", "kd-2"]
 
 
 def test_the_final_has_other_seeds_and_a_full_schedule(ledger):

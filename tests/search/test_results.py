@@ -100,6 +100,29 @@ def test_the_final_table_has_the_finals_winner_too(ledger):
     assert best["best/val_top1"] == 93.0
 
 
+def test_another_student_has_no_difference_from_scratch(ledger):
+    for record in ledger.records.values():
+        record.config |= {"student": "large" if record.trial_id == "3" else "small", "student_kwargs": {}}
+    frame = results.final_table(ledger).set_index("name")
+    assert frame["over scratch"].isna().tolist() == [True, False, False] and frame.loc["kd", "over scratch"] == 1.0
+
+
+def test_the_lead_tells_of_the_objectives_that_did_not_choose(ledger):
+    assert results.other_objectives(ledger) == ""
+    for record in ledger.records.values():
+        record.objectives = {"val/top1": True, "cost/branch_params": False, "val/loss": False}
+    said = " Trial 3 was chosen by val/top1 alone"
+    assert results.other_objectives(ledger) == f"{said}; it is the whole Pareto front, so none is better in anything."
+    for trial_id in "14":
+        ledger.records[trial_id].history[0]["cost/branch_params"] = 10
+    ledger.records["2"].history[0]["cost/branch_params"] = 5
+    text = results.lead(ledger, None, None, 4500)
+    assert text.endswith(
+        f"{said}; of the Pareto front's 3 trials 2 are better in cost/branch_params and none is better in val/loss."
+    )
+    assert results.other_objectives(Ledger(ledger.folder / "none")) == ""
+
+
 def test_the_verdict_when_the_best_trial_wins(ledger):
     assert results.verdict(ledger, 4500) == (
         "The best trial (3) beats the student trained alone by 2.31 points and beats kd by 1.31 points on the holdout "
@@ -108,6 +131,11 @@ def test_the_verdict_when_the_best_trial_wins(ledger):
     )
     few = results.verdict(ledger, 2000)
     assert "alone by 2.31 points and is 1.31 points above kd, which is no more than chance explains, on the" in few
+
+
+def test_the_verdict_tells_of_earlier_studies(ledger):
+    text = results.lead(ledger, None, None, 4500, {"pat": 8})
+    assert text.endswith("seeds were not repeated. The search for it began with what 8 trials of pat had found.")
 
 
 def test_the_verdict_of_a_trial_that_a_baseline_beats(ledger):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from search.resume import STARTED, as_before, check_same, comparable, remember, sole_session, what_stays
+from search.resume import STARTED, as_before, began_with, check_same, comparable, remember, sole_session, what_stays
 from search.settings import resolve
 from search.study import Scale, Study
 from tests.conftest import TINY
@@ -53,6 +53,21 @@ def test_a_resumed_study_has_the_flags_it_was_started_with(started):
     flags, sets = again(folder)
     assert flags == {"name": "mine", "storage": str(folder.parent), "trials": 5, "seed": 3, "smoke": True}
     assert sets == ["sampler=random", "recipe.lr=1e-3"]
+
+
+def test_what_a_study_began_with_is_kept(started):
+    def known(folder):
+        return began_with(json.loads((folder / STARTED).read_text()))
+
+    folder = started()
+    assert known(folder) == {}
+    asked = settings({"warm_start": ["pat"]})
+    remember(folder, asked, DATA, {"name": "mine"}, [], {"pat": 8})
+    remember(folder, asked, DATA, {"name": "mine", "trials": 9}, [])  # it goes on
+    assert known(folder) == {"pat": 8}
+    content = json.loads((folder / STARTED).read_text())
+    del content["searched"]  # written before it was kept
+    assert began_with(content) == {"pat": None}
 
 
 def test_what_is_given_now_is_above_what_was_given_before(started):

@@ -14,9 +14,9 @@ from search.final import (
     comparisons,
     entrants,
     final_frame,
-    sentence,
     winner,
 )
+from search.final_sentence import sentence
 from search.ledger import Ledger, TrialRecord
 from search.statistics import holm, paired, pooled, summary
 
@@ -278,6 +278,14 @@ def test_a_rival_that_was_not_tuned_is_named_so(ledger):
     assert sentence(ledger, ledger.folder, 9).endswith("nothing could be tested).")
 
 
+def test_what_earlier_studies_gave_the_search_is_told_where_the_counts_are_equal_too(ledger):
+    final(ledger, "0", "trial", [95, 95], [90.0, 90.0])
+    final(ledger, "kd", "baseline", [90, 90], [80.0, 80.0])
+    said = " The search for it began with what 12 trials of pat and trials of old had found."
+    assert sentence(ledger, ledger.folder, 9, {"pat": 12, "old": None}).endswith(f"nothing could be tested).{said}")
+    assert "began with what 1 trial of pat had" in sentence(ledger, ledger.folder, 9, {"pat": 1})
+
+
 def test_failed_runs_are_left_out_in_pairs_and_told(ledger):
     final(ledger, "0", "trial", [95, 96, 97], [90.0, 91.0, 92.0])
     final(ledger, "kd", "baseline", [90, 91], [80.0, 83.0])
@@ -286,6 +294,18 @@ def test_failed_runs_are_left_out_in_pairs_and_told(ledger):
     assert found.seeds == 2 and found.difference == pytest.approx(9.0)
     assert sentence(ledger, ledger.folder, 9).endswith("Runs that did not complete are left out: 1 of kd.")
     assert "kd, 1 failed" in list(final_frame(ledger, ledger.folder).name)
+
+
+def test_a_difference_over_some_of_the_seeds_says_so(ledger):
+    """A budget that cuts the final may leave a baseline fewer seeds: the means' difference is another one then."""
+    final(ledger, "0", "trial", [95, 96, 97], [50.0, 55.0, 60.0])
+    final(ledger, "kd", "baseline", [90, 91], [49.0, 53.0])
+    final(ledger, "scratch", "baseline", [90, 91, 92], [40.0, 40.0, 40.0])
+    text = sentence(ledger, ledger.folder, 9)
+    assert "no difference from kd is shown (+1.50 points over the 2 seeds that both have, " in text
+    assert "no difference from scratch is shown (+15.00 points, " in text
+    table = final_frame(ledger, ledger.folder).set_index("name")["best is"]
+    assert table["kd"].startswith("+1.50 over 2 seeds, ") and table["scratch"].startswith("+15.00, ")
 
 
 def test_a_tuned_baseline_stands_for_itself_with_its_best_configuration(ledger):

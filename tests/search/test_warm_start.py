@@ -115,6 +115,7 @@ def test_the_same_pair_and_data_give_first_guesses_and_observations(store, kept)
     assert taken.guesses == [FIVE[4], FIVE[3], FIVE[1]]
     assert taken.notes == ["warm start from A: 3 first guesses, 5 observations (same pair, data and recipe)"]
     assert [trial.params for trial in taken.priors] == FIVE
+    assert taken.searched == {"A": 5}
     assert [trial.user_attrs["from"] for trial in taken.priors] == [f"A/{number}" for number in range(5)]
     assert [trial.state for trial in taken.priors] == [
         TrialState.PRUNED if number == 2 else TrialState.COMPLETE for number in range(5)
