@@ -28,29 +28,31 @@ class _Limit:
         return max(0, int((self.limit - self.fixed) / (self.trial * share) + 1e-9))
 
 
-def project(plan: Plan, trial_s: float | None, teacher_s: float = 0.0) -> dict[str, Any]:
+def project(plan: Plan, trial_s: float | None, teacher_s: float = 0.0, store_s: float = 0.0) -> dict[str, Any]:
     """The study's cost, all in full length, and with `_min` where the scheduler stops as it may.
 
     Args:
         trial_s: seconds of a trial of full length; None of a simulated study, whose epochs alone can be told.
         teacher_s: of the teacher's fitting.
+        store_s: of the teacher's answers, which the first trials compute for all.
 
     Returns:
-        `study_s` and `study_min_s` (seconds over `lanes`, the teacher's fitting not in them), `epochs` and `epochs_min`
+        `study_s` and `study_min_s` (seconds over `lanes`, the teacher's fitting not in them, its answers in both),
+        `epochs` and `epochs_min`
         of all runs together, `gpu_hours` and `gpu_hours_min` (the teacher's with them), `money` and `money_min` (None
         without a price), and the shares of all epochs (full length) that the final and the baselines' searches take,
         `final_share` and `tuned_share`. Without a trial's seconds what is made of them is left out.
     """
     settings, lanes = plan.settings, plan.settings.concurrency or 1
     fixed, price = _fixed_runs(plan), settings.price_per_gpu_hour
-    figures: dict[str, Any] = {"lanes": lanes, "trial_s": trial_s, "teacher_s": teacher_s}
+    figures: dict[str, Any] = {"lanes": lanes, "trial_s": trial_s, "teacher_s": teacher_s, "store_s": store_s}
     for suffix, share in (("", 1.0), ("_min", scheduler_share(settings))):
         runs = plan.trials * share + fixed
         figures["epochs" + suffix] = round(runs * settings.epochs)
         if trial_s is None:
             continue
-        hours = (runs * trial_s + teacher_s) * settings.gpus_per_trial / 3600
-        figures["study" + suffix + "_s"] = trial_s * runs / lanes
+        hours = (runs * trial_s + teacher_s + store_s) * settings.gpus_per_trial / 3600
+        figures["study" + suffix + "_s"] = (trial_s * runs + store_s) / lanes
         figures["gpu_hours" + suffix] = hours
         figures["money" + suffix] = price and hours * price
     runs = plan.trials + fixed
@@ -128,11 +130,17 @@ def _limits(plan: Plan, figures: dict[str, Any]) -> list[tuple[_Limit, int, int]
     settings, fixed, epochs = plan.settings, _fixed_runs(plan), plan.settings.epochs
     found = [_Limit("total_epochs", settings.total_epochs, fixed * epochs, epochs, lambda count: f"{count:.0f} epochs")]
     if (trial_s := figures["trial_s"]) is not None:
-        teacher_s, lanes, price = figures["teacher_s"], figures["lanes"], settings.price_per_gpu_hour or 0.0
-        hours = settings.gpus_per_trial / 3600
-        fixed_hours, trial_hours = (fixed * trial_s + teacher_s) * hours, trial_s * hours
+        teacher_s, store_s, lanes = figures["teacher_s"], figures["store_s"], figures["lanes"]
+        hours, price = settings.gpus_per_trial / 3600, settings.price_per_gpu_hour or 0.0
+        fixed_hours, trial_hours = (fixed * trial_s + teacher_s + store_s) * hours, trial_s * hours
         found[:0] = [
-            _Limit("time_budget", settings.time_budget, teacher_s + fixed * trial_s / lanes, trial_s / lanes, span),
+            _Limit(
+                "time_budget",
+                settings.time_budget,
+                teacher_s + (fixed * trial_s + store_s) / lanes,
+                trial_s / lanes,
+                span,
+            ),
             _Limit("gpu_hours", settings.gpu_hours, fixed_hours, trial_hours, lambda hours: f"{hours:.3g} GPU-hours"),
             _Limit("money", settings.money, fixed_hours * price, trial_hours * price, lambda money: f"{money:.2f}"),
         ]

@@ -15,9 +15,10 @@ from search.finalists import FINALIST
 from search.interrupts import Interrupts
 from search.ledger import RUNNING, Ledger, TrialRecord
 from search.preflight import Plan
+from search.stored import store_url
 from search.tracking import Tracker
 from trainables.errors import StudyError
-from trainables.files import drop_checkpoint
+from trainables.files import WARNINGS, drop_checkpoint
 
 TESTED = (FINALIST, "delivery")  # the roles that the test split is for
 INTERRUPTED = Ending("", None, "interrupted")
@@ -123,6 +124,8 @@ class Experiment:
             self.view.trial_started(record)
 
             def on_report(metrics: dict) -> None:
+                for line in metrics.pop(WARNINGS, ()):
+                    self.view.note(line)
                 if record.add(metrics):
                     self.ledger.save(record)
                     self._tracker.trial_epoch(record, metrics)
@@ -330,6 +333,7 @@ class Experiment:
             "known_epoch": record.epoch,
             "test": record.role in TESTED,
             "teacher_folder": str(self.teacher_folder),
+            "teacher_store": store_url(self.settings, self.folder.parent),
         }
 
 

@@ -4,7 +4,9 @@ from typing import Any
 
 from search import results
 from search.estimate import expected_end, not_estimated, warnings
+from search.paths import storage_folder
 from search.preflight import Plan
+from search.stored import room_warning, store_url
 from search.terminal import span
 
 SAMPLES_SHOWN = 5
@@ -76,6 +78,15 @@ def _print_times(console, plan: Plan, cost: dict[str, Any]) -> None:
         f"at most {span(cost['study_s'])}"
         + (f"; before it the teacher's fitting, {span(cost['teacher_s'])}" if cost["teacher_s"] else "")
     )
+    if cost["store_mb"]:
+        share = cost["store_s"] / (cost["lanes"] * cost["study_s"])
+        console.print(
+            f"the teacher's answers are computed once, {share:.0%} of it, and kept: at most {cost['store_mb']:,.3g} MB "
+            f"(teacher_store={plan.settings.teacher_store})"
+        )
+        url = store_url(plan.settings, storage_folder(plan.settings.storage))
+        if warning := room_warning(url, cost["store_mb"]):
+            console.print(f"{'warning':<10} {warning}")
 
 
 def _budgets(plan: Plan, cost: dict[str, Any]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from search.planning import enumerate_grid, final_notes, search_notes
 from search.recipes import TEACHER_RECIPES, family_recipe
 from search.settings import Settings, baseline_params, check_batch, pinned_fields, trial_config
 from search.space import SAMPLES, SearchSpace
+from search.stored import check_store, store_notes
 from search.students import Students, student_of
 from search.study import SCALES, Study
 from search.warm_start import fitting, take_over
@@ -119,6 +120,7 @@ def preflight(
         from trainables.metrics import own_metrics
 
         own_metrics(settings.metrics)
+        check_store(settings, num_classes)
         students = Students(settings, lambda one: _build(one, "student", num_classes, dry_run, named, notes))
         students.of({})
         settings, teacher_family = _teacher(settings, num_classes, dry_run, named, notes)
@@ -173,7 +175,7 @@ def preflight(
     if curves:
         samples = space.samples(SAMPLES, settings.seed)
         check_curves(curves, [(composed(fields).model_dump(), params) for params, fields in samples], objectives)
-    notes += budget_notes(settings, objectives[0]) + final_notes(settings)
+    notes += budget_notes(settings, objectives[0]) + final_notes(settings) + ([] if curves else store_notes(drawn))
     plan = Plan(
         settings=settings.model_copy(update={"first_guesses": list(_distinct(guesses))}),
         space=space,

@@ -1,5 +1,7 @@
 """Tune's side of a trial: a light proxy that passes on what a lane reports of it."""
 
+from collections.abc import Iterable
+
 import ray
 from ray import tune
 from ray.tune import Callback
@@ -7,10 +9,10 @@ from ray.tune import Callback
 from search.ledger import Ledger
 from search.schedulers import Live
 from search.students import student_of
-from trainables.files import drop_checkpoint
+from trainables.files import WARNINGS, drop_checkpoint
 
 LATENCY = "cost/latency_ms"
-GROUPS = ("train", "val", "test", "best", "time", "cost")  # the metrics' first words; the rest is Tune's own
+GROUPS = ("train", "val", "test", "best", "teacher", "time", "cost")  # the metrics' first words; the rest is Tune's own
 
 
 class TrialError(RuntimeError):
@@ -41,6 +43,7 @@ class StudyCallback(Live, Callback):
         self._broker, self._ledger, self._tracker, self._view = broker, ledger, tracker, view
         self._budgets = budgets
         self._latency: dict[tuple[str, int], float] = {}
+        self._warned: set[str] = set()
 
     def on_trial_start(self, iteration, trials, trial, **info):
         record = self._record(trial)
@@ -50,6 +53,7 @@ class StudyCallback(Live, Callback):
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
         record = self._record(trial)
+        self._warn(result.get(WARNINGS, ()))
         metrics = {key: value for key, value in result.items() if key == "epoch" or key.split("/")[0] in GROUPS}
         self._share_latency(record, metrics)
         if record.add(metrics):
@@ -71,6 +75,13 @@ class StudyCallback(Live, Callback):
         self._tracker.trial_ended(record)
         self._view.trial_ended(record)
         self._broker.forget.remote(record.trial_id)
+
+    def _warn(self, lines: Iterable[str]) -> None:
+        """Each line once, though every lane may meet what it tells of."""
+        for line in lines:
+            if line not in self._warned:
+                self._warned.add(line)
+                self._view.note(line)
 
     def _share_latency(self, record, metrics: dict) -> None:
         """One measurement a student and study: a busy machine would make a Pareto front of its own noise."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from search.estimate import project
 from search.preflight import Plan
+from search.stored import is_stored, store_estimate
 from trainables.config import TrialConfig
 from trainables.distillers import distillers_of
 from trainables.errors import InputError
@@ -43,16 +44,24 @@ def estimate(plan: Plan, splits) -> dict[str, Any]:
     """What the study will cost, from timed steps of a trial with all stages on this machine's own device.
 
     Returns:
-        `step_s`, `steps_per_epoch`, `trial_s` (full length, the holdout's judging included), `teacher_s`, the teacher's
-        fitting, 0 where it is not fitted; what `project` makes of the two for the study; `bank_mb`, a worker's part of
-        CRD's memory bank; and what `costs` says of the timed trial, whose distiller is `distiller`. Decoding by loader
-        processes is not counted, since it goes on beside the steps.
+        `step_s`, `steps_per_epoch`, `trial_s` (full length, the holdout's judging included), both with the teacher's
+        answers read from the store where they are kept; `teacher_s`, the teacher's fitting, 0 where it is not fitted;
+        `store_s` and `store_mb`, as `store_estimate`; what `project` makes of them for the study; `bank_mb`, a worker's
+        part of CRD's memory bank; and what `costs` says of the timed trial, whose distiller is `distiller`. Decoding by
+        loader processes is not counted, since it goes on beside the steps.
     """
     from trainables.cost import costs
     from trainables.teacher import fit_config
 
     settings, config = plan.settings, _fullest(plan)
-    training_s, judging_s, taught = _per_image(config, splits, settings)
+    training_s, answer_s, judging_s, taught = _per_image(config, splits, settings)
+    stored = {"store_s": 0.0, "store_mb": 0.0}
+    if is_stored(config):
+        streams = 1 + (settings.seeds if plan.final_count else 0)
+        width = taught.teacher_embedding or 0
+        stored = store_estimate(config, plan.train_images, streams, answer_s, len(splits.classes), width)
+        stored["store_s"] /= settings.workers_per_trial
+        training_s = max(0.0, training_s - answer_s)
     judging_s *= plan.holdout_images / settings.workers_per_trial
     step_s = training_s * config.batch_size / settings.workers_per_trial
     steps = max(1, plan.train_images // config.batch_size)
@@ -60,21 +69,22 @@ def estimate(plan: Plan, splits) -> dict[str, Any]:
     teacher_s = 0.0
     if config.teacher_source == "fit":
         fitting = fit_config(plan.base, plan.teacher_recipe)
-        image_s, judged_s, _ = _per_image(fitting, splits, settings)
+        image_s, _, judged_s, _ = _per_image(fitting, splits, settings)
         seen = image_s * len(splits.teacher_train) + judged_s * plan.holdout_images
         teacher_s = seen * fitting.epochs / settings.workers_per_trial
     return {
         "step_s": step_s,
         "steps_per_epoch": steps,
-        **project(plan, trial_s, teacher_s),
+        **stored,
+        **project(plan, trial_s, teacher_s, stored["store_s"]),
         "bank_mb": sum(shard.nbytes for shard in taught.shards().values()) / 1e6 / settings.workers_per_trial,
         "distiller": config.distiller,
         **costs(taught, config.img_size),
     }
 
 
-def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, Any]:
-    """Seconds that one worker takes to train and to judge an image, and what it trained."""
+def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, float, Any]:
+    """Seconds that one worker takes to train an image, the teacher's of them, and to judge one; and what it trained."""
     import torch
 
     threads = torch.get_num_threads()
@@ -86,7 +96,7 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, Any
         stream = _stream(config, splits, student, 1, size)
         batch = _first(stream)
         loading = 0.0 if config.loader_workers else _timed(lambda: _first(stream)) / len(batch[0])
-        step, judge, taught = _stepper(config, student, splits, device)
+        step, answer, judge, taught = _stepper(config, student, splits, device)
         if device.type == "cpu":
             two = [part[:2] for part in batch]
             step(*two)
@@ -97,7 +107,8 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, Any
             step(*batch)
         images = batch[0]
         training = _timed(lambda: step(*batch)) / len(images)
-        return training + loading, _timed(lambda: judge(images)) / len(images), taught
+        answering, judging = (_timed(lambda: work(images)) / len(images) for work in (answer, judge))  # noqa: B023
+        return training + loading, answering, judging, taught
     finally:
         torch.set_num_threads(threads)
 
@@ -160,7 +171,7 @@ def _first(stream):
 
 
 def _stepper(config: TrialConfig, student, splits, device):
-    """A function that makes one training step, and one that judges images, and the student in training.
+    """Functions that make one training step, have the teacher answer images, and judge images; the student in training.
 
     Raises:
         InputError: the distiller and the models do not go together.
@@ -177,7 +188,7 @@ def _stepper(config: TrialConfig, student, splits, device):
     if config.distiller != "none":
         bare = build_teacher(config.model_copy(update={"teacher_source": "fit"}), len(splits.classes))
         teacher = Teacher(bare, *normalization(student.model), needs_of(config)).to(device)
-    taught = make_taught(student, config, teacher, torch.from_numpy(splits.train.targets)).to(device)
+    taught = make_taught(student, config, lambda: teacher, torch.from_numpy(splits.train.targets)).to(device)
     optimizer = make_optimizer(taught, config)
     make_scheduler(optimizer, config, steps_per_epoch=1)
 
@@ -195,6 +206,13 @@ def _stepper(config: TrialConfig, student, splits, device):
             torch.cuda.synchronize()
         return terms
 
+    def answer(images) -> None:
+        if teacher:
+            with precision():
+                teacher(images.to(device))
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
     @torch.no_grad()
     def judge(images) -> None:
         student.model.eval()(images.to(device))
@@ -202,7 +220,7 @@ def _stepper(config: TrialConfig, student, splits, device):
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    return step, judge, taught
+    return step, answer, judge, taught
 
 
 def _timed(work: Callable[[], object], most_s: float = TIMED_S) -> float:

@@ -15,6 +15,7 @@ from search.settings import Settings
 from search.tracking_store import shown
 from trainables.config import DataFields, StudentFields, TeacherFields
 from trainables.errors import InputError
+from trainables.store_mode import parse_store
 
 STARTED, LOCK, JOURNAL = "started.json", "lock", "optuna.log"
 # What makes trials comparable. The rest (trials, budgets, ranges, sampler, lanes, tracking) may change on the way.
@@ -35,6 +36,8 @@ def what_stays(settings: Settings, data_fingerprint: str) -> dict[str, Any]:
     """All that must stay in a study, by name, as JSON keeps it."""
     stays = {name: value for name, value in settings.model_dump(mode="json").items() if name in STAYS}
     moving = {"sched_restarts": restarts(settings)} if settings.stopping_schedule == "rung" else {}
+    mode = parse_store(settings.teacher_store)  # off is no other result than full; the rest is other answers or batches
+    moving["teacher_store"] = settings.teacher_store if mode.topk or mode.views else "full"
     return {**stays, "data_fingerprint": data_fingerprint, **moving}
 
 

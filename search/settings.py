@@ -25,7 +25,7 @@ from trainables.errors import InputError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of studies and baselines: names of folders
 OWN = r"-\d+$|-seed\d+$|-as-"  # in the names of the runs that a study makes of its baselines
-RESERVED = ("artifacts", "features", "teachers", "mlflow.db")  # what else lies in the storage
+RESERVED = ("artifacts", "features", "teachers", "teacher_store", "mlflow.db")  # what else lies in the storage
 SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2, "finalists": 1, "seeds": 1}
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
 

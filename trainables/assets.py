@@ -1,6 +1,7 @@
 """What outlives a trial in its process: the decoded data, the holdout's batches and the frozen teacher."""
 
-from collections.abc import Collection
+import logging
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -9,12 +10,19 @@ from trainables.build import normalization
 from trainables.config import DataFields, TrialConfig
 from trainables.context import RunContext
 from trainables.data import ImageList, Splits, load_splits
+from trainables.distillers.base import TEACHER_EMBEDDING, TEACHER_FEATURES
 from trainables.errors import InputError
-from trainables.stream import eval_loader
-from trainables.teacher import Teacher, build_teacher
+from trainables.stream import TrainStream, eval_loader
+from trainables.teacher import Teacher, build_teacher, weights_hash
+from trainables.teacher_store.answers import Answers
+from trainables.teacher_store.key import folder_name, stream_key, teacher_key
+from trainables.teacher_store.parts import Parts
+from trainables.teacher_store.records import Form, TopK, Whole
 
 KEEP_DECODED = 64 * 2**20  # bytes of holdout tensors kept ready; larger holdouts are decoded again each time
 EVAL_BATCH = 256
+
+log = logging.getLogger(__name__)
 
 
 class Assets:
@@ -23,11 +31,19 @@ class Assets:
     Args:
         device: where the teacher lives.
         teacher_weights: the study's copy of the teacher's weights; None before the teacher stands.
+        teacher_store: where the teacher's answers are kept, a folder or any URL of fsspec's; None: nowhere.
+        warn: told, in one line, of what goes wrong and ends nothing.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", teacher_weights: Path | None = None):
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        teacher_weights: Path | None = None,
+        teacher_store: str | None = None,
+        warn: Callable[[str], None] = log.warning,
+    ):
         self.device = torch.device(device)
-        self.teacher_weights = teacher_weights
+        self.teacher_weights, self.teacher_store, self.warn = teacher_weights, teacher_store, warn
         self._kept: dict[str, tuple[object, object]] = {}
 
     def splits(self, config: TrialConfig) -> Splits:
@@ -54,6 +70,44 @@ class Assets:
     ) -> Teacher:
         """The teacher, taking images in the given normalisation and giving what `needs` names besides logits."""
         return Teacher(self._bare_teacher(config), mean, std, needs).to(self.device)
+
+    def answers(
+        self,
+        config: TrialConfig,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        needs: Collection[str],
+        teacher: Callable[[], Teacher],
+        embedding: int | None,
+        stream: TrainStream,
+        context: RunContext,
+    ) -> Answers | None:
+        """The teacher's answers to a stream, from the store; None where none are kept.
+
+        Distillers that compare whole feature maps go without: those of an image are hundreds of times its logits.
+
+        Args:
+            mean, std: of the normalisation in which the stream's images come.
+            needs: as for `teacher`.
+            teacher: gives the teacher, for what is not in the store.
+            embedding: the width of the teacher's embedding, where it is needed.
+
+        Raises:
+            InputError: `teacher_store` keeps more logits than there are classes, or `teacher_store_at` cannot be used.
+        """
+        mode, root = config.store_mode, config.teacher_store_at or self.teacher_store
+        if not mode.on or root is None or self.teacher_weights is None or TEACHER_FEATURES in needs:
+            return None
+        classes, dtype = len(self.splits(config).classes), config.teacher_store_dtype
+        forms: dict[str, Form] = {"logits": TopK(classes, mode.topk, dtype) if mode.topk else Whole(classes, dtype)}
+        if TEACHER_EMBEDDING in needs:
+            forms["embedding"] = Whole(embedding, dtype)
+        key = {
+            "stream": stream_key(config, self._stamp(config), mean, std),
+            "teacher": teacher_key(config, self._weights_hash(), self.device.type),
+            "kept": {"logits": mode.topk or "all", "dtype": dtype},
+        }
+        return Answers(teacher, Parts(str(root), folder_name(key), key), forms, stream, context, self.warn)
 
     def images(self, part: str, config: TrialConfig, context: RunContext, mean, std):
         """This rank's batches of the holdout or the test split, normalised; kept as tensors where they are small.
@@ -107,6 +161,14 @@ class Assets:
 
         key = (config.teacher, str(config.teacher_kwargs), config.img_size, str(self.teacher_weights))
         return self._once("teacher", key, build)
+
+    def _stamp(self, config: TrialConfig) -> dict[str, object]:
+        train = self.splits(config).train
+        return self._once("stamp", id(train), lambda: {"count": len(train), "stamp": train.stamp()})
+
+    def _weights_hash(self) -> str:
+        path = self.teacher_weights
+        return self._once("weights' hash", str(path), lambda: weights_hash(path))
 
     def _data_key(self, config: TrialConfig) -> str:
         return f"{self.splits(config).fingerprint} {config.img_size}"

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from trainables.distillers import COMMON, DISTILLERS, distillers_of, hyperparameters, taps_stages
 from trainables.distillers.base import STAGE_LOGITS
 from trainables.fields import Strict
+from trainables.store_mode import StoreMode, parse_store
 
 METRICS = ("top1", "top5", "loss", "balanced_accuracy", "macro_f1", "ece", "agreement", "top1_raw", "top1_ema")
 Source = Literal["scratch", "pretrained", "checkpoint"]
@@ -53,6 +54,20 @@ class RunFields(Strict):
     """How a trial runs, whatever it trains."""
 
     deterministic: bool = False  # on a GPU: the same seed gives the same numbers, at a price in speed
+    teacher_store: str = "full"  # of the teacher's answers: off, full, topk:N (logits), views:V, topk:N+views:V
+    teacher_store_dtype: Literal["float16", "float32"] = "float16"
+    teacher_store_at: str | None = None  # a folder or any URL of fsspec's; None: in the storage
+
+    @field_validator("teacher_store")
+    @classmethod
+    def _store_is_known(cls, text):
+        parse_store(text)
+        return text
+
+    @property
+    def store_mode(self) -> StoreMode:
+        """`teacher_store`, taken apart."""
+        return parse_store(self.teacher_store)
 
 
 class TeacherFields(Strict):

@@ -1,5 +1,6 @@
 """A training step's losses: a student, what its distillers add to it, and the weighted sum."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -39,11 +40,12 @@ class Taught(nn.Module):
 
     Attributes:
         extras: the distillers' own modules by name, and `temperature`, where that is learned; training only.
+        teacher_embedding: the width of the teacher's embedding, where it is needed.
     """
 
     def __init__(self, student: Student, config: TrialConfig, shapes: Shapes):
         super().__init__()
-        self.student, self.config = student, config
+        self.student, self.config, self.teacher_embedding = student, config, shapes.teacher_embedding
         modules = {distiller.name: distiller.module(config, shapes) for distiller in distillers_of(config.distiller)}
         if config.curriculum_temperature:
             modules["temperature"] = CurriculumTemperature(
@@ -96,13 +98,18 @@ def needs_of(config: TrialConfig) -> set[str]:
 
 
 def make_taught(
-    student: Student, config: TrialConfig, teacher: Teacher | None, classes: Tensor, rank: int = 0, world_size: int = 1
+    student: Student,
+    config: TrialConfig,
+    teacher: Callable[[], Teacher],
+    classes: Tensor,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Taught:
     """A student in training, its distillers' modules built for what both models really give.
 
     Args:
         student: as `build_student` gives it.
-        teacher: as `Assets.teacher` gives it; None for the distiller "none".
+        teacher: gives the teacher, as `Assets.teacher` does; asked where modules are built for its shapes.
         classes: [N] int64, the class of each image of the training split.
         rank, world_size: as in torch.distributed.
     """
@@ -110,8 +117,9 @@ def make_taught(
     if needs & {STUDENT_EMBEDDING, STUDENT_FEATURES}:
         with dry_run(student) as device:
             ours = student(torch.zeros(2, 3, config.img_size, config.img_size, device=device))
-        with dry_run(teacher.model) as device:
-            theirs = teacher(torch.zeros(2, 3, config.img_size, config.img_size, device=device))
+        asked = teacher()
+        with dry_run(asked.model) as device:
+            theirs = asked(torch.zeros(2, 3, config.img_size, config.img_size, device=device))
     return Taught(
         student,
         config,

@@ -2,7 +2,7 @@
 
 Rank 0 takes jobs from the broker (search/broker.py) and shares them with the other ranks over a gloo group of its own;
 a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `config`, `folder`, `teacher_folder`, and
-for a trial `known_epoch` and `test`, for a teacher `recipe`.
+for a trial `known_epoch`, `test` and `teacher_store`, for a teacher `recipe`.
 """
 
 import gc
@@ -21,6 +21,7 @@ from trainables.assets import Assets
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
 from trainables.errors import InputError
+from trainables.files import WARNINGS
 from trainables.loop import run_trial
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
@@ -41,7 +42,7 @@ def serve(lane: dict) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as CUDA comes up; `deterministic` needs it
     device = ray.train.torch.get_device()
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
-    broker, assets = lane["broker"], None
+    broker, assets, warnings = lane["broker"], None, []
     messages = RunContext(Path("."), lambda _: True, rank=rank, world_size=world_size, control=control)
     while True:
         job = messages.from_rank_0(lambda: ray.get(broker.take.remote(lane["lane"], os.getpid(), TAKE_WAIT_S)))
@@ -50,11 +51,11 @@ def serve(lane: dict) -> None:
         if job is None:
             continue
         if assets is None:
-            assets = Assets(device)
+            assets = Assets(device, warn=warnings.append)
         ticket = (job["trial_id"], job["attempt"])
         context = RunContext(
             Path(job["folder"]),
-            lambda metrics: ray.get(broker.report.remote(*ticket, metrics)),  # noqa: B023 - used within this turn
+            lambda metrics: ray.get(broker.report.remote(*ticket, metrics | _told(warnings))),  # noqa: B023
             rank=rank,
             world_size=world_size,
             device=device,
@@ -73,7 +74,7 @@ def _run(job: dict, assets: Assets, context: RunContext, broker) -> dict:
         if job["kind"] == "teacher":
             assets.teacher_weights = None
             return {"result": prepare_teacher(config, job["recipe"], assets, context, Path(job["teacher_folder"]))}
-        assets.teacher_weights = Path(job["teacher_folder"]) / WEIGHTS
+        assets.teacher_weights, assets.teacher_store = Path(job["teacher_folder"]) / WEIGHTS, job["teacher_store"]
         run_trial(config, assets, context, job["known_epoch"], job.get("test", False))
         return {}
     except TrialFailure as error:  # every rank meets it alike
@@ -89,6 +90,13 @@ def _run(job: dict, assets: Assets, context: RunContext, broker) -> dict:
         # again, unless another try is in vain.
         ray.get(broker.note.remote(job["trial_id"], job["attempt"], text, bad_input))
         raise
+
+
+def _told(warnings: list[str]) -> dict[str, list[str]]:
+    """The warnings since the last report, which go with the next one."""
+    told = list(warnings)
+    warnings.clear()
+    return {WARNINGS: told} if told else {}
 
 
 def _poisons(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import nullcontext
+from functools import cache
 
 import numpy as np
 import timm.utils
@@ -16,6 +17,7 @@ from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
 from trainables.cost import costs
 from trainables.distillation import make_taught, needs_of
+from trainables.distillers.base import TeacherOutput
 from trainables.evaluate import evaluate
 from trainables.files import drop_checkpoint
 from trainables.metrics import Predictions, own_metrics
@@ -102,8 +104,8 @@ class _Run:
         self.num_classes = len(splits.classes)
         student = build_student(config, self.num_classes).to(context.device)
         mean, std = normalization(student.model)
-        taught = config.distiller != "none"
-        self.teacher = assets.teacher(config, mean, std, needs_of(config)) if taught else None
+        needs = needs_of(config)
+        self.teacher = cache(lambda: assets.teacher(config, mean, std, needs))  # where all is stored, none is built
         classes = torch.from_numpy(splits.train.targets)
         self.taught = make_taught(student, config, self.teacher, classes, context.rank, context.world_size)
         self.taught.to(context.device)
@@ -120,6 +122,10 @@ class _Run:
             seed=config.seed,
             num_classes=self.num_classes,
         )
+        self.answers = None
+        if config.distiller != "none":
+            width = self.taught.teacher_embedding
+            self.answers = assets.answers(config, mean, std, needs, self.teacher, width, self.stream, context)
         self.optimizer = make_optimizer(self.taught, config)
         self.scheduler = make_scheduler(self.optimizer, config, len(self.stream))
         self.ema = timm.utils.ModelEmaV3(self.student.model, config.model_ema_decay) if config.model_ema else None
@@ -145,6 +151,8 @@ class _Run:
             **{TERM_NAMES.get(name, f"train/loss_{name}"): value for name, value in terms.items()},
             "time/images_per_s": images * self.context.world_size / (trained - begun),
         }
+        if self.answers:
+            metrics |= {f"teacher/{name}": value for name, value in self.answers.figures().items()}
         if not self.config.train_with_holdout:
             metrics |= {f"val/{name}": value for name, value in self._judge().items()}
             if not math.isfinite(metrics["val/loss"]):
@@ -173,18 +181,27 @@ class _Run:
         return self.ema.module if averaged else self.student.model
 
     def close(self) -> None:
-        """Ends the loader's processes."""
+        """Ends the loader's processes, and waits for what is being stored."""
         self.stream.close()
+        if self.answers:
+            self.answers.close()
+
+    def _teach(self, images: torch.Tensor, place: int) -> TeacherOutput | None:
+        """What the teacher says of an epoch's batch at that place."""
+        if self.config.distiller == "none":
+            return None
+        return self.answers(images, place) if self.answers else self.teacher()(images)
 
     def _train(self, epoch: int) -> tuple[dict[str, torch.Tensor], int]:
         config, device = self.config, self.context.device
         self.module.train()
         sums, images, step = {}, 0, epoch * len(self.stream)
-        for inputs, target, index in self.stream.epoch(epoch):
+        if self.answers:
+            self.answers.epoch(epoch)
+        for place, (inputs, target, index) in enumerate(self.stream.epoch(epoch)):
             inputs, target, index = (tensor.to(device, non_blocking=True) for tensor in (inputs, target, index))
             with torch.autocast(device.type, dtype=self.dtype) if self.dtype else nullcontext():
-                teacher = self.teacher(inputs) if self.teacher else None
-                terms = self.module(inputs, target, teacher, index, step, epoch)
+                terms = self.module(inputs, target, self._teach(inputs, place), index, step, epoch)
             self.optimizer.zero_grad()
             self.scaler.scale(terms["loss"]).backward()
             if config.clip_grad:

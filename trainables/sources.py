@@ -3,7 +3,10 @@
 import contextlib
 import difflib
 import gzip
+import hashlib
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from trainables.config import DataFields
 from trainables.errors import InputError
 
 VERIFY_LIMIT = 50_000  # images; larger folders meet a broken image when it is read
+STAT_THREADS = 16  # on a network's file system each stat waits
 TORCH = {  # timm's name: what torchvision keeps in data_dir
     "torch/cifar10": "cifar-10-batches-py",
     "torch/cifar100": "cifar-100-python",
@@ -34,6 +38,14 @@ class PixelsSource:
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.arrays[index]).convert("RGB")
 
+    def stamp(self, indices: np.ndarray) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for index in indices:
+            array = np.ascontiguousarray(self.arrays[index])
+            digest.update(repr(array.shape).encode())
+            digest.update(array)
+        return digest.hexdigest()
+
 
 class FilesSource:
     """Images in files, decoded when asked for or once into memory."""
@@ -51,6 +63,19 @@ class FilesSource:
                 return image.convert("RGB")
         except Exception as error:  # PIL's decoders raise whatever the bytes lead them to
             raise InputError(self._broken(index, error)) from error
+
+    def stamp(self, indices: np.ndarray) -> str:
+        def one(index: int) -> tuple[str, int, int]:
+            path = self.paths[index]
+            stat = os.stat(path)
+            return os.path.basename(path), stat.st_size, stat.st_mtime_ns
+
+        with ThreadPoolExecutor(STAT_THREADS) as pool:
+            found = pool.map(one, indices.tolist(), chunksize=1000)
+            digest = hashlib.blake2b(digest_size=16)
+            for name, size, changed in found:
+                digest.update(f"{name} {size} {changed}\n".encode())
+        return digest.hexdigest()
 
     def decoded_bytes(self, indices: np.ndarray) -> float:
         return math.inf if self.sizes is None else int(self.sizes[indices].sum())
@@ -88,6 +113,10 @@ class HubSource:
         except Exception as error:
             raise InputError(f"{self.field}: image {index} cannot be read ({_line(error)}); mend the data") from error
 
+    def stamp(self, indices: np.ndarray) -> str:
+        table = self.reader.dataset._fingerprint  # `datasets` has no public name for it
+        return hashlib.blake2b(table.encode() + indices.astype("<i8").tobytes(), digest_size=16).hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class ImageList:
@@ -116,6 +145,10 @@ class ImageList:
             InputError: the image's file is broken.
         """
         return self.source.image(self.indices[index])
+
+    def stamp(self) -> str:
+        """A hash that differs for other images or another order: of the pixels, or of files' names, sizes and times."""
+        return self.source.stamp(self.indices)
 
     def subset(self, chosen: np.ndarray) -> "ImageList":
         """The images that a mask or positions choose."""

@@ -31,20 +31,27 @@ Batch = tuple[torch.Tensor, ...]
 class TrainStream:
     """One rank's part of the stream; made by `train_loader`. One epoch is read at a time.
 
+    Args:
+        views: after so many epochs the first one's batches come again; None for never.
+
     Attributes:
         batch_size: images a step over all ranks.
         slots: int64 [batch_size / world_size], the places of a global batch that this rank holds, ascending and
             symmetric (i and batch_size - 1 - i), because timm's mixup pairs these two.
     """
 
-    def __init__(self, batches: "_TrainBatches", keys: "_Keys", workers: int):
+    def __init__(self, batches: "_TrainBatches", keys: "_Keys", workers: int, views: int | None = None):
         self.batch_size, self.slots = keys.batch_size, keys.slots
-        self._keys = keys
+        self._keys, self._views = keys, views
         self._loader = _loader(batches, keys, workers, persistent=True)
 
     def __len__(self) -> int:
         """Steps an epoch; the images that fill no whole batch are left out, others in each epoch."""
         return len(self._keys)
+
+    def view(self, epoch: int) -> int:
+        """Which epoch's batches an epoch has: its own, but for `views`."""
+        return epoch % self._views if self._views else epoch
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, which counts from 0.
@@ -57,7 +64,7 @@ class TrainStream:
         Raises:
             InputError: an image's file is broken.
         """
-        self._keys.epoch = epoch
+        self._keys.epoch = self.view(epoch)
         yield from _raising(self._loader)
 
     def close(self) -> None:
@@ -139,7 +146,8 @@ def train_loader(
     first = np.arange(rank * half, (rank + 1) * half)
     slots = np.concatenate([first, batch_size - 1 - first[::-1]])
     keys = _Keys(len(split), batch_size, slots, seed)
-    return TrainStream(_TrainBatches(split, seed, augment, mixup), keys, config.loader_workers)
+    batches = _TrainBatches(split, seed, augment, mixup)
+    return TrainStream(batches, keys, config.loader_workers, config.store_mode.views)
 
 
 class _EvalLoader:

@@ -70,6 +70,7 @@ def fit_config(config: TrialConfig, recipe: dict) -> TrialConfig:
         eps=1.0,
         gt_loss_weight=1.0,
         logit_standardization=False,
+        teacher_store="off",
         curriculum_temperature=False,
         **Recipe(**recipe).model_dump(),  # all of it: nothing of the student's recipe remains
     )

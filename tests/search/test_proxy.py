@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 from search.ledger import Ledger, TrialRecord
 from search.proxy import LATENCY, StudyCallback
+from trainables.files import WARNINGS
 
 
 class Quiet:
@@ -33,3 +34,15 @@ def test_a_student_has_one_latency_in_a_study(tmp_path):
     assert [report(callback, *one) for one in (("0", 3.0), ("1", 7.0), ("2", 9.0))] == [3.0, 7.0, 3.0]
     ledger = Ledger(tmp_path)  # another session
     assert report(StudyCallback(quiet, ledger, quiet, quiet, quiet), "3", 9.0) == 3.0
+
+
+def test_a_lanes_warning_is_shown_once_and_is_no_metric(tmp_path):
+    ledger, shown, quiet = Ledger(tmp_path), [], Quiet()
+    view = SimpleNamespace(note=shown.append, trial_epoch=lambda record: None)
+    callback = StudyCallback(quiet, ledger, quiet, view, quiet)
+    for trial_id in ("0", "1"):
+        ledger.save(TrialRecord(trial_id, "trial", {"epochs": 2, "student": "a"}, {}))
+        result = {"epoch": 1, "val/top1": 50.0, "teacher/stored": 0.5, WARNINGS: ["the disk is full", "it is late"]}
+        callback.on_trial_result(0, [], SimpleNamespace(config={"trial_id": trial_id}), result)
+        assert ledger.records[trial_id].history == [{"epoch": 1, "val/top1": 50.0, "teacher/stored": 0.5}]
+    assert shown == ["the disk is full", "it is late"]

@@ -109,8 +109,9 @@ def cost(plan_and_splits, **changes):
 
 
 def in_trials(figures):
-    """The study's length in full-length trials: what a step takes here and now drops out."""
-    return figures["study_s"] / figures["trial_s"], figures["study_min_s"] / figures["trial_s"]
+    """The study's length in full-length trials, but for the teacher's answers: a step's time here and now drops out."""
+    store_s = figures["store_s"] / figures["lanes"]
+    return tuple((figures[name] - store_s) / figures["trial_s"] for name in ("study_s", "study_min_s"))
 
 
 def test_an_estimate_grows_with_the_trials_and_shrinks_with_the_lanes(plan_and_splits):
@@ -131,6 +132,56 @@ def test_without_a_scheduler_every_trial_is_counted_whole(plan_and_splits):
 def test_a_longer_grace_leaves_less_to_save(plan_and_splits):
     shares = [in_trials(cost(plan_and_splits, grace_epochs=grace, trials=100, finalists=0))[1] for grace in (1, 2, 4)]
     assert shares[0] < shares[1] < shares[2] == pytest.approx(102)
+
+
+def test_the_teachers_answers_are_counted_once_for_the_search_and_once_for_each_seed(plan_and_splits):
+    plan, splits = plan_and_splits
+    batch = plan.base.batch_size
+    answers = plan.train_images // batch * batch * plan.base.epochs
+    for finalists, streams in ((0, 1), (2, 4)):
+        figures = cost(plan_and_splits, trials=5, finalists=finalists, seeds=3)
+        assert figures["store_mb"] == pytest.approx(answers * streams * 10 * 2 / 1e6)
+        assert figures["store_s"] > 0
+    base = {"teacher_store": "topk:3+views:2", "teacher_store_dtype": "float32"}
+    changed = replace(plan, base=plan.base.model_copy(update=base))
+    figures = cost((changed, splits), finalists=0)
+    assert figures["store_mb"] == pytest.approx(answers / plan.base.epochs * 2 * (3 * 4 + 3 * 2 + 4) / 1e6)
+    off = replace(plan, base=plan.base.model_copy(update={"teacher_store": "off"}))
+    assert cost((off, splits), finalists=0)["store_mb"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("teacher_store=best", "teacher_store: 'best' must be off, full, topk:N, views:V or topk:N+views:V"),
+        ("teacher_store=topk:0", "teacher_store: 'topk:0' must be off"),
+        ("teacher_store=topk:10", "teacher_store: topk:10 keeps all of 10 classes; give fewer, or full"),
+        (
+            "teacher_store_at=nowhere://x",
+            "teacher_store_at: nowhere://x cannot be used (ValueError: Protocol not known",
+        ),
+    ],
+)
+def test_a_store_that_cannot_be_is_refused_before_training(setting, said):
+    with pytest.raises(InputError) as caught:
+        planned(setting)
+    assert caught.value.problems[0].startswith(said)
+
+
+def test_searched_augmentation_is_said_to_key_the_answers_apart():
+    def widely(trial):
+        return {
+            **space(trial),
+            "mixup": trial.suggest_float("mixup", 0.0, 1.0),
+            "lr": trial.suggest_float("lr", 1e-4, 1),
+        }
+
+    study = Study(space=widely, scales={"embedded": Scale(**FIELDS)})
+    plan, _ = preflight(study, resolve(study, {"name": "n", "space": "s.py"}, []))
+    assert [note for note in plan.notes if "teacher_store" in note] == [
+        "teacher_store: the teacher's answers differ with mixup, which the space searches: only trials that have the "
+        "same share them (--set teacher_store=off keeps none)"
+    ]
 
 
 def test_a_trials_time_is_made_of_its_steps(plan_and_splits):

@@ -248,6 +248,13 @@ def test_restarts_of_the_learning_rate_must_stay(started):
     ]
 
 
+def test_a_store_may_be_left_but_other_answers_may_not_be_taken(started):
+    folder = started()
+    check_same(folder, settings(teacher_store="off"), DATA)
+    with pytest.raises(InputError, match=r"^teacher_store: the study was started with 'full', not 'topk:3'; leave"):
+        check_same(folder, settings(teacher_store="topk:3"), DATA)
+
+
 def test_a_study_takes_earlier_ones_in_at_its_start_only(started):
     folder = started({"warm_start": ["a"]})
     check_same(folder, settings({"warm_start": ["a"]}), DATA)

@@ -20,7 +20,9 @@ def taught(name="test_resnet", size=64, **fields):
     model = build_model(name, num_classes=5, img_size=size, kwargs=config.student_kwargs)
     student = Student(model, 5, size, config.stages, config.taps, config.projector, needs_of(config))
     bare = build_model("test_vit", num_classes=5, img_size=size, field="teacher")
-    return make_taught(student, config, Teacher(bare, MEAN, STD, needs_of(config)), torch.zeros(9, dtype=torch.int64))
+    return make_taught(
+        student, config, lambda: Teacher(bare, MEAN, STD, needs_of(config)), torch.zeros(9, dtype=torch.int64)
+    )
 
 
 def test_a_branch_of_known_size():

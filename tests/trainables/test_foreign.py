@@ -133,7 +133,7 @@ class TestTorchvision:
         }
         student = Student(models["student"], 5, 32, config.stages, needs=needs_of(config))
         teacher = Teacher(models["teacher"], *normalization(models["student"]), needs_of(config))
-        made = make_taught(student, config, teacher, torch.arange(10) % 5).train()
+        made = make_taught(student, config, lambda: teacher, torch.arange(10) % 5).train()
         x, target, index = torch.randn(8, 3, 32, 32), torch.arange(8) % 5, torch.arange(8)
         terms = made(x, target, teacher(x), index)
         assert terms.keys() > {"loss", "gt", "kd", "ofa"}, "its own term"

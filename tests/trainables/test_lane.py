@@ -7,7 +7,15 @@ from trainables import lane
 from trainables.context import RunContext, TrialFailure
 from trainables.errors import InputError
 
-JOB = {"kind": "trial", "trial_id": "7", "attempt": 1, "known_epoch": 0, "teacher_folder": "t", "folder": "f"}
+JOB = {
+    "kind": "trial",
+    "trial_id": "7",
+    "attempt": 1,
+    "known_epoch": 0,
+    "teacher_folder": "t",
+    "folder": "f",
+    "teacher_store": "s",
+}
 
 
 class Assets:
@@ -76,3 +84,8 @@ def test_with_several_workers_one_ranks_bad_input_frees_the_others_and_is_not_tr
 def test_a_poisoned_cuda_context_ends_the_process(outcome):
     with pytest.raises(RuntimeError):
         outcome(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_warnings_go_with_the_next_report():
+    warnings = ["full"]
+    assert (lane._told(warnings), lane._told(warnings)) == ({"warnings": ["full"]}, {})

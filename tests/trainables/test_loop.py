@@ -165,7 +165,7 @@ def test_a_loss_that_is_no_number_fails_the_trial(tiny, assets, tmp_path):
 def taught_of(config):
     from trainables.distillation import make_taught
 
-    return make_taught(build_student(config, 10), config, None, torch.zeros(10, dtype=torch.int64))
+    return make_taught(build_student(config, 10), config, lambda: None, torch.zeros(10, dtype=torch.int64))
 
 
 def test_the_projectors_learning_rate_is_their_own(tiny, assets, tmp_path):
