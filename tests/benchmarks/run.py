@@ -17,6 +17,7 @@ BENCHMARKS = {
     "testbed": "the embedded pair: what the teacher is worth, and what the configuration decides",
     "registry": "every classifier of timm's as student and as teacher",
     "taps": "what tapping the features costs in a student's forward, over ten families",
+    "step": "a training step with a warm store, with the teacher, as the official loop has it, and without teaching",
     "samplers": "how far from the optimum searches end, by sampler and scheduler, on synthetic landscapes",
     "warmstart": "what a related pair's earlier study saves",
     "search": "what 1,000 simulated trials cost through Tune, Optuna, ledger and MLflow, and with Ray's own parts",

@@ -1,0 +1,193 @@
+"""What does a training step cost whose teacher's answers are read from a warm store?
+
+Four kinds of step of one and the same student with projectors at all four stages, on the same batches:
+
+- `warm`: ours, the answers read from a store on this machine's disk.
+- `computed`: ours, the teacher asked in every step.
+- `plain`: a loop in the official implementation's manner: the teacher in every step, softmax and logarithm apart, the
+  loss of each stage by itself.
+- `limit`: the student and its projectors trained with cross-entropy alone, without any teacher.
+
+Each is forward, loss, backward and AdamW; the batches lie ready, so that augmentation is in none of them. Rounds are
+interleaved, their order rotates, and a figure is the median of the rounds' ratios. `read_share` is the part of a warm
+step in which logits are read, checked and brought to the device.
+
+On a GPU the sizes are the paper's: 224 pixels, batches of 128, bfloat16; on a CPU they are small.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+PAIRS = {  # teacher, student, and what is built for the CPU's small images
+    "swin_t_resnet18": ("swin_tiny_patch4_window7_224", "resnet18"),
+    "vit_s_resmlp_s12": ("vit_small_patch16_224", "resmlp_12_224"),
+    "vit_b_mixer_b16": ("vit_base_patch16_224", "mixer_b16_224"),
+}
+ON_GPU = {"size": 224, "batch": 128, "classes": 1000, "steps": 16, "pairs": tuple(PAIRS)}
+ON_CPU = {"size": 96, "batch": 8, "classes": 100, "steps": 8, "pairs": tuple(PAIRS)[:2]}
+ROUNDS, WARM_UP = 25, 3
+KINDS = ("warm", "computed", "plain", "limit")
+
+
+def measure() -> dict[str, float]:
+    """Times the steps of each pair."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    plan = ON_GPU if device.type == "cuda" else ON_CPU
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread"
+    print(f"{where}: {plan['size']} pixels, batches of {plan['batch']}, {plan['classes']} classes")
+    print("pair                   warm s  computed     plain     limit  warm/limit  warm/plain  read share")
+    figures: dict[str, float] = {}
+    for pair in plan["pairs"]:
+        found = _pair(pair, plan, device)
+        figures |= {f"{pair}_{name}": value for name, value in found.items()}
+    worst = max(figures[f"{pair}_warm_over_limit"] for pair in plan["pairs"])
+    main = {
+        name: figures[f"swin_t_resnet18_{name}"] for name in ("warm_over_plain", "computed_over_plain", "read_share")
+    }
+    return {"warm_over_limit": worst, **main, **figures}
+
+
+def _pair(name: str, plan: dict, device) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        bench = _Bench(*PAIRS[name], plan, device, Path(folder))
+        taken = {kind: [] for kind in KINDS}
+        for number in range(WARM_UP + ROUNDS):
+            shift = number % len(KINDS)
+            for kind in KINDS[shift:] + KINDS[:shift]:
+                taken[kind].append(bench.seconds(kind))
+        bench.close()
+    taken = {kind: times[WARM_UP:] for kind, times in taken.items()}
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(taken[one], taken[other], strict=True))
+
+    middle = {kind: statistics.median(times) for kind, times in taken.items()}
+    found = {
+        "warm_over_limit": ratio("warm", "limit"),
+        "warm_over_plain": ratio("warm", "plain"),
+        "computed_over_plain": ratio("computed", "plain"),
+        "read_share": statistics.median(bench.read_s[WARM_UP:]) / middle["warm"],
+    }
+    row = "".join(f"{middle[kind]:10.4f}" for kind in KINDS)
+    print(
+        f"{name:<19}{row}{found['warm_over_limit']:12.3f}{found['warm_over_plain']:12.3f}{found['read_share']:12.4f}",
+        flush=True,
+    )
+    return found
+
+
+class _Bench:
+    """One pair's models, batches and store."""
+
+    def __init__(self, teacher: str, student: str, plan: dict, device, folder: Path):
+        import torch
+
+        from trainables.assets import Assets
+        from trainables.build import normalization
+        from trainables.checkpoint import save_weights
+        from trainables.config import TrialConfig
+        from trainables.context import RunContext
+        from trainables.data import synthetic_splits
+        from trainables.distillation import make_taught, needs_of
+        from trainables.loop import build_student
+        from trainables.optim import make_optimizer
+        from trainables.stream import train_loader
+        from trainables.teacher import build_teacher
+
+        self.device, self.plan = device, plan
+        classes, batch, steps = plan["classes"], plan["batch"], plan["steps"]
+        self.config = config = TrialConfig(
+            data="synthetic", img_size=plan["size"], teacher=teacher, teacher_source="fit", student=student, epochs=1,
+            batch_size=batch, eps=1.2, holdout=0.5, max_images=batch * steps, amp=device.type == "cuda",
+        )  # fmt: skip
+        torch.manual_seed(0)
+        splits = synthetic_splits(config, classes, images_per_class=max(4, 4 * batch * steps // classes))
+        assets = Assets(device, folder / "teacher.safetensors", str(folder / "store"))
+        save_weights(build_teacher(config, classes), assets.teacher_weights)
+        assets.splits = lambda _: splits  # random images in place of a data set
+        self.student = build_student(config, classes).to(device)
+        mean, std = normalization(self.student.model)
+        needs = needs_of(config)
+        self.teacher = assets.teacher(config, mean, std, needs)
+        targets = torch.from_numpy(splits.train.targets)
+        self.taught = make_taught(self.student, config, lambda: self.teacher, targets).to(device).train()
+        self.optimizer = make_optimizer(self.taught, config)
+        stream = train_loader(
+            splits.train, config, mean=mean, std=std, rank=0, world_size=1, seed=0, num_classes=classes
+        )
+        self.batches = [tuple(part.to(device) for part in one) for one in stream.epoch(0)]
+        context = RunContext(folder / "trial", lambda _: True, device=device)
+        self.answers = assets.answers(config, mean, std, needs, lambda: self.teacher, None, stream, context)
+        for place, (images, *_) in enumerate(self.batches):  # the trial that comes first
+            with self._precision():
+                self.answers(images, place)
+        self.answers._settle()
+        self.place, self.read_s = -1, []
+
+    def seconds(self, kind: str) -> float:
+        """One step's time."""
+        if kind == KINDS[0]:
+            self.place = (self.place + 1) % len(self.batches)
+        images, target, index = self.batches[self.place]
+        self._wait()
+        begun = time.perf_counter()
+        with self._precision():
+            loss = getattr(self, f"_{kind}")(images, target, index)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self._wait()
+        return time.perf_counter() - begun
+
+    def close(self) -> None:
+        """Ends the store's threads."""
+        self.answers.close()
+
+    def _warm(self, images, target, index):
+        begun = time.perf_counter()
+        answer = self.answers(images, self.place)
+        self.read_s.append(time.perf_counter() - begun)
+        assert self.answers._mode == "read"
+        return self.taught(images, target, answer, index)["loss"]
+
+    def _computed(self, images, target, index):
+        return self.taught(images, target, self.teacher(images), index)["loss"]
+
+    def _plain(self, images, target, index):
+        import torch
+        import torch.nn.functional as F
+
+        with torch.no_grad():
+            teacher = self.teacher(images).logits
+        output = self.student(images)
+
+        def enhanced(logits, eps=1.2, temperature=1.0):
+            taught = F.softmax(teacher / temperature, dim=1)
+            learned = F.softmax(logits / temperature, dim=1)
+            mask = F.one_hot(target, logits.shape[1])
+            return -(((taught + mask) ** eps - mask) * torch.log(learned)).sum(1).mean()
+
+        stages = sum(enhanced(logits) for logits in output.stage_logits.values())
+        return F.cross_entropy(output.logits, target) + enhanced(output.logits) + stages
+
+    def _limit(self, images, target, index):
+        import torch.nn.functional as F
+
+        output = self.student(images)
+        return sum(F.cross_entropy(logits, target) for logits in (output.logits, *output.stage_logits.values()))
+
+    def _precision(self):
+        import torch
+
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp)
+
+    def _wait(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
