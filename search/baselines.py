@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from search.journal_file import Journal
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
-from search.replay import fits, replay
+from search.replay import NOWHERE, as_in, replay
 from search.samplers import make_sampler
 from search.settings import Settings
 from trainables.config import TrialConfig
@@ -95,8 +95,8 @@ class BaselineSearch:
         if any(GIVEN in trial.user_attrs for trial in self._study.get_trials(deepcopy=False)):
             return
         _, ranges = replay(lambda trial: tuned_fields(trial, self._config), {})
-        params = {name: given.config[name.partition("@")[0]] for name in ranges}
-        if all(fits(ranges[name], value) for name, value in params.items()):
+        params = {name: as_in(one, given.config[name.partition("@")[0]]) for name, one in ranges.items()}
+        if NOWHERE not in params.values():
             self._study.add_trial(
                 optuna.trial.create_trial(
                     params=params, distributions=ranges, value=given.score, user_attrs={GIVEN: True}
