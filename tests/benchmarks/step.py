@@ -54,12 +54,13 @@ def measure() -> dict[str, float]:
 
 def _pair(name: str, plan: dict, device) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        bench = _Bench(*PAIRS[name], plan, device, Path(folder))
+        bench = Bench(*PAIRS[name], plan, device, Path(folder))
         taken = {kind: [] for kind in KINDS}
         for number in range(WARM_UP + ROUNDS):
             shift = number % len(KINDS)
             for kind in KINDS[shift:] + KINDS[:shift]:
                 taken[kind].append(bench.seconds(kind))
+        assert bench.answers.figures()["stored"] == 1.0, "a warm step reads"
         bench.close()
     taken = {kind: times[WARM_UP:] for kind, times in taken.items()}
 
@@ -81,7 +82,7 @@ def _pair(name: str, plan: dict, device) -> dict[str, float]:
     return found
 
 
-class _Bench:
+class Bench:
     """One pair's models, batches and store."""
 
     def __init__(self, teacher: str, student: str, plan: dict, device, folder: Path):
@@ -126,7 +127,8 @@ class _Bench:
         for place, (images, *_) in enumerate(self.batches):  # the trial that comes first
             with self._precision():
                 self.answers(images, place)
-        self.answers._settle()
+        self.answers.settle()
+        self.answers.epoch(0)  # and those that come later
         self.place, self.read_s = -1, []
 
     def seconds(self, kind: str) -> float:
@@ -152,7 +154,6 @@ class _Bench:
         begun = time.perf_counter()
         answer = self.answers(images, self.place)
         self.read_s.append(time.perf_counter() - begun)
-        assert self.answers._mode == "read"
         return self.taught(images, target, answer, index)["loss"]
 
     def _computed(self, images, target, index):

@@ -90,9 +90,18 @@ class Answers:
             found |= {f"topk_kl_{t:g}": float(mean) for t, mean in zip(TEMPERATURES, means, strict=True)}
         return found
 
+    def settle(self) -> None:
+        """Waits for what is being written; where that fails it is told, and nothing more is written in this trial."""
+        waiting, self._writing = self._writing, None
+        try:
+            if waiting:
+                waiting.result()
+        except Exception as error:  # a full disk, a folder that is gone, a network
+            self._fail("written", error)
+
     def close(self) -> None:
         """Waits for what is being written."""
-        self._settle()
+        self.settle()
         self._writer.shutdown()
         self._parts.close()
 
@@ -157,7 +166,7 @@ class Answers:
             own[kind] = pack(form, {name: torch.stack([one[kind][name] for one in self._computed]) for name in names})
         self._computed = []
         shares = self._context.gather((self._slots, own))
-        self._settle()
+        self.settle()
         if shares is None or self._failed:
             return
         whole = {}
@@ -171,15 +180,6 @@ class Answers:
     def _write(self, number: int, epoch: int, whole: dict[str, np.ndarray], figures: tuple[float, ...]) -> None:
         for kind, records in whole.items():
             self._parts.write(self._file(kind, number, epoch), records, figures)
-
-    def _settle(self) -> None:
-        """Waits for the part before: its failure is told, and nothing more is written in this trial."""
-        waiting, self._writing = self._writing, None
-        try:
-            if waiting:
-                waiting.result()
-        except Exception as error:  # a full disk, a folder that is gone, a network
-            self._fail("written", error)
 
     def _fail(self, what: str, error: Exception) -> None:
         self._failed.add(what)
