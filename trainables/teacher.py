@@ -13,7 +13,7 @@ from trainables.distillers.base import TEACHER_EMBEDDING, TEACHER_FEATURES, Teac
 from trainables.foreign import is_import_path, source_hash
 from trainables.student import stages_of
 
-WEIGHTS, ABOUT = "teacher.safetensors", "teacher.json"
+WEIGHTS, ABOUT, HOLDOUT = "teacher.safetensors", "teacher.json", "holdout.npy"
 
 
 class Teacher(torch.nn.Module):

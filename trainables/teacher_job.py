@@ -14,11 +14,13 @@ from trainables.data import Splits
 from trainables.evaluate import evaluate
 from trainables.loop import STUDENT, run_trial
 from trainables.metrics import Predictions, recall_by_class
-from trainables.teacher import ABOUT, WEIGHTS, build_teacher, fit_config, weights_hash
+from trainables.teacher import ABOUT, HOLDOUT, WEIGHTS, build_teacher, fit_config, weights_hash
 
 
 def prepare_teacher(config: TrialConfig, recipe: dict, assets: Assets, context: RunContext, kept: Path) -> dict:
-    """Leaves `teacher.safetensors` and `teacher.json` in `kept` and returns what the latter says.
+    """Leaves `teacher.safetensors`, `teacher.json` and `holdout.npy` in `kept` and returns what the second says.
+
+    The third has the class that it gives to each image of the holdout, int64 [N] in order.
 
     A teacher that stands there already is only read. A fitted one trains on the training split without the holdout in
     the context's own folder, going on from its checkpoint after a restart; then that folder becomes `kept` in one step,
@@ -63,6 +65,7 @@ def _make(config: TrialConfig, recipe: dict, assets: Assets, context: RunContext
 
     def look(predictions: Predictions) -> None:
         recalls.extend(recall_by_class(predictions))
+        np.save(context.folder / HOLDOUT, predictions.predicted.numpy())
 
     judged = evaluate(model, assets, config, context, agreement=False, look=look)
     about = {

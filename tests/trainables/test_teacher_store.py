@@ -17,7 +17,7 @@ from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.errors import InputError
 from trainables.loop import run_trial
-from trainables.teacher import WEIGHTS
+from trainables.teacher import HOLDOUT, WEIGHTS
 from trainables.teacher_job import prepare_teacher
 from trainables.teacher_store import parts as files
 from trainables.teacher_store.parts import Parts
@@ -87,8 +87,20 @@ def test_the_teacher_is_not_even_built_where_all_is_stored(tiny, lane, tmp_path,
     config = tiny(epochs=1)
     train(config, lane(), tmp_path / "first")
     assets = lane()
-    monkeypatch.setattr(assets, "teacher", lambda *_: pytest.fail("the teacher is built"))
+    monkeypatch.setattr(assets, "_bare_teacher", lambda *_: pytest.fail("the teacher is built"))
     assert train(config, assets, tmp_path / "second")[1] == [1.0]
+
+
+def test_what_the_teacher_says_of_the_holdout_is_kept_with_it(tiny, lane, teacher_folder, tmp_path):
+    """It decides the agreement; a teacher of an earlier version has no such file and is asked."""
+    shutil.copytree(teacher_folder, tmp_path / "teacher")
+    (tmp_path / "teacher" / HOLDOUT).unlink()
+    asked = lane()
+    asked.teacher_weights = tmp_path / "teacher" / WEIGHTS
+    context = RunContext(tmp_path, lambda _: True)
+    assert torch.equal(asked.teacher_classes(tiny(), context), lane().teacher_classes(tiny(), context))
+    second = RunContext(tmp_path, lambda _: True, rank=1, world_size=2)
+    assert torch.equal(asked.teacher_classes(tiny(), second), lane().teacher_classes(tiny(), second))
 
 
 @pytest.mark.parametrize(
