@@ -1,6 +1,5 @@
 """The sections of a study's report, in the order in which a reader acts on them."""
 
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -8,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
-from search import agreement, comparisons, plots, report_figures, results, spending
+from search import agreement, comparisons, plots, report_account, report_figures, results
 from search import rungs as scheduling
 from search.final import best_record, final_frame, winner
 from search.final import comparisons as tested
 from search.finalists import FINALIST
-from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
+from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import format_value
-from search.report_facts import SETTINGS, Facts
-from search.report_page import Block, Charts, Code, Section, Table, Text
+from search.report_facts import Facts
+from search.report_page import Block, Charts, Section, Table, Text
 from search.tracking_store import as_text
 
 if TYPE_CHECKING:
@@ -58,9 +57,9 @@ def sections(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> list
         Section("Could early stopping have misled?", _rungs(facts, ledger)),
         Section("Learning curves", _curves(ledger)),
         Section("Timeline", _drawn(study, lambda: report_figures.timeline(study, ledger), "Nothing ran.")),
-        Section("Cost", _cost(facts, ledger)),
-        Section("How it ended", _end(facts, ledger)),
-        Section("To repeat it", _repeat(facts)),
+        Section("Cost", report_account.cost(facts, ledger)),
+        Section("How it ended", report_account.end(facts, ledger)),
+        Section("To repeat it", report_account.repeat(facts)),
     ]
 
 
@@ -279,89 +278,6 @@ def _curves(ledger: Ledger) -> list[Block]:
         note = "Blue: ran to the end. Orange: stopped early. Red: failed. Dashed: the baselines."
         blocks.append(Text(note, note=True))
     return blocks
-
-
-def _cost(facts: Facts, ledger: Ledger) -> list[Block]:
-    settings, account = facts.settings, facts.account
-    blocks: list[Block] = [
-        Table(spending.by_part(ledger, settings, account)),
-        Table(spending.by_phase(ledger, settings, account)),
-    ]
-    lanes = f"{settings.concurrency or 1} lane(s), each with {settings.workers_per_trial} worker(s)"
-    gpus = f"{settings.gpus_per_trial:g} GPU(s)" if settings.gpus_per_trial else "no GPU"
-    text = f"Training is what the epochs took, summed over {lanes} and {gpus}."
-    if lost := account.get("lost_epochs"):
-        text += f" {lost} further epochs were of runs that were begun anew."
-    if not account:
-        text += " This study has no account.json, so start-up, the teacher and pauses are not told apart."
-    if account and settings.gpus_per_trial:
-        text += " The phases' GPU-hours are what a budget counts: a lane at work holds its GPUs between epochs too."
-    if settings.gpus_per_trial and not settings.price_per_gpu_hour:
-        text += " --set price_per_gpu_hour=N gives the cost in money."
-    return [*blocks, Text(text, note=True)]
-
-
-def _end(facts: Facts, ledger: Ledger) -> list[Block]:
-    trials = ledger.of_role("trial")
-    ended = sum(record.state != RUNNING for record in trials)
-    if by := facts.account.get("ended_by"):
-        text = f"Ended by: {by}."
-    elif ended >= facts.settings.trials:
-        text = f"All {ended} trials were made."
-    else:
-        text = f"{ended} of {facts.settings.trials} trials have ended; --resume goes on with the rest."
-    states = [state for state in (COMPLETE, PRUNED, FAILED, RUNNING)]
-    counts = Counter((record.role, record.state) for record in ledger.records.values())
-    rows = [
-        {"": part, **{state: counts[role, state] for state in states}}
-        for role, part in spending.PARTS.items()
-        if ledger.of_role(role)
-    ]
-    blocks: list[Block] = [Text(text), Table(pandas.DataFrame(rows))]
-    failed = [record for record in ledger.records.values() if record.state == FAILED]
-    if failed:
-        rows = [
-            {"failed": one.trial_id, "at epoch": one.epoch, "reason": one.reason.strip() or "not known"}
-            for one in failed
-        ]
-        blocks.append(Table(pandas.DataFrame(rows)))
-    if reasons := Counter(record.reason for record in ledger.records.values() if record.state == PRUNED):
-        rows = [{"pruned": count, "reason": reason} for reason, count in reasons.most_common()]
-        blocks.append(Table(pandas.DataFrame(rows)))
-    return blocks
-
-
-def _repeat(facts: Facts) -> list[Block]:
-    return [
-        *_sessions(facts),
-        Text(f"The space as it was last is in space.py, and all that was settled then in {SETTINGS}:"),
-        Code(facts.written, "yaml"),
-    ]
-
-
-def _sessions(facts: Facts) -> list[Block]:
-    """Each session's command and what it said at its start; in older studies, which kept neither, the flags of all."""
-    sessions = facts.account.get("sessions", [])
-    known = [bool(session.get("command")) for session in sessions]
-    blocks: list[Block] = []
-    if not known or not all(known):
-        words = "The flags of its sessions together, later ones above earlier ones"
-        blocks += [Text(f"{words} (give another --name to make a study of its own):"), Code(facts.command, "sh")]
-    if any(known):
-        words = "Each session's command, and what it said at its start"
-        blocks.append(Text(f"{words} (another --name in all of them makes a study of its own):"))
-        for number, session in enumerate(sessions, 1):
-            blocks += _session(number, session)
-    return blocks
-
-
-def _session(number: int, session: dict[str, Any]) -> list[Block]:
-    started = session.get("started")
-    when = "" if started is None else time.strftime(", %Y-%m-%d %H:%M", time.localtime(started))
-    command = session.get("command")
-    blocks: list[Block] = [Text(f"Session {number}{when}:{'' if command else ' its command was not kept.'}")]
-    blocks += [Code(command, "sh")] if command else []
-    return blocks + [Text(note, note=True) for note in session.get("notes", [])]
 
 
 def _picture(facts: Facts, name: str) -> str | None:
