@@ -74,8 +74,10 @@ class Repeatable(BaseSampler):
     def __init__(self, sampler: BaseSampler, seed: int):
         self.sampler, self._seed = sampler, seed
         self._states = list(_random_states(sampler))
+        self._view: _View | None = None
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._view = None
         seeds = np.random.SeedSequence([self._seed, trial.number]).generate_state(len(self._states))
         for state, seed in zip(self._states, seeds, strict=True):
             state.rng.seed(seed)
@@ -94,7 +96,11 @@ class Repeatable(BaseSampler):
         return self.sampler.sample_independent(self._seen(study), trial, param_name, param_distribution)
 
     def _seen(self, study: Study) -> "Study | _View":
-        return _View(study, _worth_a_model) if isinstance(self.sampler, TPESampler | GPSampler) else study
+        """What a model is fitted to, chosen once a trial: each parameter that is drawn alone asks for it."""
+        if not isinstance(self.sampler, TPESampler | GPSampler):
+            return study
+        self._view = self._view or _View(study, _worth_a_model)
+        return self._view
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self.sampler.after_trial(study, trial, state, values)
