@@ -114,9 +114,7 @@ def _record(plan: Plan, source: TrialRecord, epochs: int | None) -> TrialRecord:
     own = settings.recipe.keys() | source.params.keys()  # what was set or searched holds at any length
     longer = {part: at_length[part] for part in facts.full_length if part != "epochs" and part not in own}
     config = {**source.config, **longer, "epochs": epochs, "train_with_holdout": True, "sched_restarts": []}
-    if not parse_store(
-        config.get("teacher_store", "off")
-    ).views:  # whose stream goes round; else each answer is read but once
+    if not parse_store(config.get("teacher_store", "off")).views:  # else its stream goes round, and answers come again
         config["teacher_store"] = "off"
     first = source.objective
     if (raw := source.metric(f"{first}_raw")) is not None:  # without a holdout nothing can tell which is better

@@ -38,10 +38,10 @@ def project(plan: Plan, trial_s: float | None, teacher_s: float = 0.0, store_s: 
 
     Returns:
         `study_s` and `study_min_s` (seconds over `lanes`, the teacher's fitting not in them, its answers in both),
-        `epochs` and `epochs_min`
-        of all runs together, `gpu_hours` and `gpu_hours_min` (the teacher's with them), `money` and `money_min` (None
-        without a price), and the shares of all epochs (full length) that the final and the baselines' searches take,
-        `final_share` and `tuned_share`. Without a trial's seconds what is made of them is left out.
+        `epochs` and `epochs_min` of all runs together, `gpu_hours` and `gpu_hours_min` (the teacher's with them),
+        `money` and `money_min` (None without a price), and the shares of all epochs (full length) that the final and
+        the baselines' searches take, `final_share` and `tuned_share`. Without a trial's seconds what is made of them is
+        left out.
     """
     settings, lanes = plan.settings, plan.settings.concurrency or 1
     fixed, price = _fixed_runs(plan), settings.price_per_gpu_hour

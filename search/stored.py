@@ -7,8 +7,9 @@ from search.settings import Settings
 from trainables.config import TrialConfig
 from trainables.distillers import distillers_of
 from trainables.distillers.base import TEACHER_EMBEDDING, TEACHER_FEATURES
-from trainables.files import TEACHER_STORE
 from trainables.store_mode import parse_store
+
+TEACHER_STORE = "teacher_store"  # folder of the storage
 
 
 def store_url(settings: Settings, storage: Path) -> str:

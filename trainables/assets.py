@@ -49,7 +49,7 @@ class Assets:
 
     def splits(self, config: TrialConfig) -> Splits:
         """The data's splits."""
-        fields = DataFields(**config.model_dump(include=set(DataFields.model_fields)))
+        fields = _data_fields(config)
         return self._once("splits", fields, lambda: load_splits(fields))
 
     def split(self, part: str, config: TrialConfig) -> ImageList:
@@ -168,7 +168,7 @@ class Assets:
 
     def _stamp(self, config: TrialConfig) -> dict[str, object]:
         train = self.splits(config).train
-        return self._once("stamp", id(train), lambda: {"count": len(train), "stamp": train.stamp()})
+        return self._once("stamp", _data_fields(config), lambda: {"count": len(train), "stamp": train.stamp()})
 
     def _weights_hash(self) -> str:
         path = self.teacher_weights
@@ -182,3 +182,7 @@ class Assets:
         if kept is None or kept[0] != key:
             self._kept[name] = kept = (key, make())
         return kept[1]
+
+
+def _data_fields(config: TrialConfig) -> DataFields:
+    return DataFields(**config.model_dump(include=set(DataFields.model_fields)))

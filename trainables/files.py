@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-TEACHER_STORE = "teacher_store"  # folder of the storage: the teacher's answers
 WARNINGS = "warnings"  # in an epoch's report: lines for the user
 CHECKPOINT = "checkpoint.pt"
 

@@ -113,6 +113,12 @@ def test_what_changes_the_answers_keys_them_apart(tiny, lane, tmp_path, fields):
     assert train(tiny(epochs=1, **fields), lane(), tmp_path / "second")[1] == [0.0]
 
 
+def test_other_images_are_told_apart_within_a_lane(tiny, lane, tmp_path):
+    assets = lane()
+    read = [train(tiny(epochs=1, data_seed=seed), assets, tmp_path / f"{n}")[1] for n, seed in enumerate((0, 1, 0, 1))]
+    assert read == [[0.0], [0.0], [1.0], [1.0]]
+
+
 @pytest.mark.parametrize(
     "fields", [{"eps": 1.7}, {"temperature": 4.0}, {"stages": [1, 2], "eps": 1.0}, {"lr": 0.01}, {"smoothing": 0.1}]
 )
