@@ -5,7 +5,7 @@ names of timm's train.py (but `crop_scale` and `crop_ratio`, since `scale` is th
 """
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -231,8 +231,12 @@ class Recipe(Strict):
     drop_path: float | None = Field(None, ge=0, lt=1)
     model_ema: bool = False  # average the weights; the better of student and average counts and is delivered
     model_ema_decay: float = Field(0.9998, gt=0, lt=1)
-    amp: bool = False
+    amp: bool | None = None  # mixed precision; None, here and below: where it pays, see ON_GPU
     amp_dtype: Literal["float16", "bfloat16"] = "bfloat16"
+    channels_last: bool | None = None  # the order in memory that a GPU's convolutions work in
+    torchcompile: bool | None = None  # the student's repeated blocks, by torch.compile
+    opt_fused: bool | None = None  # the whole update in one kernel, where the optimizer has such a form
+    cuda_graph: bool | None = None  # replay a captured step, where each step is made of the same kernels
 
     @field_validator("sched_restarts")
     @classmethod
@@ -250,11 +254,26 @@ class Recipe(Strict):
         return bounds
 
 
+# Recipe fields whose default depends on the device: what they are on a GPU; on a CPU none is on, since none pays there
+# (`python tests/benchmarks/run.py options`).
+ON_GPU = {"amp": True, "channels_last": True, "torchcompile": False, "opt_fused": True, "cuda_graph": True}
+
+
 class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe, JudgingFields, RunFields):
     """Everything that decides one trial's result."""
 
     seed: int = 0
     objective: str = Field("max:top1", pattern=r"^(max|min):\w+$")  # of the holdout's figures, what ranks trials
+
+    def on(self, device: str) -> Self:
+        """With the defaults that depend on the device filled in; what is given stays.
+
+        Args:
+            device: its type, `cpu` or `cuda`.
+        """
+        best = ON_GPU | ({"cuda_graph": False} if ":" in self.student else {})  # one's own may decide in Python
+        filled = {name: device == "cuda" and value for name, value in best.items() if getattr(self, name) is None}
+        return self.model_copy(update=filled)
 
     @property
     def judged_by(self) -> str:

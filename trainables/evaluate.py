@@ -58,7 +58,9 @@ def _predict(model, assets, config, context, agreement, part, keep_logits) -> di
     found: dict[str, list[torch.Tensor]] = {}
     for images, target in assets.images(part, config, context, *normalization(model)):
         images, target = images.to(context.device), target.to(context.device)
-        logits = model(images).float()
+        with torch.autocast(context.device.type, enabled=bool(config.amp), dtype=getattr(torch, config.amp_dtype)):
+            logits = model(images)
+        logits = logits.float()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
         batch = {
             "target": target,

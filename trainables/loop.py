@@ -2,7 +2,6 @@
 
 import math
 import time
-from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables import checkpoint
+from trainables.acceleration import accelerate
 from trainables.assets import Assets
 from trainables.build import build_model, normalization
 from trainables.config import TrialConfig
@@ -22,6 +22,7 @@ from trainables.evaluate import evaluate
 from trainables.files import drop_checkpoint
 from trainables.metrics import Predictions, own_metrics
 from trainables.optim import make_optimizer, make_scheduler
+from trainables.step import TrainStep
 from trainables.stream import train_loader
 from trainables.student import Student
 
@@ -94,6 +95,7 @@ class _Run:
 
     def __init__(self, config: TrialConfig, assets: Assets, context: RunContext, test: bool):
         self.begun, self.first_step_s = time.perf_counter(), None
+        config = config.on(context.device.type)
         self.config, self.assets, self.context, self.test = config, assets, context, test
         own_metrics(config.metrics)  # what judging refuses is refused before anything trains
         if test:
@@ -109,6 +111,7 @@ class _Run:
         classes = torch.from_numpy(splits.train.targets)
         self.taught = make_taught(student, config, self.teacher, classes, context.rank, context.world_size)
         self.taught.to(context.device)
+        accelerate(self.taught, config)
         self.student = student
         checkpoint.seed_everything(config.seed + context.rank)  # dropout differs by rank, weights do not
         self.module = DistributedDataParallel(self.taught) if context.world_size > 1 else self.taught
@@ -121,6 +124,7 @@ class _Run:
             world_size=context.world_size,
             seed=config.seed,
             num_classes=self.num_classes,
+            device=context.device,
         )
         self.answers = None
         if config.distiller != "none":
@@ -129,9 +133,7 @@ class _Run:
         self.optimizer = make_optimizer(self.taught, config)
         self.scheduler = make_scheduler(self.optimizer, config, len(self.stream))
         self.ema = timm.utils.ModelEmaV3(self.student.model, config.model_ema_decay) if config.model_ema else None
-        self.dtype = getattr(torch, config.amp_dtype) if config.amp else None
-        scaled = config.amp and config.amp_dtype == "float16" and context.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(context.device.type, enabled=scaled)
+        self.step = TrainStep(self.module, self.optimizer, config, context.device, assets.warn)
         self.epoch, self.history = 0, []
         self._resume()
 
@@ -139,9 +141,9 @@ class _Run:
         """Trains and judges one epoch, writes the checkpoint, and returns the epoch's metrics."""
         begun = time.perf_counter()
         sums, images = self._train(self.epoch)
-        trained = time.perf_counter()
-        means = self.context.sum(torch.stack(list(sums.values()))) / self.context.world_size / len(self.stream)
-        terms = dict(zip(sums, means.tolist(), strict=True))
+        means = self.context.sum(sums) / self.context.world_size / len(self.stream)
+        terms = dict(zip(self.step.names, means.tolist(), strict=True))
+        trained = time.perf_counter()  # a GPU is done when it has given its numbers
         if not math.isfinite(terms["loss"]):
             raise TrialFailure(f"the training loss is {terms['loss']} in epoch {self.epoch + 1}")
         self.epoch += 1
@@ -192,31 +194,23 @@ class _Run:
             return None
         return self.answers(images, place) if self.answers else self.teacher()(images)
 
-    def _train(self, epoch: int) -> tuple[dict[str, torch.Tensor], int]:
-        config, device = self.config, self.context.device
+    def _train(self, epoch: int) -> tuple[torch.Tensor, int]:
+        """Trains an epoch; returns the sums of the terms over its steps, and how many images this rank saw."""
         self.module.train()
-        sums, images, step = {}, 0, epoch * len(self.stream)
+        sums, images, number = None, 0, epoch * len(self.stream)
         if self.answers:
             self.answers.epoch(epoch)
         for place, (inputs, target, index) in enumerate(self.stream.epoch(epoch)):
-            inputs, target, index = (tensor.to(device, non_blocking=True) for tensor in (inputs, target, index))
-            with torch.autocast(device.type, dtype=self.dtype) if self.dtype else nullcontext():
-                terms = self.module(inputs, target, self._teach(inputs, place), index, step, epoch)
-            self.optimizer.zero_grad()
-            self.scaler.scale(terms["loss"]).backward()
-            if config.clip_grad:
-                self.scaler.unscale_(self.optimizer)
-                torch.nn.utils.clip_grad_norm_(self.taught.parameters(), config.clip_grad)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            with self.step.precision():
+                answer = self._teach(inputs, place)
+            values = self.step(inputs, target, answer, index, number, epoch)
             if self.first_step_s is None:
                 self.first_step_s = time.perf_counter() - self.begun
-            step += 1
-            self.scheduler.step_update(step)
+            number += 1
+            self.scheduler.step_update(number)
             if self.ema:
-                self.ema.update(self.student.model, step=step)
-            for name, value in terms.items():  # stays on the device: no wait in the loop
-                sums[name] = sums.get(name, 0.0) + value.detach()
+                self.ema.update(self.student.model, step=number)
+            sums = values.clone() if sums is None else sums.add_(values)  # stays on the device: no wait in the loop
             images += len(inputs)
         return sums, images
 
@@ -256,7 +250,7 @@ class _Run:
         self.taught.load_state_dict(state["taught"])
         self.taught.load_shards(state["shards"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.step.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.epoch, self.history = state["epoch"], state["history"]
@@ -274,7 +268,7 @@ class _Run:
                     "taught": self.taught.state_dict(),
                     "shards": shards,
                     "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(),
+                    "scaler": self.step.scaler.state_dict(),
                     "ema": self.ema.module.state_dict() if self.ema else None,
                     "random": random,
                     "epoch": self.epoch,

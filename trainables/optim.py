@@ -1,7 +1,9 @@
 """Optimizer and schedule of a trial, from timm's factories."""
 
+import inspect
+
 import torch
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, get_optimizer_class, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 
@@ -30,10 +32,19 @@ def make_optimizer(taught: Taught, config: TrialConfig) -> torch.optim.Optimizer
         for group in param_groups_weight_decay(module, config.weight_decay * decay, no_weight_decay_list=exempt):
             if group["params"]:
                 groups.append({**group, "lr_scale": lr})  # timm's schedulers apply it, to warm-up and floor too
+    options = {"opt": config.opt, "lr": config.lr, "weight_decay": 0.0, "momentum": config.momentum}
     try:
-        return create_optimizer_v2(groups, opt=config.opt, lr=config.lr, weight_decay=0.0, momentum=config.momentum)
+        for option, wanted in (("fused", config.opt_fused), ("capturable", config.cuda_graph)):
+            if wanted and _takes(config.opt, option):
+                options[option] = True
+        return create_optimizer_v2(groups, **options)
     except (ValueError, AssertionError) as error:
         raise InputError(f"opt: '{config.opt}' is no optimizer of timm's ({error})") from error
+
+
+def _takes(opt: str, option: str) -> bool:
+    inner = opt.lower().rpartition("_")[2]  # of timm's lookahead_NAME
+    return option in inspect.signature(get_optimizer_class(inner, bind_defaults=False)).parameters
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: TrialConfig, steps_per_epoch: int):

@@ -4,25 +4,21 @@ The order of images, every image's augmentation and every batch's mixup are func
 alone: the same for any number of workers and loader processes, and after a resume.
 """
 
-import hashlib
-import random
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 import torch
-from PIL import Image
-from timm.data import Mixup, create_transform
-from timm.data.auto_augment import posterize
+from timm.data import create_transform
 from torch.utils.data import DataLoader
 
+from trainables.augmentation import FOR_ORDER, BatchAugmentation, ImageAugmentation, random_bits
 from trainables.config import TrialConfig
 from trainables.data import ImageList
 from trainables.errors import InputError
+from trainables.prefetch import on_device
 
-FOR_ORDER, FOR_IMAGE, FOR_MIXUP = range(3)  # each kind of draw has random numbers of its own
 SMALL_SIDE = 64  # pixels; evaluation shows smaller images whole, larger ones as timm's central crop
 
 Batch = tuple[torch.Tensor, ...]
@@ -31,30 +27,34 @@ Batch = tuple[torch.Tensor, ...]
 class TrainStream:
     """One rank's part of the stream; made by `train_loader`. One epoch is read at a time.
 
-    Args:
-        views: after so many epochs the first one's batches come again; None for never.
+    Loader processes go on with the next epoch while an epoch's end is judged and reported.
 
     Attributes:
         batch_size: images a step over all ranks.
         slots: int64 [batch_size / world_size], the places of a global batch that this rank holds, ascending and
             symmetric (i and batch_size - 1 - i), because timm's mixup pairs these two.
+        view: of an epoch's number, which epoch's batches it has: its own, but for the recipe's `views`.
     """
 
-    def __init__(self, batches: "_TrainBatches", keys: "_Keys", workers: int, views: int | None = None):
-        self.batch_size, self.slots = keys.batch_size, keys.slots
-        self._keys, self._views = keys, views
-        self._loader = _loader(batches, keys, workers, persistent=True)
+    def __init__(
+        self,
+        batches: "_TrainBatches",
+        finish: BatchAugmentation,
+        keys: "_Keys",
+        workers: int,
+        device: torch.device,
+    ):
+        self.batch_size, self.slots, self.view = keys.batch_size, keys.slots, keys.view
+        self._finish, self._keys, self._device = finish, keys, device
+        self._loader = _loader(batches, keys, workers, persistent=True, pinned=device.type == "cuda")
+        self._loaded, self._follows = None, None  # what is being read, and the epoch that comes next in it
 
     def __len__(self) -> int:
         """Steps an epoch; the images that fill no whole batch are left out, others in each epoch."""
         return len(self._keys)
 
-    def view(self, epoch: int) -> int:
-        """Which epoch's batches an epoch has: its own, but for `views`."""
-        return epoch % self._views if self._views else epoch
-
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, which counts from 0.
+        """The batches of an epoch, which counts from 0, on the device.
 
         Yields:
             images, float32 [b, 3, H, W], normalised, b = batch_size / world_size; and classes, int64 [b], or with
@@ -64,8 +64,17 @@ class TrainStream:
         Raises:
             InputError: an image's file is broken.
         """
-        self._keys.epoch = self.view(epoch)
-        yield from _raising(self._loader)
+        if self._follows != epoch or epoch not in self._keys.epochs:
+            self._keys.begin(epoch)
+            self._loaded = iter(self._loader)
+        self._follows = None  # an epoch that is left early is begun anew
+
+        def bring(step: int, loaded: Batch) -> Batch:
+            *loaded, target, index = (tensor.to(self._device, non_blocking=True) for tensor in loaded)
+            return *self._finish(tuple(loaded), target, self.view(epoch), step), index
+
+        yield from on_device(_raising(islice(self._loaded, len(self))), self._device, bring)
+        self._follows = epoch + 1
 
     def close(self) -> None:
         """Ends the loader's processes; the stream is not read again."""
@@ -83,6 +92,7 @@ def train_loader(
     world_size: int,
     seed: int,
     num_classes: int,
+    device: torch.device | str = "cpu",
 ) -> TrainStream:
     """The training stream, augmented by timm's transforms and mixed by timm's mixup (mode 'batch').
 
@@ -94,6 +104,7 @@ def train_loader(
         mean, std: of the model's normalisation, three values between 0 and 1 each.
         seed: decides order, augmentation and mixup.
         num_classes: width of mixed labels.
+        device: where the batches are wanted.
 
     Raises:
         InputError: `batch_size` is no multiple of 2 * world_size, the split is smaller than that, or timm knows no such
@@ -111,43 +122,13 @@ def train_loader(
             f"data={config.data!r} gives {len(split)} training image(s) and workers_per_trial={world_size} needs "
             f"{least} or more: raise labels_per_class or max_images, or use fewer workers"
         )
-    try:
-        augment = create_transform(
-            config.img_size,
-            is_training=True,
-            scale=tuple(config.crop_scale),
-            ratio=tuple(config.crop_ratio),
-            hflip=config.hflip,
-            color_jitter=config.color_jitter,
-            auto_augment=config.aa,
-            re_prob=config.reprob,
-            re_mode="pixel",
-            interpolation=config.train_interpolation,
-            mean=mean,
-            std=std,
-        )
-    except (AssertionError, KeyError, ValueError) as error:
-        raise InputError(
-            f"aa={config.aa!r} or train_interpolation={config.train_interpolation!r} is unknown to timm: give e.g. "
-            "aa='rand-m9-mstd0.5-inc1' and train_interpolation='bilinear'"
-        ) from error
-    _allow_zero_bits(augment)
-    mixup = None
-    if config.mixup or config.cutmix:
-        mixup = Mixup(
-            config.mixup,
-            config.cutmix,
-            prob=config.mixup_prob,
-            switch_prob=config.mixup_switch_prob,
-            label_smoothing=config.smoothing,
-            num_classes=num_classes,
-        )
+    batches, device = _TrainBatches(split, ImageAugmentation(config, seed)), torch.device(device)
+    finish = BatchAugmentation(config, mean, std, seed, num_classes, device)
     half = batch_size // least
     first = np.arange(rank * half, (rank + 1) * half)
     slots = np.concatenate([first, batch_size - 1 - first[::-1]])
-    keys = _Keys(len(split), batch_size, slots, seed)
-    batches = _TrainBatches(split, seed, augment, mixup)
-    return TrainStream(batches, keys, config.loader_workers, config.store_mode.views)
+    keys = _Keys(len(split), batch_size, slots, seed, config.epochs, config.store_mode.views)
+    return TrainStream(batches, finish, keys, config.loader_workers, device)
 
 
 class _EvalLoader:
@@ -193,21 +174,36 @@ def eval_loader(
 
 
 class _Keys:
-    """What the loader turns into batches in one epoch: (epoch, step, this rank's positions, their images)."""
+    """What the loader turns into batches, epoch after epoch: (epoch, this rank's positions, their images).
 
-    def __init__(self, images: int, batch_size: int, slots: np.ndarray, seed: int):
+    Args:
+        views: after so many epochs the first one's batches come again; None for never.
+
+    Attributes:
+        epochs: those that are read in one go.
+    """
+
+    def __init__(self, images: int, batch_size: int, slots: np.ndarray, seed: int, epochs: int, views: int | None):
         self.images, self.batch_size, self.slots, self.seed = images, batch_size, slots, seed
-        self.epoch = 0
+        self.until, self.views, self.epochs = epochs, views, range(epochs)
 
     def __len__(self) -> int:
         return self.images // self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-        epoch = self.epoch
-        order = np.random.default_rng(_random_bits(self.seed, epoch, 0, FOR_ORDER)).permutation(self.images)
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        return chain.from_iterable(map(self._of, map(self.view, self.epochs)))
+
+    def begin(self, epoch: int) -> None:
+        self.epochs = range(epoch, max(self.until, epoch + 1))
+
+    def view(self, epoch: int) -> int:
+        return epoch % self.views if self.views else epoch
+
+    def _of(self, epoch: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        order = np.random.default_rng(random_bits(self.seed, epoch, 0, FOR_ORDER)).permutation(self.images)
         for step in range(len(self)):
             positions = step * self.batch_size + self.slots
-            yield epoch, step, positions, order[positions]
+            yield epoch, positions, order[positions]
 
 
 class _Batches:
@@ -221,21 +217,17 @@ class _Batches:
 
 
 class _TrainBatches(_Batches):
-    def __init__(self, split: ImageList, seed: int, augment, mixup: Mixup | None):
-        self.split, self.seed, self.augment, self.mixup = split, seed, augment, mixup
+    def __init__(self, split: ImageList, augment: ImageAugmentation):
+        self.split, self.augment = split, augment
 
-    def make(self, key: tuple[int, int, np.ndarray, np.ndarray]) -> Batch:
-        epoch, step, positions, indices = key
-        images = []
-        with _own_random_numbers() as reseed:
-            for position, index in zip(positions, indices, strict=True):
-                reseed(_random_bits(self.seed, epoch, position, FOR_IMAGE))
-                images.append(self.augment(self.split.image(index)))
-            images, target = torch.stack(images), torch.from_numpy(self.split.targets[indices])
-            if self.mixup:
-                reseed(_random_bits(self.seed, epoch, step, FOR_MIXUP))
-                images, target = self.mixup(images, target)
-        return images, target, torch.from_numpy(indices)
+    def make(self, key: tuple[int, np.ndarray, np.ndarray]) -> Batch:
+        epoch, positions, indices = key
+        images = [partial(self.split.image, index) for index in indices]
+        return (
+            *self.augment(images, epoch, positions),
+            torch.from_numpy(self.split.targets[indices]),
+            torch.from_numpy(indices),
+        )
 
 
 class _EvalBatches(_Batches):
@@ -248,55 +240,20 @@ class _EvalBatches(_Batches):
         return torch.stack(tensors), torch.from_numpy(self.split.targets[key])
 
 
-def _loader(batches: _Batches, keys, workers: int, persistent: bool) -> DataLoader:
+def _loader(batches: _Batches, keys, workers: int, persistent: bool, pinned: bool = False) -> DataLoader:
     return DataLoader(
         batches,
         batch_size=None,  # a key is a whole batch already
         sampler=keys,
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
+        pin_memory=pinned,
         generator=torch.Generator(),  # torch draws its workers' seeds here, not from the process's generator
     )
 
 
-def _raising(loader: DataLoader) -> Iterator[Batch]:
-    for batch in loader:
+def _raising(batches: Iterable[Batch | InputError]) -> Iterator[Batch]:
+    for batch in batches:
         if isinstance(batch, InputError):
             raise batch
         yield tuple(batch)
-
-
-def _allow_zero_bits(augment) -> None:
-    """Lets timm's posterize keep 0 bits, which strong settings ask for and Pillow 13 refuses: a black image."""
-    for step in augment.transforms:
-        for op in chain.from_iterable(getattr(step, "policy", [getattr(step, "ops", [])])):
-            if op.name.startswith("Posterize"):
-                op.aug_fn = _posterize
-
-
-def _posterize(image: Image.Image, bits: int, **_) -> Image.Image:
-    return posterize(image, bits) if bits else Image.new(image.mode, image.size)
-
-
-def _random_bits(seed: int, epoch: int, position: int, purpose: int) -> int:
-    """64 bits that differ for each place of the stream."""
-    place = struct.pack("<Qqqb", seed % 2**64, epoch, position, purpose)
-    return int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "little")
-
-
-@contextmanager
-def _own_random_numbers():
-    """Lends the three global generators that timm draws from, and gives them back as they were."""
-    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-
-    def reseed(bits: int) -> None:
-        random.seed(bits)
-        np.random.seed(bits & 0xFFFFFFFF)
-        torch.default_generator.manual_seed(bits)
-
-    try:
-        yield reseed
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.default_generator.set_state(states[2])

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "registry": "every classifier of timm's as student and as teacher",
     "taps": "what tapping the features costs in a student's forward, over ten families",
     "step": "a training step with a warm store, with the teacher, as the official loop has it, and without teaching",
+    "options": "what each of the recipe's ways to speed a step up brings",
     "store": "what the teacher store takes, and after how many trials it has paid",
     "samplers": "how far from the optimum searches end, by sampler and scheduler, on synthetic landscapes",
     "warmstart": "what a related pair's earlier study saves",

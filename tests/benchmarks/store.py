@@ -38,18 +38,18 @@ def measure() -> dict[str, float]:
                 if kind == "write":
                     shutil.rmtree(store)
                 before, begun = len(bench.read_s), time.perf_counter()
-                for _ in bench.batches:
+                for _ in range(plan["steps"] // plan["together"]):
                     bench.seconds("computed" if kind == "off" else "warm")
                 bench.answers.settle()
                 taken[kind].append(time.perf_counter() - begun)
-                reads += bench.read_s[before:] if kind == "read" else []
+                reads += bench.read_s[before:] if kind == "read" and number >= WARM_UP else []
         bench.close()
     taken = {kind: times[WARM_UP:] for kind, times in taken.items()}
     lost = statistics.median(write - off for write, off in zip(taken["write"], taken["off"], strict=True))
     saved = statistics.median(off - read for off, read in zip(taken["off"], taken["read"], strict=True))
     written, read = _rates()
     return {
-        "read_share": statistics.median(reads) * plan["steps"] / statistics.median(taken["read"]),
+        "read_share": sum(reads) / sum(taken["read"]),
         "break_even_trials": 1 + max(0.0, lost) / saved,
         "bytes_per_image": stored / (plan["batch"] * plan["steps"]),
         "write_mb_per_s": written,
@@ -59,6 +59,7 @@ def measure() -> dict[str, float]:
 
 def _rates() -> tuple[float, float]:
     """Megabytes a second that one file is written with, and read with."""
+    import numpy as np
     import torch
 
     from trainables.teacher_store.parts import Parts
@@ -77,7 +78,8 @@ def _rates() -> tuple[float, float]:
             writes.append(time.perf_counter() - begun)
             begun = time.perf_counter()
             part = Parts(folder, "key", {}).open("file", (steps, batch), form.record)
+            brought = unpack(part.records, np.arange(batch), torch.device("cpu"))["values"]
             for step in range(steps):
-                form.decode(unpack(part.records[step], torch.device("cpu")))
+                form.decode({"values": brought[step]})
             reads.append(time.perf_counter() - begun)
     return megabytes / statistics.median(writes), megabytes / statistics.median(reads)

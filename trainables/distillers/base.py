@@ -118,6 +118,11 @@ class Distiller(ABC):
         """Its own trained parameters and buffers, for training only; None where it has none."""
         return None
 
+    def replays(self, config: TrialConfig) -> bool:
+        """Whether its terms are made of the same operations on the device in each step, so that a captured one may
+        stand for all: not so where it reads a step's number or epoch, or the value of a tensor."""
+        return True
+
     @abstractmethod
     def terms(self, config: TrialConfig, step: Step, module: torch.nn.Module | None) -> dict[str, Tensor]:
         """Its terms of the loss, unweighted: batch means, scalars, float32, finite at any finite logits.

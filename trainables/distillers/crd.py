@@ -45,6 +45,9 @@ class CRD(Distiller):
             world_size=shapes.world_size,
         )
 
+    def replays(self, config):
+        return False  # the first step sets the scales, and a step's number draws the negatives
+
     def terms(self, config, step, module):
         sides = step.student.embedding, step.teacher.embedding
         return {"crd": module(*sides, step.index, step.classes(), step.number)}

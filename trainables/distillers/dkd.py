@@ -31,6 +31,9 @@ class DKD(Distiller):
     common = frozenset(COMMON)
     on_logits = True
 
+    def replays(self, config):
+        return not config.dkd_warmup_epochs  # an epoch's number is the weight
+
     def terms(self, config, step, module):
         from trainables.losses.dkd import dkd_loss
 

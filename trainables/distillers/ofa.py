@@ -49,23 +49,26 @@ class OFA(Distiller):
     on_logits = True
 
     def terms(self, config, step, module):
+        import torch
+
         from trainables.losses.ofa import enhanced_targets, weighted_cross_entropy
 
+        # One pass over the stages' logits and the final ones together: a GPU would else wait for many small kernels.
+        outputs = [*step.student.stage_logits.values(), step.student.logits]
         eps = config.eps if isinstance(config.eps, list) else [config.eps]
-        if len(eps) == 1:
-            eps = eps * (len(config.stages) + 1)
+        if len(eps) > 1:
+            of_stage = dict(zip(config.stages, eps, strict=False))
+            eps = [of_stage[stage] for stage in step.student.stage_logits] + eps[-1:]
+        # The teacher's side depends on eps alone, so stages that share it share the work.
         options = {"temperature": step.temperature, "enhance": config.enhance}
-        # the teacher's side depends on eps alone, so stages that share it share the work
         targets = {
             value: enhanced_targets(step.teacher.logits, step.target, eps=value, **options) for value in set(eps)
         }
-        stage_eps = dict(zip(config.stages, eps[:-1], strict=True))
-        scale = step.temperature**2 if config.temperature_squared else 1.0
-        terms = {"kd": scale * weighted_cross_entropy(step.student.logits, targets[eps[-1]], step.temperature)}
+        weights = targets[eps[0]] if len(targets) == 1 else torch.stack([targets[value] for value in eps])
+        losses = weighted_cross_entropy(torch.stack(outputs), weights, step.temperature)
+        if config.temperature_squared:
+            losses = step.temperature**2 * losses
+        terms = {"kd": losses[-1]}
         if step.student.stage_logits:
-            losses = (
-                weighted_cross_entropy(logits, targets[stage_eps[stage]], step.temperature)
-                for stage, logits in step.student.stage_logits.items()
-            )
-            terms["ofa"] = scale * sum(losses)
+            terms["ofa"] = losses[:-1].sum()
         return terms

@@ -48,15 +48,15 @@ def weighted_cross_entropy(student_logits: Tensor, weights: Tensor, temperature:
     """Batch mean of -sum_c w_c log p_s,c.
 
     Args:
-        student_logits: [B, C], any floating type.
-        weights: [B, C], as `enhanced_targets` gives them.
+        student_logits: [B, C], or those of S outputs [S, B, C]; any floating type.
+        weights: [B, C], as `enhanced_targets` gives them, for all outputs, or [S, B, C].
         temperature: softens the student.
 
     Returns:
-        Scalar float32.
+        Scalar float32, or [S].
     """
     with full_precision(student_logits):
-        return -(weights * log_probabilities(student_logits, temperature)).sum(dim=1).mean()
+        return -(weights * log_probabilities(student_logits, temperature)).sum(dim=-1).mean(dim=-1)
 
 
 def ofa_loss(

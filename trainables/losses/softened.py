@@ -21,16 +21,16 @@ def log_probabilities(logits: Tensor, temperature: float | Tensor = 1.0) -> Tens
     """Logarithm of the softened softmax, finite at any finite logits, as are its gradients.
 
     Args:
-        logits: [B, C], any floating type.
+        logits: [..., C], any floating type.
         temperature: divides the logits; a scalar tensor may have a gradient.
 
     Returns:
-        [B, C] float32. A NaN or +inf logit gives NaN, so that a diverged model still shows.
+        [..., C] float32. A NaN or +inf logit gives NaN, so that a diverged model still shows.
     """
     logits = logits.float()
     # the gap to the largest logit is divided, not the logit itself: a temperature below 1 cannot overflow it
-    gaps = (logits - logits.detach().amax(dim=1, keepdim=True)) / temperature
-    return F.log_softmax(gaps, dim=1).clamp(min=LEAST_LOG_PROBABILITY)
+    gaps = (logits - logits.detach().amax(dim=-1, keepdim=True)) / temperature
+    return F.log_softmax(gaps, dim=-1).clamp(min=LEAST_LOG_PROBABILITY)
 
 
 def standardized(logits: Tensor) -> Tensor:

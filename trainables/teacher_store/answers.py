@@ -51,6 +51,7 @@ class Answers:
         self._slots, self._batch_size, self._steps = stream.slots, stream.batch_size, len(stream)
         self._per_part = steps_per_part(self._steps, self._batch_size, forms["logits"])
         self._mode, self._open = COMPUTE, {}
+        self._brought: dict[str, Fields] = {}  # this part's answers on the device
         self._computed: list[dict[str, Fields]] = []  # of this part's steps
         self._error = None  # summed over this part's computed steps
         self._failed: set[str] = set()  # `read` and `written`: what of them is not tried again in this trial
@@ -72,11 +73,11 @@ class Answers:
         """
         number, place = divmod(step, self._per_part)
         if place == 0:
-            self._begin(number)
+            self._begin(number, images.device)
         self._counts[self._mode] += 1
         fresh = None if self._mode == READ else self._teacher()(images)
         with torch.autocast(images.device.type, enabled=False), torch.no_grad():  # what is kept is not rounded again
-            rows = self._round(fresh) if fresh else self._read(place, images.device)
+            rows = self._round(fresh) if fresh else self._read(place)
             if place + 1 == self._length(number):
                 self._end(number)
         return TeacherOutput(rows["logits"], rows.get("embedding"))
@@ -105,17 +106,20 @@ class Answers:
         self._writer.shutdown()
         self._parts.close()
 
-    def _begin(self, number: int) -> None:
-        """Opens a part, or finds that it must be computed; all ranks alike, as rank 0 has it."""
-        self._computed, self._error, self._open = [], None, {}
+    def _begin(self, number: int, device: torch.device) -> None:
+        """Opens a part and brings it to the device whole, or finds that it must be computed; all ranks alike, as rank 0
+        has it."""
+        self._computed, self._error, self._open, self._brought = [], None, {}, {}
         self._mode = self._context.from_rank_0(lambda: self._look(number))
         if self._mode == READ and not self._open and self._look(number) != READ:  # another rank, on another machine
             self._mode = COMPUTE
         if self._mode == READ:
             self._errors.append(self._open["logits"].figures)
-            follows = (number + 1, self._epoch) if self._length(number + 1) > 0 else (0, self._epoch + 1)
-            for kind in self._forms:
-                self._parts.ahead(self._file(kind, *follows))
+            self._brought = {kind: unpack(part.records, self._slots, device) for kind, part in self._open.items()}
+            following, epoch = (number + 1, self._epoch) if self._length(number + 1) > 0 else (0, self._epoch + 1)
+            shape = (self._length(following), self._batch_size)
+            for kind, form in self._forms.items():
+                self._parts.ahead(self._file(kind, following, epoch), shape, form.record)
 
     def _look(self, number: int) -> str:
         """What to do with a part; opens its files."""
@@ -137,10 +141,10 @@ class Answers:
         self._open = found
         return READ
 
-    def _read(self, place: int, device: torch.device) -> Rows:
+    def _read(self, place: int) -> Rows:
         return {
-            kind: self._forms[kind].decode(unpack(part.records[place][self._slots], device))
-            for kind, part in self._open.items()
+            kind: self._forms[kind].decode({name: values[place] for name, values in fields.items()})
+            for kind, fields in self._brought.items()
         }
 
     def _round(self, fresh: TeacherOutput) -> Rows:

@@ -1,7 +1,7 @@
 """Where answers lie: one file for some steps of an epoch, written whole or not at all and checked when it is opened.
 
 A local folder's files are mapped into memory, so that all trials of a node share one copy in the page cache; on any
-other file system of fsspec's a file is read whole, the next one ahead of its use.
+other file system of fsspec's a file is read whole. Either way the next one is read and checked ahead of its use.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class Parts:
         self.root, self.folder, self._about = root, f"{path.rstrip('/')}/{name}", about
         self._local = isinstance(self._fs, LocalFileSystem)
         self._ahead: dict[str, Future] = {}
-        self._reader = None if self._local else ThreadPoolExecutor(1, thread_name_prefix="teacher-store")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="teacher-store")
 
     def open(self, file: str, shape: tuple[int, int], record: np.dtype) -> Part | None:
         """A file of so many steps and images a step; None where there is no such file.
@@ -70,6 +70,17 @@ class Parts:
             OtherVersion: another version of this format wrote it.
             OSError: the storage cannot be read.
         """
+        waiting = self._ahead.pop(file, None)
+        if waiting and waiting.exception() is None and waiting.result():
+            return waiting.result()
+        return self._open(file, shape, record)  # it may have come since, or have been mended
+
+    def ahead(self, file: str, shape: tuple[int, int], record: np.dtype) -> None:
+        """Begins to open a file that will be asked for next."""
+        if file not in self._ahead:
+            self._ahead[file] = self._reader.submit(self._open, file, shape, record)
+
+    def _open(self, file: str, shape: tuple[int, int], record: np.dtype) -> Part | None:
         if self._local:
             try:
                 content = np.memmap(Path(self.folder, file), dtype=np.uint8, mode="r")
@@ -78,7 +89,7 @@ class Parts:
             except ValueError as error:  # an empty file cannot be mapped
                 raise Damaged(f"{file} is empty") from error
         else:
-            found = self._fetched(file)
+            found = self._fetch(file)
             if found is None:
                 return None
             content = np.frombuffer(found, np.uint8)
@@ -93,11 +104,6 @@ class Parts:
         if zlib.crc32(payload) != crc:  # a gigabyte a second, and it brings the file into memory
             raise Damaged(f"{file} is torn")
         return Part(payload.view(record).reshape(shape), tuple(figures))
-
-    def ahead(self, file: str) -> None:
-        """Begins to read a file that will be opened next, where that takes a while."""
-        if self._reader and file not in self._ahead:
-            self._ahead[file] = self._reader.submit(self._fetch, file)
 
     def write(self, file: str, records: np.ndarray, figures: tuple[float, ...]) -> None:
         """Writes a file whole or not at all; of two that write the same one, the last stands.
@@ -121,13 +127,7 @@ class Parts:
 
     def close(self) -> None:
         """Ends reading ahead."""
-        if self._reader:
-            self._reader.shutdown(cancel_futures=True)
-
-    def _fetched(self, file: str) -> bytes | None:
-        waiting = self._ahead.pop(file, None)
-        content = waiting.result() if waiting else None
-        return content if content is not None else self._fetch(file)  # it may have come since
+        self._reader.shutdown(cancel_futures=True)
 
     def _fetch(self, file: str) -> bytes | None:
         try:

@@ -1,0 +1,40 @@
+"""Batches brought to a device while the one before is trained on."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, ...]
+Loaded = TypeVar("Loaded")
+
+
+def on_device(loaded: Iterable[Loaded], device: torch.device, bring: Callable[[int, Loaded], Batch]) -> Iterator[Batch]:
+    """Batches on a device; on a GPU the next one is made, on a stream of its own, while one is trained on.
+
+    Args:
+        loaded: batches in memory; pinned, or a GPU waits for their copies.
+        bring: copies a batch, given its number from 0, to the device, and makes there of it what is wanted.
+    """
+    if device.type != "cuda":
+        for number, batch in enumerate(loaded):
+            yield bring(number, batch)
+        return
+    bringing, ahead = torch.cuda.Stream(device), None
+
+    def ready(batch: Batch, brought: torch.cuda.Event) -> Batch:
+        training = torch.cuda.current_stream(device)
+        training.wait_event(brought)
+        for tensor in batch:
+            tensor.record_stream(training)  # else its memory would be taken while it is still read
+        return batch
+
+    for number, batch in enumerate(loaded):
+        with torch.cuda.stream(bringing):
+            following = bring(number, batch), bringing.record_event()
+        if ahead:
+            yield ready(*ahead)
+        ahead = following
+    if ahead:
+        yield ready(*ahead)

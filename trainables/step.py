@@ -1,0 +1,165 @@
+"""One step of training: forward, losses, backward and update; on a GPU replayed as one CUDA graph."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainables.config import TrialConfig
+from trainables.distillers import distillers_of
+from trainables.distillers.base import TeacherOutput
+from trainables.errors import one_line
+
+WARM_UP = 3  # steps before they are captured, in which cuDNN and the optimizer set themselves up
+
+
+class TrainStep:
+    """Trains a model on one batch after another.
+
+    A small student leaves a GPU waiting for Python, which launches a thousand kernels a step. Where `cuda_graph` asks
+    for it and the trial allows it, the first steps run as they are; then one is captured and replayed ever after, with
+    the batch copied to where the captured one lay. Replayed kernels are the same, and so are their numbers.
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+
+    Args:
+        module: gives the terms of the loss, as `Taught.forward`; DistributedDataParallel may be around it.
+        optimizer: as `make_optimizer` gives it.
+        config: the recipe's precision and clipping, with the device's defaults filled in.
+        device: where the model is.
+        warn: told, in one line, where a step cannot be captured.
+
+    Attributes:
+        scaler: of float16's gradients, with a state to keep.
+        names: of the terms, in the order of the values; known from the first step on.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: TrialConfig,
+        device: torch.device,
+        warn: Callable[[str], None],
+    ):
+        self._module, self._optimizer, self._config, self._device, self._warn = module, optimizer, config, device, warn
+        self._dtype = getattr(torch, config.amp_dtype) if config.amp else None
+        scaled = bool(config.amp) and config.amp_dtype == "float16" and device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self.names: tuple[str, ...] = ()
+        self._parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self._replays = replayable(config, optimizer, device) and not isinstance(module, DistributedDataParallel)
+        self._made, self._graph = 0, None
+        if self._replays:
+            self._stream = torch.cuda.Stream(device)
+            self._rates = torch.zeros(len(optimizer.param_groups), device=device)
+
+    def precision(self):
+        """The context in which both models' passes run."""
+        return torch.autocast(self._device.type, dtype=self._dtype) if self._dtype else nullcontext()
+
+    def __call__(
+        self, images: Tensor, target: Tensor, teacher: TeacherOutput | None, index: Tensor, number: int, epoch: int
+    ) -> Tensor:
+        """Makes one step; nothing waits for the device.
+
+        Args:
+            images, target, teacher, index, number, epoch: as for `Taught.forward`.
+
+        Returns:
+            The values of the terms in `names`, float32 [terms], without a gradient; valid until the next step.
+        """
+        batch = [images, target, index, *_tensors(teacher)]
+        if not self._replays:
+            return self._eager(batch, teacher, number, epoch)
+        waiting = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(waiting)
+        with torch.cuda.stream(self._stream):
+            self._set_rates()
+            if self._graph is None and self._made >= WARM_UP:
+                self._capture(batch, teacher, number, epoch)
+            if self._graph is None:
+                values = self._eager(batch, teacher, number, epoch)
+                self._made += 1
+            else:
+                torch._foreach_copy_(self._static, batch)
+                self._graph.replay()
+                values = self._values
+        waiting.wait_stream(self._stream)
+        return values
+
+    def _eager(self, batch: list[Tensor], teacher: TeacherOutput | None, number: int, epoch: int) -> Tensor:
+        self._optimizer.zero_grad()
+        return self._forward_and_back(batch, teacher, number, epoch)
+
+    def _forward_and_back(self, batch: list[Tensor], teacher: TeacherOutput | None, number: int, epoch: int) -> Tensor:
+        images, target, index, *answer = batch
+        with self.precision():
+            terms = self._module(images, target, _like(teacher, answer), index, number, epoch)
+        self.scaler.scale(terms["loss"]).backward()
+        if self._config.clip_grad:
+            self.scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self._config.clip_grad)
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        self.names = tuple(terms)
+        return torch.stack([value.detach().float() for value in terms.values()])
+
+    def _capture(self, batch: list[Tensor], teacher: TeacherOutput | None, number: int, epoch: int) -> None:
+        """Captures a step on copies of a batch, without making it."""
+        self._static = [tensor.clone() for tensor in batch]
+        self._optimizer.zero_grad()  # so that the captured backward makes gradients of its own
+        graph = torch.cuda.CUDAGraph()
+        try:  # other threads go on copying batches and answers meanwhile
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._values = self._forward_and_back(self._static, teacher, number, epoch)
+        except RuntimeError as error:  # a model or distiller that waits for the device within its step
+            torch.cuda.synchronize(self._device)
+            self._optimizer.zero_grad()
+            self._replays, self._static = False, []
+            self._warn(f"cuda_graph: a step of {self._config.student} cannot be captured: {one_line(error)}")
+            return
+        self._graph = graph
+
+    def _set_rates(self) -> None:
+        """Brings the schedule's rates to where a captured update reads them."""
+        groups = self._optimizer.param_groups
+        rates = torch.tensor([float(group["lr"]) for group in groups])
+        self._rates.copy_(rates.pin_memory(), non_blocking=True)
+        for group, rate in zip(groups, self._rates, strict=True):
+            group["lr"] = rate
+
+
+def replayable(config: TrialConfig, optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+    """Whether each step of a trial launches the same kernels, so that one may stand for all.
+
+    Not so where a number that changes is read outside the device: a scale of float16's gradients, a step's or an
+    epoch's number, an optimizer's own count.
+    """
+    first = optimizer.param_groups[0]
+    on_device = first.get("capturable") or (isinstance(optimizer, torch.optim.SGD) and first.get("fused"))
+    return bool(
+        config.cuda_graph
+        and device.type == "cuda"
+        and type(optimizer).__module__.startswith("torch.optim")  # timm's own read their rates as numbers
+        and on_device
+        and not (config.amp and config.amp_dtype == "float16")
+        and not config.curriculum_temperature
+        and all(distiller.replays(config) for distiller in distillers_of(config.distiller))
+    )
+
+
+def _tensors(teacher: TeacherOutput | None) -> list[Tensor]:
+    if teacher is None:
+        return []
+    return [teacher.logits, *([] if teacher.embedding is None else [teacher.embedding]), *teacher.features.values()]
+
+
+def _like(teacher: TeacherOutput | None, tensors: list[Tensor]) -> TeacherOutput | None:
+    """The tensors, as `_tensors` gives them, as an answer of the same kind."""
+    if teacher is None:
+        return None
+    rest = iter(tensors)
+    logits, embedding = next(rest), None if teacher.embedding is None else next(rest)
+    return TeacherOutput(logits, embedding, dict(zip(teacher.features, rest, strict=True)))
