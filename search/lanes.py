@@ -121,7 +121,12 @@ class Lanes:
         gpus = settings.gpus_per_trial / settings.workers_per_trial
         return TorchTrainer(
             serve,
-            train_loop_config={"broker": self._broker, "lane": number, "threads": settings.cpus_per_worker},
+            train_loop_config={
+                "broker": self._broker,
+                "lane": number,
+                "threads": settings.cpus_per_worker,
+                "gpus": gpus,
+            },
             torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.workers_per_trial,

@@ -168,7 +168,7 @@ def trial_config(settings: Settings, recipe: dict[str, Any], params: dict[str, A
     config = _checked(TrialConfig, {**base, **recipe, "epochs": settings.epochs, **params}, problems)
     if problems:
         raise InputError(problems)
-    return config
+    return config.on("cuda" if settings.gpus_per_trial else "cpu")
 
 
 def compose(settings: Settings, recipe: dict[str, Any], available: list[int], fields: dict[str, Any]) -> TrialConfig:

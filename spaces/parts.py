@@ -55,7 +55,6 @@ CIFAR100 = {
     "loader_workers": 8,
     "epochs": 60,  # a fifth of the paper's 300, so that a trial is affordable; train the best at full length
     "trials": 64,
-    "recipe": {"amp": True},
 }
 IMAGENET = {
     "data": "imagenet",
@@ -65,7 +64,6 @@ IMAGENET = {
     "loader_workers": 12,
     "epochs": 30,  # a tenth of the paper's 300 for ViT and MLP students, 0.3 of its 100 for CNNs
     "trials": 32,
-    "recipe": {"amp": True},
 }
 
 # ------------------------------------------------------------------------------- small models for the embedded scale

@@ -1,5 +1,7 @@
 """What makes a step faster on a GPU and leaves what it computes alone, but for rounding."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 
@@ -22,6 +24,18 @@ def accelerate(module: nn.Module, config: TrialConfig) -> None:
         torch._dynamo.config.recompile_limit = COMPILED_SHAPES
         for block in blocks(module):
             block.compile(dynamic=False)
+
+
+def uncompiled(config: TrialConfig) -> AbstractContextManager:
+    """A context in which compiled blocks run as they are written: for passes of other shapes, which are too few to
+    compile anything for them."""
+    return torch.compiler.set_stance("force_eager") if config.torchcompile else nullcontext()
+
+
+def forget_compiled(module: nn.Module) -> None:
+    """Has compiled blocks run as they are written from now on."""
+    for block in module.modules():
+        block._compiled_call_impl = None  # what `Module.compile` sets; there is no public way back
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

@@ -256,7 +256,7 @@ class Recipe(Strict):
 
 # Recipe fields whose default depends on the device: what they are on a GPU; on a CPU none is on, since none pays there
 # (`python tests/benchmarks/run.py options`).
-ON_GPU = {"amp": True, "channels_last": True, "torchcompile": False, "opt_fused": True, "cuda_graph": True}
+ON_GPU = {"amp": True, "channels_last": True, "torchcompile": True, "opt_fused": True, "cuda_graph": True}
 
 
 class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe, JudgingFields, RunFields):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from trainables.acceleration import uncompiled
 from trainables.assets import Assets
 from trainables.build import normalization
 from trainables.config import TrialConfig
@@ -39,7 +40,8 @@ def evaluate(
     own = own_metrics(config.metrics)
     was_training = model.training
     model.eval()
-    share = _predict(model, assets, config, context, agreement, part, keep_logits=bool(own))
+    with uncompiled(config):
+        share = _predict(model, assets, config, context, agreement, part, keep_logits=bool(own))
     model.train(was_training)
     parts = context.gather(share)
 

@@ -34,13 +34,16 @@ def serve(lane: dict) -> None:
     """Ray Train's loop function: serves jobs until the broker says quit.
 
     Args:
-        lane: `broker` (actor handle), `lane` (its number), `threads` (CPU threads a worker).
+        lane: `broker` (actor handle), `lane` (its number), `threads` (CPU threads a worker), `gpus` (a worker's;
+            below 1 it is a share of one, and others have the rest).
     """
     session = ray.train.get_context()
     rank, world_size = session.get_world_rank(), session.get_world_size()
     torch.set_num_threads(lane["threads"])
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as CUDA comes up; `deterministic` needs it
     device = ray.train.torch.get_device()
+    if device.type == "cuda" and lane["gpus"] < 1:  # Ray shares out the time alone, not the memory
+        torch.cuda.set_per_process_memory_fraction(lane["gpus"], device)
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
     broker, assets, warnings = lane["broker"], None, []
     messages = RunContext(Path("."), lambda _: True, rank=rank, world_size=world_size, control=control)

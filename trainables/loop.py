@@ -10,7 +10,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables import checkpoint
-from trainables.acceleration import accelerate
+from trainables.acceleration import accelerate, uncompiled
 from trainables.assets import Assets
 from trainables.build import build_model, normalization
 from trainables.config import TrialConfig
@@ -164,7 +164,8 @@ class _Run:
         metrics["time/trained_s"] = sum(entry["time/epoch_s"] for entry in [*self.history, metrics])
         metrics["time/start_s"] = self.first_step_s  # from the slot to the first step of this attempt
         if not self.history:  # once a trial
-            metrics |= costs(self.taught, self.config.img_size)
+            with uncompiled(self.config):
+                metrics |= costs(self.taught, self.config.img_size)
         self.history.append(metrics)
         if self.test and self.epoch == self.config.epochs:
             judged = self._evaluate(self.delivered(), part="test", look=self._keep_predictions)

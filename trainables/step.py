@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainables.acceleration import forget_compiled
 from trainables.config import TrialConfig
 from trainables.distillers import distillers_of
 from trainables.distillers.base import TeacherOutput
@@ -91,7 +92,15 @@ class TrainStep:
 
     def _eager(self, batch: list[Tensor], teacher: TeacherOutput | None, number: int, epoch: int) -> Tensor:
         self._optimizer.zero_grad()
-        return self._forward_and_back(batch, teacher, number, epoch)
+        if not self._config.torchcompile:
+            return self._forward_and_back(batch, teacher, number, epoch)
+        try:
+            return self._forward_and_back(batch, teacher, number, epoch)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self._warn(f"torchcompile: {self._config.student} cannot be compiled: {one_line(error)}")
+            forget_compiled(self._module)
+            self._optimizer.zero_grad()
+            return self._forward_and_back(batch, teacher, number, epoch)
 
     def _forward_and_back(self, batch: list[Tensor], teacher: TeacherOutput | None, number: int, epoch: int) -> Tensor:
         images, target, index, *answer = batch

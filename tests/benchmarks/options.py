@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 ROUNDS, WARM_UP = 15, 3
-OPTIONS = ("amp", "channels_last", "opt_fused", "torchcompile")
+OPTIONS = ("amp", "channels_last", "opt_fused", "cuda_graph", "torchcompile")
 
 
 def measure() -> dict[str, float]:

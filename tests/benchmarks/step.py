@@ -11,11 +11,12 @@ Four kinds of step of one and the same student with projectors at all four stage
 Each is forward, loss, backward and AdamW; the batches lie ready, so that augmentation is in none of them. Rounds are
 interleaved, their order rotates, and a figure is the median of the rounds' ratios. `read_share` is the part of a warm
 step in which logits are read, checked and brought to the device. All kinds have the recipe's other options as they are
-by default on this device (mixed precision, memory order, fused optimizer), the official loop too, which has them not.
+by default on this device (mixed precision, memory order, fused optimizer), the official loop too, which has them not;
+but for the replayed graph, which `plain` is without.
 
-On a GPU the sizes are the paper's: 224 pixels, batches of 128, bfloat16; on a CPU they are small. There `fed_over_ready` is
-what an epoch takes whose batches come from the loader's processes, over one whose batches lie ready: 1 where no step
-waits for data.
+On a GPU the sizes are the paper's: 224 pixels, batches of 128, bfloat16; on a CPU they are small. `fed_over_ready`, on
+a GPU, is what epochs take whose batches come from the loader's processes over epochs whose batches lie ready: 1 where
+no step waits for data.
 """
 
 import statistics
@@ -32,7 +33,8 @@ ON_GPU = {"size": 224, "batch": 128, "classes": 1000, "steps": 16, "pairs": tupl
           "together": 4}  # fmt: skip
 ON_CPU = {"size": 96, "batch": 8, "classes": 100, "steps": 8, "pairs": tuple(PAIRS)[:2], "loader_workers": 0,
           "together": 1}  # fmt: skip
-ROUNDS, WARM_UP, FED_ROUNDS = 25, 3, 5
+ROUNDS, WARM_UP = 25, 3
+FED_ROUNDS, FED_EPOCHS = 3, 5
 KINDS = ("warm", "computed", "plain", "limit")
 
 
@@ -93,12 +95,19 @@ def _pair(name: str, plan: dict, device) -> dict[str, float]:
 
 
 def _fed_over_ready(bench: "Bench") -> dict[str, float]:
-    """What an epoch costs whose batches come from the loader's processes, over one whose batches lie ready."""
+    """What epochs one after another cost whose batches come from the loader's processes, over ready ones."""
+
+    def batches(epoch: int):
+        return bench.stream.epoch(epoch) if fed else bench.batches
+
     ratios = []
-    for _ in range(FED_ROUNDS + 1):
-        fed = bench.epoch_seconds(bench.stream.epoch(0))
-        ratios.append(fed / bench.epoch_seconds(bench.batches))
-    return {"fed_over_ready": statistics.median(ratios[1:])}
+    for number in range(FED_ROUNDS):
+        took = {}
+        for fed in (True, False):
+            epochs = range(1 + number * FED_EPOCHS, 1 + (number + 1) * FED_EPOCHS)
+            took[fed] = sum(bench.epoch_seconds(batches(epoch)) for epoch in epochs)
+        ratios.append(took[True] / took[False])
+    return {"fed_over_ready": statistics.median(ratios)}
 
 
 class Bench:
@@ -117,13 +126,15 @@ class Bench:
         from trainables.distillation import make_taught, needs_of
         from trainables.loop import build_student
         from trainables.optim import make_optimizer
+        from trainables.step import TrainStep
         from trainables.stream import train_loader
         from trainables.teacher import build_teacher
 
         self.device, self.plan = device, plan
         classes, batch, steps = plan["classes"], plan["batch"], plan["steps"]
         self.config = config = TrialConfig(
-            data="synthetic", img_size=plan["size"], teacher=teacher, teacher_source="fit", student=student, epochs=1,
+            data="synthetic", img_size=plan["size"], teacher=teacher, teacher_source="fit", student=student,
+            epochs=1 + FED_ROUNDS * FED_EPOCHS,
             batch_size=batch, eps=1.2, holdout=0.5, max_images=batch * steps, loader_workers=plan["loader_workers"],
             **fields,
         ).on(device.type)  # fmt: skip
@@ -140,6 +151,8 @@ class Bench:
         self.taught = make_taught(self.student, config, lambda: self.teacher, targets).to(device).train()
         accelerate(self.taught, config)
         self.optimizer = make_optimizer(self.taught, config)
+        self.train = TrainStep(self.taught, self.optimizer, config, device, print)
+        self.train_alone = TrainStep(_alone(self.student), self.optimizer, config, device, print)
         stream = self.stream = train_loader(
             splits.train, config, mean=mean, std=std, rank=0, world_size=1, seed=0, num_classes=classes,
             device=device,
@@ -148,7 +161,7 @@ class Bench:
         context = RunContext(folder / "trial", lambda _: True, device=device)
         self.answers = assets.answers(config, mean, std, needs, lambda: self.teacher, None, stream, context)
         for place, (images, *_) in enumerate(self.batches):  # the trial that comes first
-            with self._precision():
+            with self.train.precision():
                 self.answers(images, place)
         self.answers.settle()
         self.answers.epoch(0)  # and those that come later
@@ -175,33 +188,26 @@ class Bench:
         return time.perf_counter() - begun
 
     def _step(self, kind: str, place: int, images, target, index) -> None:
-        with self._precision():
-            loss = getattr(self, f"_{kind}")(place, images, target, index)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        if kind == "plain":
+            self._plain(images, target)
+        elif kind == "limit":
+            self.train_alone(images, target, None, index, 0, 0)
+        else:
+            begun = time.perf_counter()
+            with self.train.precision():
+                answer = self.answers(images, place) if kind == "warm" else self.teacher(images)
+            if kind == "warm":
+                self.read_s.append(time.perf_counter() - begun)
+            self.train(images, target, answer, index, 0, 0)
 
     def close(self) -> None:
         """Ends the store's threads and the loader's processes."""
         self.answers.close()
         self.stream.close()
 
-    def _warm(self, place, images, target, index):
-        begun = time.perf_counter()
-        answer = self.answers(images, place)
-        self.read_s.append(time.perf_counter() - begun)
-        return self.taught(images, target, answer, index)["loss"]
-
-    def _computed(self, place, images, target, index):
-        return self.taught(images, target, self.teacher(images), index)["loss"]
-
-    def _plain(self, place, images, target, index):
+    def _plain(self, images, target) -> None:
         import torch
         import torch.nn.functional as F
-
-        with torch.no_grad():
-            teacher = self.teacher(images).logits
-        output = self.student(images)
 
         def enhanced(logits, eps=1.2, temperature=1.0):
             taught = F.softmax(teacher / temperature, dim=1)
@@ -209,22 +215,39 @@ class Bench:
             mask = F.one_hot(target, logits.shape[1])
             return -(((taught + mask) ** eps - mask) * torch.log(learned)).sum(1).mean()
 
-        stages = sum(enhanced(logits) for logits in output.stage_logits.values())
-        return F.cross_entropy(output.logits, target) + enhanced(output.logits) + stages
-
-    def _limit(self, place, images, target, index):
-        import torch.nn.functional as F
-
-        output = self.student(images)
-        return sum(F.cross_entropy(logits, target) for logits in (output.logits, *output.stage_logits.values()))
-
-    def _precision(self):
-        import torch
-
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(self.config.amp))
+        with self.train.precision():
+            with torch.no_grad():
+                teacher = self.teacher(images).logits
+            output = self.student(images)
+            stages = sum(enhanced(logits) for logits in output.stage_logits.values())
+            loss = F.cross_entropy(output.logits, target) + enhanced(output.logits) + stages
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
 
     def _wait(self) -> None:
         import torch
 
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def _alone(student):
+    """The student and its projectors with cross-entropy and no teacher."""
+    import torch
+    import torch.nn.functional as F
+
+    class Alone(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = student
+
+        def forward(self, images, target, *_):
+            output = self.student(images)
+            return {
+                "loss": sum(
+                    F.cross_entropy(logits, target) for logits in (output.logits, *output.stage_logits.values())
+                )
+            }
+
+    return Alone()

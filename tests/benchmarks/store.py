@@ -78,7 +78,7 @@ def _rates() -> tuple[float, float]:
             writes.append(time.perf_counter() - begun)
             begun = time.perf_counter()
             part = Parts(folder, "key", {}).open("file", (steps, batch), form.record)
-            brought = unpack(part.records, np.arange(batch), torch.device("cpu"))["values"]
+            brought = unpack(part.records, np.arange(batch))["values"]
             for step in range(steps):
                 form.decode({"values": brought[step]})
             reads.append(time.perf_counter() - begun)

@@ -9,8 +9,6 @@ from trainables.store_mode import StoreMode, parse_store
 from trainables.teacher_store.answers import steps_per_part
 from trainables.teacher_store.records import TopK, Whole, pack, unpack
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def rows():
@@ -20,7 +18,7 @@ def rows():
 def kept(form, rows):
     """What is read of rows that were written."""
     records = pack(form, form.encode(rows))
-    brought = unpack(records[None], np.arange(len(rows)), CPU)
+    brought = unpack(records[None], np.arange(len(rows)))
     return form.decode({name: values[0] for name, values in brought.items()})
 
 

@@ -1,5 +1,6 @@
 """Decoupled knowledge distillation (Zhao et al., CVPR 2022, arXiv 2203.08679)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,14 +32,16 @@ def dkd_loss(
         Scalar float32.
     """
     with full_precision(student_logits):
-        is_target = F.one_hot(target, student_logits.shape[1]).bool()
+        target = target.unsqueeze(1)
+        place = torch.arange(student_logits.shape[1] - 1, device=target.device)
+        elsewhere = place + (place >= target)  # [B, C - 1], the other classes; a mask would wait for the device
         sides = []
         for logits in (student_logits.float(), teacher_logits.detach().float()):
             logs = log_probabilities(logits, temperature)
-            others = logits[~is_target].view(len(logits), -1)
-            rest = logs[~is_target].view(len(logits), -1).logsumexp(dim=1, keepdim=True)
+            others = logits.gather(1, elsewhere)
+            rest = logs.gather(1, elsewhere).logsumexp(dim=1, keepdim=True)
             # not log(1 - p), which loses all digits where p is near 1
-            binary = (logs[is_target].unsqueeze(1), rest)
+            binary = (logs.gather(1, target), rest)
             sides.append((binary, log_probabilities(others, temperature)))
         (student, student_others), (teacher, teacher_others) = sides
         target_part = sum((t.exp() * (t - s)).sum() for s, t in zip(student, teacher, strict=True)) / len(target)

@@ -1,5 +1,6 @@
 """What the training loop asks: the teacher's answer to each batch, from the store where it is there."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from trainables.context import RunContext
 from trainables.distillers.base import TeacherOutput
 from trainables.errors import one_line
 from trainables.stream import TrainStream
-from trainables.teacher_store.parts import Damaged, OtherVersion, Part, Parts
+from trainables.teacher_store.parts import Damaged, OtherVersion, Parts
 from trainables.teacher_store.records import TEMPERATURES, Fields, Form, pack, unpack
 
 PART_BYTES = 64 * 2**20  # of a file of logits at most: so much a writer holds, and a reader of S3 waits for
@@ -20,6 +21,7 @@ PARTS = 4  # of an epoch at least: a trial a little behind another one reads wha
 READ, WRITE, COMPUTE = MODES = ("read", "write", "compute")
 
 Rows = dict[str, Tensor]
+Kept = dict[str, tuple[Fields, tuple[float, ...]]]  # of a part, on the CPU: by kind, and what its writer told
 
 
 class Answers:
@@ -50,13 +52,14 @@ class Answers:
         self._stream, self._context, self._warn = stream, context, warn
         self._slots, self._batch_size, self._steps = stream.slots, stream.batch_size, len(stream)
         self._per_part = steps_per_part(self._steps, self._batch_size, forms["logits"])
-        self._mode, self._open = COMPUTE, {}
-        self._brought: dict[str, Fields] = {}  # this part's answers on the device
+        self._mode = COMPUTE
+        self._kept: dict[str, Fields] = {}  # this part's answers, on the device
         self._computed: list[dict[str, Fields]] = []  # of this part's steps
         self._error = None  # summed over this part's computed steps
         self._failed: set[str] = set()  # `read` and `written`: what of them is not tried again in this trial
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="teacher-store")
+        self._writer, self._reader = (ThreadPoolExecutor(1, thread_name_prefix="teacher-store") for _ in range(2))
         self._writing: Future | None = None
+        self._ahead: tuple[tuple[int, int], Future] | None = None  # what is read meanwhile: its part and epoch
         self.epoch(0)
 
     def epoch(self, epoch: int) -> None:
@@ -77,7 +80,7 @@ class Answers:
         self._counts[self._mode] += 1
         fresh = None if self._mode == READ else self._teacher()(images)
         with torch.autocast(images.device.type, enabled=False), torch.no_grad():  # what is kept is not rounded again
-            rows = self._round(fresh) if fresh else self._read(place)
+            rows = self._round(fresh) if fresh else self._rows(place)
             if place + 1 == self._length(number):
                 self._end(number)
         return TeacherOutput(rows["logits"], rows.get("embedding"))
@@ -104,47 +107,60 @@ class Answers:
         """Waits for what is being written."""
         self.settle()
         self._writer.shutdown()
-        self._parts.close()
+        self._reader.shutdown(cancel_futures=True)
 
     def _begin(self, number: int, device: torch.device) -> None:
-        """Opens a part and brings it to the device whole, or finds that it must be computed; all ranks alike, as rank 0
-        has it."""
-        self._computed, self._error, self._open, self._brought = [], None, {}, {}
-        self._mode = self._context.from_rank_0(lambda: self._look(number))
-        if self._mode == READ and not self._open and self._look(number) != READ:  # another rank, on another machine
+        """Brings a part to the device whole, or finds that it must be computed; all ranks alike, as rank 0 has it."""
+        self._computed, self._error, self._kept = [], None, {}
+        found: Kept | None = None
+
+        def look() -> str:
+            nonlocal found
+            mode, found = self._look(number, device)
+            return mode
+
+        self._mode = self._context.from_rank_0(look)
+        if self._mode == READ and found is None and look() != READ:  # another rank, on another machine
             self._mode = COMPUTE
         if self._mode == READ:
-            self._errors.append(self._open["logits"].figures)
-            self._brought = {kind: unpack(part.records, self._slots, device) for kind, part in self._open.items()}
-            following, epoch = (number + 1, self._epoch) if self._length(number + 1) > 0 else (0, self._epoch + 1)
-            shape = (self._length(following), self._batch_size)
-            for kind, form in self._forms.items():
-                self._parts.ahead(self._file(kind, following, epoch), shape, form.record)
+            self._errors.append(found["logits"][1])
+            for kind, (fields, _) in found.items():
+                self._kept[kind] = {name: one.to(device, non_blocking=True) for name, one in fields.items()}
+            follows = (number + 1, self._epoch) if self._length(number + 1) > 0 else (0, self._epoch + 1)
+            self._ahead = follows, self._reader.submit(self._open, *follows, device)
 
-    def _look(self, number: int) -> str:
-        """What to do with a part; opens its files."""
+    def _look(self, number: int, device: torch.device) -> tuple[str, Kept | None]:
+        """What to do with a part, and what is kept of it."""
         otherwise = COMPUTE if self._failed else WRITE
         if "read" in self._failed:
-            return COMPUTE
-        found: dict[str, Part] = {}
+            return COMPUTE, None
+        (wanted, ahead), self._ahead = self._ahead or (None, None), None
+        found = None
+        with contextlib.suppress(Exception):  # what goes wrong ahead of its use is met below
+            found = ahead.result() if wanted == (number, self._epoch) else None
         try:
-            for kind, form in self._forms.items():
-                part = self._parts.open(self._file(kind, number), (self._length(number), self._batch_size), form.record)
-                if part is None:
-                    return otherwise
-                found[kind] = part
+            found = found or self._open(number, self._epoch, device)
         except Damaged:  # by a writer that was killed, or a disk: it is written anew
-            return otherwise
+            return otherwise, None
         except Exception as error:  # whatever a file system raises: the store is never needed
             self._fail("read", error)
-            return COMPUTE
-        self._open = found
-        return READ
+            return COMPUTE, None
+        return (READ, found) if found else (otherwise, None)
 
-    def _read(self, place: int) -> Rows:
+    def _open(self, number: int, epoch: int, device: torch.device) -> Kept | None:
+        found = {}
+        for kind, form in self._forms.items():
+            shape = self._length(number), self._batch_size
+            part = self._parts.open(self._file(kind, number, epoch), shape, form.record)
+            if part is None:
+                return None
+            found[kind] = unpack(part.records, self._slots, pinned=device.type == "cuda"), part.figures
+        return found
+
+    def _rows(self, place: int) -> Rows:
         return {
             kind: self._forms[kind].decode({name: values[place] for name, values in fields.items()})
-            for kind, fields in self._brought.items()
+            for kind, fields in self._kept.items()
         }
 
     def _round(self, fresh: TeacherOutput) -> Rows:

@@ -1,7 +1,7 @@
 """Where answers lie: one file for some steps of an epoch, written whole or not at all and checked when it is opened.
 
 A local folder's files are mapped into memory, so that all trials of a node share one copy in the page cache; on any
-other file system of fsspec's a file is read whole. Either way the next one is read and checked ahead of its use.
+other file system of fsspec's a file is read whole.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -59,8 +58,6 @@ class Parts:
         self._fs, path = file_system(root)
         self.root, self.folder, self._about = root, f"{path.rstrip('/')}/{name}", about
         self._local = isinstance(self._fs, LocalFileSystem)
-        self._ahead: dict[str, Future] = {}
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="teacher-store")
 
     def open(self, file: str, shape: tuple[int, int], record: np.dtype) -> Part | None:
         """A file of so many steps and images a step; None where there is no such file.
@@ -70,17 +67,6 @@ class Parts:
             OtherVersion: another version of this format wrote it.
             OSError: the storage cannot be read.
         """
-        waiting = self._ahead.pop(file, None)
-        if waiting and waiting.exception() is None and waiting.result():
-            return waiting.result()
-        return self._open(file, shape, record)  # it may have come since, or have been mended
-
-    def ahead(self, file: str, shape: tuple[int, int], record: np.dtype) -> None:
-        """Begins to open a file that will be asked for next."""
-        if file not in self._ahead:
-            self._ahead[file] = self._reader.submit(self._open, file, shape, record)
-
-    def _open(self, file: str, shape: tuple[int, int], record: np.dtype) -> Part | None:
         if self._local:
             try:
                 content = np.memmap(Path(self.folder, file), dtype=np.uint8, mode="r")
@@ -124,10 +110,6 @@ class Parts:
             if not self._fs.exists(about):
                 self._fs.pipe_file(about, told)
             self._fs.pipe_file(place, header + payload.tobytes())
-
-    def close(self) -> None:
-        """Ends reading ahead."""
-        self._reader.shutdown(cancel_futures=True)
 
     def _fetch(self, file: str) -> bytes | None:
         try:

@@ -100,14 +100,18 @@ def pack(form: Form, fields: Fields) -> np.ndarray:
     return found
 
 
-def unpack(records: np.ndarray, slots: np.ndarray, device: torch.device) -> Fields:
-    """Records [steps, B] of some places of each batch as fields [steps, len(slots), ...], copied to the device."""
+def unpack(records: np.ndarray, slots: np.ndarray, pinned: bool = False) -> Fields:
+    """Records [steps, B] of some places of each batch as fields [steps, len(slots), ...] on the CPU.
+
+    Args:
+        pinned: in memory from which a GPU copies beside its work.
+    """
     fields = {}
     for name in records.dtype.names:
         column = records[name][:, slots]  # a copy
         kind = column.dtype.newbyteorder("=") if column.dtype.kind == "f" else np.int64  # torch indexes by these
         tensor = torch.from_numpy(column.astype(kind, copy=False))
-        fields[name] = (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+        fields[name] = tensor.pin_memory() if pinned else tensor
     return fields
 
 
