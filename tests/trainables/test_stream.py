@@ -128,6 +128,20 @@ def test_loader_processes_change_nothing(splits):
     stream.close()
 
 
+def test_loader_processes_go_on_with_the_next_epoch(splits):
+    config = TrialConfig(teacher="t", student="s", epochs=3, batch_size=16, img_size=16, loader_workers=1)
+    options = dict(mean=MEAN, std=STD, rank=0, world_size=1, seed=0, num_classes=10)
+    stream = train_loader(splits.train, config, **options)
+    begun, read = [], []
+    for epoch in (0, 1, 2, 1):
+        read.append([batch[:2] for batch in stream.epoch(epoch)])
+        begun.append(stream._keys.epochs.start)
+    stream.close()
+    for epoch, batches in zip((0, 1, 2, 1), read, strict=True):
+        assert_equal(batches_of(splits.train, epoch, color_jitter=None), batches)
+    assert begun == [0, 0, 0, 1], "only the epoch out of turn begins anew"
+
+
 def test_loader_processes_live_as_long_as_the_stream(splits):
     stream = stream_of(splits.train, loader_workers=1)
     list(stream.epoch(0))

@@ -1,0 +1,136 @@
+"""What speeds a step up, and that it changes nothing: compilation, fused updates, a replayed graph."""
+
+import pytest
+import timm
+import torch
+
+from trainables.acceleration import accelerate, blocks
+from trainables.assets import Assets
+from trainables.config import ON_GPU, TrialConfig
+from trainables.context import RunContext
+from trainables.loop import build_student, run_trial
+from trainables.optim import make_optimizer
+from trainables.step import TrainStep, replayable
+
+PLAIN = dict.fromkeys(ON_GPU, False)
+NEEDS_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+
+def config_of(**fields):
+    return TrialConfig(**{"teacher": "test_vit", "student": "test_resnet", "epochs": 1, "img_size": 32, **fields})
+
+
+class Terms(torch.nn.Module):
+    """In place of a student in training: one linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(4, 3)))
+
+    def forward(self, images, target, *_):
+        return {"loss": torch.nn.functional.cross_entropy(self.layer(images), target)}
+
+
+class Taught:
+    """What `make_optimizer` asks of a student in training."""
+
+    def __init__(self):
+        self.student = build_student(config_of(), 10)
+        self.extras = torch.nn.ModuleDict()
+
+
+def test_what_depends_on_the_device_is_filled_in_and_what_is_given_stays():
+    assert {name: getattr(config_of().on("cpu"), name) for name in ON_GPU} == PLAIN
+    assert {name: getattr(config_of().on("cuda"), name) for name in ON_GPU} == ON_GPU
+    given = config_of(amp=False, torchcompile=True)
+    assert not given.on("cuda").amp and given.on("cpu").torchcompile
+    assert not config_of(student="my.module:make").on("cuda").cuda_graph, "it may decide in Python"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "count"),
+    [("resnet18", "BasicBlock", 8), ("swin_tiny_patch4_window7_224", "SwinTransformerBlock", 12)],
+)
+def test_a_models_blocks_are_its_innermost_repeated_parts(name, kind, count):
+    found = [type(one).__name__ for one in blocks(timm.create_model(name))]
+    assert found.count(kind) == count and set(found) <= {kind, "SwinTransformerStage", "PatchMerging"}
+
+
+def test_optimizers_without_a_fused_form_are_made_as_they_are():
+    taught = Taught()
+    for opt, fused in (("adamw", True), ("sgd", True), ("lamb", None), ("lookahead_adamw", True)):
+        optimizer = make_optimizer(taught, config_of(opt=opt, opt_fused=True))
+        assert optimizer.param_groups[0].get("fused") == fused, opt
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, True),
+        ({"opt": "sgd"}, True),
+        ({"opt": "sgd", "opt_fused": False}, False),
+        ({"opt": "lamb"}, False),
+        ({"cuda_graph": False}, False),
+        ({"amp_dtype": "float16"}, False),
+        ({"curriculum_temperature": True}, False),
+        ({"distiller": "crd"}, False),
+        ({"distiller": "dkd"}, True),
+        ({"distiller": "dkd", "dkd_warmup_epochs": 5}, False),
+        ({"distiller": "ofa+crd"}, False),
+    ],
+)
+def test_a_step_is_replayed_where_each_is_made_of_the_same_kernels(fields, expected):
+    config = config_of(**fields).on("cuda")
+    optimizer = make_optimizer(Taught(), config)
+    assert replayable(config, optimizer, torch.device("cuda")) == expected
+    assert not replayable(config, optimizer, torch.device("cpu"))
+
+
+def test_a_block_that_cannot_be_compiled_runs_as_it_is_and_says_so():
+    def refuses(*_):
+        raise RuntimeError("no such operation")
+
+    config, module, told = config_of(torchcompile=True).on("cpu"), Terms(), []
+    module.layer[0].compile(backend=refuses)
+    step = TrainStep(module, torch.optim.SGD(module.parameters(), lr=0.1), config, torch.device("cpu"), told.append)
+    for number in range(2):
+        values = step(torch.ones(2, 4), torch.tensor([0, 1]), None, torch.arange(2), number, 0)
+        assert step.names == ("loss",) and torch.isfinite(values).all()
+    assert len(told) == 1 and told[0].startswith("torchcompile: test_resnet cannot be compiled:")
+
+
+@pytest.mark.long
+def test_compiled_blocks_give_the_plain_ones_numbers():
+    torch.manual_seed(0)
+    student = build_student(config_of(student="mixer_nano"), 10).eval()
+    images = torch.randn(4, 3, 32, 32)
+    plain = student(images)
+    accelerate(student, config_of(torchcompile=True, channels_last=True))
+    fast = student(images)
+    assert all(block._compiled_call_impl for block in blocks(student))
+    torch.testing.assert_close(fast.logits, plain.logits, rtol=1e-4, atol=1e-5)
+    for stage, logits in plain.stage_logits.items():
+        torch.testing.assert_close(fast.stage_logits[stage], logits, rtol=1e-4, atol=1e-5)
+
+
+@NEEDS_A_GPU
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"distiller": "rsd"}, {"distiller": "dkd"}, {"opt": "sgd", "lr": 0.05, "clip_grad": 1.0, "model_ema": True},
+     {"student": "mixer_nano", "drop": 0.1, "drop_path": 0.1, "mixup": 0.8, "reprob": 0.3}],
+    ids=["ofa", "embedding", "dkd", "sgd", "random"],
+)  # fmt: skip
+def test_a_replayed_step_gives_the_plain_ones_numbers(fields, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    told = {}
+    for graph in (False, True):
+        config = config_of(
+            data="digits", max_images=160, batch_size=16, epochs=2, deterministic=True, torchcompile=False,
+            teacher_source="fit", teacher_store="off", cuda_graph=graph, **fields,
+        )  # fmt: skip
+        warnings, reports = [], []
+        context = RunContext(tmp_path / str(graph), lambda one, kept=reports: kept.append(one) or True, device="cuda")
+        run_trial(config, Assets("cuda", warn=warnings.append), context)
+        told[graph] = [(one["train/loss"], one["val/loss"]) for one in reports]
+        assert warnings == []
+    assert told[True] == told[False]
