@@ -87,7 +87,7 @@ def run_command(arguments, argv: list[str]) -> int:
             from search.session import run_session
 
             command = typed(str(space), {"name": settings.name, **given[0]}, given[1], resume=begun)
-            return run_session(plan, folder, Path(space), console, resume=resume, command=command)
+            return run_session(plan, folder, Path(space), console, resume, command, splits)
     return _detach(argv, settings.name, folder, console)
 
 

@@ -45,6 +45,7 @@ class Experiment:
         tracker: MLflow's side, not yet open.
         open_tracking: opens it; called once the teacher is fit to teach, so that a refused study leaves nothing there.
         records: the folder of the ledger within the study's.
+        splits: the data, where they have been read already.
 
     Attributes:
         view: the terminal's side; set before `run`.
@@ -52,8 +53,15 @@ class Experiment:
     """
 
     def __init__(
-        self, plan: Plan, folder: Path, tracker: Tracker, open_tracking: Callable[[], None], records: str = "trials"
+        self,
+        plan: Plan,
+        folder: Path,
+        tracker: Tracker,
+        open_tracking: Callable[[], None],
+        records: str = "trials",
+        splits=None,
     ):
+        self._splits = splits
         self.plan, self.settings, self.folder = plan, plan.settings, Path(folder).resolve()
         self.ledger = Ledger(self.folder / records)
         self._tracker, self._open_tracking, self.view = tracker, open_tracking, None
@@ -161,7 +169,7 @@ class Experiment:
 
             lanes = SimulatedLanes(broker, self.settings.concurrency, self.plan.curves, self.plan.objectives)
         else:
-            lanes = Lanes(broker, self.settings, self.folder / "ray")
+            lanes = Lanes(broker, self.settings, self.folder / "ray", self._splits)
         lanes.start()
         try:
             yield broker, lanes

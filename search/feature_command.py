@@ -18,7 +18,7 @@ from search.settings import describe
 from search.terminal import noise_to, person_console
 from search.tracking_store import as_text, check_tracking, connect, experiment_exists, finite, first_line, shown
 from search.values import Part, parse_sets
-from trainables.config import DataFields
+from trainables.config import DataFields, data_fields
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _compare(fields: FeatureFields, console) -> tuple["Comparison", dict[str, An
     from trainables.similarity import compare
     from trainables.stream import eval_loader
 
-    splits = load_splits(DataFields(**fields.model_dump(include=set(DataFields.model_fields))))
+    splits = load_splits(data_fields(fields))
     num_classes = len(splits.classes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # the student's random weights are those that a study's trials start from, the teacher's another draw

@@ -9,6 +9,7 @@ from pathlib import Path
 import ray
 
 from search.settings import Settings
+from trainables.config import data_fields
 from trainables.errors import InputError, StudyError
 
 RESTARTS = 3  # of a lane whose Ray Train run itself ended; a worker's death is Ray Train's own business
@@ -58,15 +59,18 @@ class Lanes:
         broker: the broker's actor handle.
         settings: how many lanes, workers, CPUs and GPUs.
         folder: where Ray Train may keep its own files.
+        splits: the data; what is in memory goes to Ray's object store, where all lanes of a node read one copy.
     """
 
-    def __init__(self, broker, settings: Settings, folder: Path):
+    def __init__(self, broker, settings: Settings, folder: Path, splits=None):
         # Here: in the main thread, and not where a study is simulated, which goes without torch.
-        import ray.train.torch  # noqa: F401
+        import ray.train.torch
 
         import trainables.lane  # noqa: F401
 
         self._broker, self._settings, self._folder = broker, settings, Path(folder)
+        shared = splits is not None and splits.in_memory
+        self._data = ray.put((data_fields(settings), splits)) if shared else None
         self._closing = threading.Event()
         self._lost: dict[int, str] = {}
         self._threads = [
@@ -126,6 +130,7 @@ class Lanes:
                 "lane": number,
                 "threads": settings.cpus_per_worker,
                 "gpus": gpus,
+                "data": self._data,
             },
             torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
             scaling_config=ray.train.ScalingConfig(

@@ -17,7 +17,7 @@ from search.stored import check_store, store_notes
 from search.students import Students, student_of
 from search.study import SCALES, Study
 from search.warm_start import fitting, take_over
-from trainables.config import DataFields, Distillation, TrialConfig, fields_read
+from trainables.config import Distillation, TrialConfig, data_fields, fields_read
 from trainables.distillers import DISTILLERS, distillers_of
 from trainables.errors import InputError
 
@@ -209,7 +209,7 @@ def preflight(
 def _splits(settings: Settings, may_be_synthetic: bool, notes: list[str]):
     from trainables.data import load_splits, synthetic_splits
 
-    fields = DataFields(**settings.model_dump(include=set(DataFields.model_fields)))
+    fields = data_fields(settings)
     try:
         return load_splits(fields)
     except InputError as error:

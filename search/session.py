@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -29,11 +30,12 @@ RESULTS, BEST_RESULTS = ("trials.csv", "history.png", "importance.png"), ("best.
 REPORT = ("report.html", "report.md")
 
 
-def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, command: str) -> int:
+def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, command: str, splits=None) -> int:
     """Runs or goes on with a study and leaves its results in its folder; returns the exit code.
 
     Args:
         command: the one that was typed, for the report.
+        splits: the data, as `preflight` gives them, which lanes share where they are in memory.
 
     Raises:
         InputError: the teacher turned out unfit, or MLflow refused; a new study's folder is removed then.
@@ -54,7 +56,8 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
             on_warning=lambda text: view.note(text),
             trial_tags=_simulated(settings),
         )
-        experiment = Experiment(plan, folder, tracker, lambda: _open_tracking(tracker, plan, folder, space, resume))
+        opening = partial(_open_tracking, tracker, plan, folder, space, resume)
+        experiment = Experiment(plan, folder, tracker, opening, splits=splits)
         finished = [record for record in experiment.ledger.records.values() if record.state != RUNNING]
         with make_view(
             console,

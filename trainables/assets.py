@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from trainables.build import normalization
-from trainables.config import DataFields, TrialConfig
+from trainables.config import DataFields, TrialConfig, data_fields
 from trainables.context import RunContext
 from trainables.data import ImageList, Splits, load_splits
 from trainables.distillers.base import TEACHER_EMBEDDING, TEACHER_FEATURES
@@ -49,8 +49,12 @@ class Assets:
 
     def splits(self, config: TrialConfig) -> Splits:
         """The data's splits."""
-        fields = _data_fields(config)
+        fields = data_fields(config)
         return self._once("splits", fields, lambda: load_splits(fields))
+
+    def take(self, fields: DataFields, splits: Splits) -> None:
+        """Takes the data of these fields as another process has read them."""
+        self._kept["splits"] = (fields, splits)
 
     def split(self, part: str, config: TrialConfig) -> ImageList:
         """The holdout or the test split.
@@ -168,7 +172,7 @@ class Assets:
 
     def _stamp(self, config: TrialConfig) -> dict[str, object]:
         train = self.splits(config).train
-        return self._once("stamp", _data_fields(config), lambda: {"count": len(train), "stamp": train.stamp()})
+        return self._once("stamp", data_fields(config), lambda: {"count": len(train), "stamp": train.stamp()})
 
     def _weights_hash(self) -> str:
         path = self.teacher_weights
@@ -182,7 +186,3 @@ class Assets:
         if kept is None or kept[0] != key:
             self._kept[name] = kept = (key, make())
         return kept[1]
-
-
-def _data_fields(config: TrialConfig) -> DataFields:
-    return DataFields(**config.model_dump(include=set(DataFields.model_fields)))

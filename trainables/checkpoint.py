@@ -48,7 +48,7 @@ def set_deterministic(deterministic: bool) -> None:
     Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
     torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = False  # it brings nothing here: `python tests/benchmarks/run.py options`
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:

@@ -33,6 +33,11 @@ class DataFields(Strict):
     train_with_holdout: bool = False  # the holdout's images are trained on too, and no longer judge: for delivery
 
 
+def data_fields(fields: Strict) -> DataFields:
+    """The data's fields among those of a trial or a study."""
+    return DataFields(**fields.model_dump(include=set(DataFields.model_fields)))
+
+
 class JudgingFields(Strict):
     """By what a student is judged, besides the usual metrics."""
 

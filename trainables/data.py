@@ -41,6 +41,12 @@ class Splits:
     fingerprint: str
     description: str
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all images are decoded in memory."""
+        parts = (self.teacher_train, self.holdout, self.test)
+        return all(part.source.in_memory for part in parts if part is not None)
+
 
 def load_splits(fields: DataFields) -> Splits:
     """Reads the data set and draws its splits; downloads nothing.

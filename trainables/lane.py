@@ -35,7 +35,8 @@ def serve(lane: dict) -> None:
 
     Args:
         lane: `broker` (actor handle), `lane` (its number), `threads` (CPU threads a worker), `gpus` (a worker's;
-            below 1 it is a share of one, and others have the rest).
+            below 1 it is a share of one, and others have the rest), `data` (None, or a reference to the study's
+            data fields and splits).
     """
     session = ray.train.get_context()
     rank, world_size = session.get_world_rank(), session.get_world_size()
@@ -55,6 +56,8 @@ def serve(lane: dict) -> None:
             continue
         if assets is None:
             assets = Assets(device, warn=warnings.append)
+            if lane["data"] is not None:
+                assets.take(*ray.get(lane["data"]))  # arrays in shared memory, not copies
         ticket = (job["trial_id"], job["attempt"])
         context = RunContext(
             Path(job["folder"]),

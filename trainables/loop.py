@@ -108,7 +108,7 @@ class _Run:
         mean, std = normalization(student.model)
         needs = needs_of(config)
         self.teacher = cache(lambda: assets.teacher(config, mean, std, needs))  # where all is stored, none is built
-        classes = torch.from_numpy(splits.train.targets)
+        classes = torch.tensor(splits.train.targets)
         self.taught = make_taught(student, config, self.teacher, classes, context.rank, context.world_size)
         self.taught.to(context.device)
         accelerate(self.taught, config)

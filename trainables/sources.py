@@ -32,6 +32,8 @@ EVAL_FOLDERS = ("val", "validation", "test")
 class PixelsSource:
     """Images in memory: uint8 arrays [H, W] or [H, W, 3]."""
 
+    in_memory = True
+
     def __init__(self, arrays):
         self.arrays = arrays
 
@@ -54,6 +56,10 @@ class FilesSource:
         self.paths, self.field = paths, field
         self.sizes = self._verify() if len(paths) <= VERIFY_LIMIT else None  # decoded bytes
         self._decoded: dict[int, np.ndarray] = {}
+
+    @property
+    def in_memory(self) -> bool:
+        return bool(self._decoded)
 
     def image(self, index: int) -> Image.Image:
         if index in self._decoded:
@@ -102,6 +108,8 @@ class FilesSource:
 
 class HubSource:
     """Images of a Hugging Face data set, through timm's reader (its `ImageDataset` would replace broken ones)."""
+
+    in_memory = False
 
     def __init__(self, reader, field: str):
         self.reader, self.field = reader, field

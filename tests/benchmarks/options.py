@@ -53,7 +53,7 @@ def _pair(name: str, plan: dict, device) -> dict[str, float]:
         found = {"compile_s": first(benches["torchcompile"]), "again_s": first(again)}
         again.close()
         if device.type == "cuda":
-            benches["cudnn_benchmark"] = usual
+            benches["cudnn_benchmark"] = usual  # no field: it brings nothing
         taken = {kind: [] for kind in benches}
         for number in range(WARM_UP + ROUNDS):
             kinds = list(benches)

@@ -47,6 +47,7 @@ def teacher_key(config: TrialConfig, weights_sha256: str, device: str) -> dict:
         "code": source_hash(config.teacher, "teacher") if is_import_path(config.teacher) else None,
         "device": device,
         "amp": config.amp_dtype if config.amp else None,
+        "channels_last": bool(config.channels_last),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
 
