@@ -154,6 +154,7 @@ def test_nothing_of_the_students_recipe_reaches_the_teacher():
         "crop_scale": [0.9, 1.0], "crop_ratio": [1.0, 1.0], "hflip": 0.1, "color_jitter": 0.1,
         "aa": "rand-m5", "reprob": 0.3, "train_interpolation": "bicubic", "bce_loss": True, "drop": 0.4,
         "drop_path": 0.4, "model_ema": True, "model_ema_decay": 0.5, "amp": True, "amp_dtype": "float16",
+        "channels_last": True, "torchcompile": True, "opt_fused": True, "cuda_graph": True,
     }  # fmt: skip
     assert students.keys() == set(Recipe.model_fields), "a new field of the recipe belongs in this test"
     fitting = fit_config(TrialConfig(**TINY | students), RECIPE)
