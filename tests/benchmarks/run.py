@@ -22,6 +22,7 @@ BENCHMARKS = {
     "startup": "from a free slot to the next trial's first step, beside stock Tune with TorchTrainer",
     "study": "a study of 16 trials, over the same 16 in a plain loop",
     "workers": "images a second of two workers, over one",
+    "packing": "ways to train several small students at once on one GPU",
     "memory": "what a worker grows by over 50 trials",
     "store": "what the teacher store takes, and after how many trials it has paid",
     "samplers": "how far from the optimum searches end, by sampler and scheduler, on synthetic landscapes",
