@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 from search.estimate import project
 from search.preflight import Plan
 from search.stored import is_stored, store_estimate
-from trainables.config import TrialConfig
+from trainables.config import ON_GPU, TrialConfig
 from trainables.distillers import distillers_of
 from trainables.errors import InputError
 
@@ -87,6 +86,8 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, flo
     """Seconds that one worker takes to train an image, the teacher's of them, and to judge one; and what it trained."""
     import torch
 
+    from trainables.step import WARM_UP
+
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.cpus_per_worker)
     try:
@@ -95,6 +96,7 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, flo
         student = _student(config, splits)
         stream = _stream(config, splits, student, 1, size)
         batch = _first(stream)
+        config = config.model_copy(update={"torchcompile": False})  # it takes longer than all that is timed here
         loading = 0.0 if config.loader_workers else _timed(lambda: _first(stream)) / len(batch[0])
         step, answer, judge, taught = _stepper(config, student, splits, device)
         if device.type == "cpu":
@@ -104,7 +106,8 @@ def _per_image(config: TrialConfig, splits, settings) -> tuple[float, float, flo
             few = max(2, int(2 * TIMED_STEP_S / two_s))
             batch = [part[:few] for part in batch]
         else:
-            step(*batch)
+            for _ in range(WARM_UP + 1):  # then steps are replayed
+                step(*batch)
         images = batch[0]
         training = _timed(lambda: step(*batch)) / len(images)
         answering, judging = (_timed(lambda: work(images)) / len(images) for work in (answer, judge))  # noqa: B023
@@ -135,6 +138,7 @@ def _one_step(config: TrialConfig, splits, workers: int) -> dict[str, Any]:
     """The terms of the loss."""
     import torch
 
+    config = config.model_copy(update=dict.fromkeys(ON_GPU, False) | {"amp": config.amp})  # it is made on the CPU
     student = _student(config, splits)
     batch = _first(_stream(config, splits, student, workers, 2))
     step, *_ = _stepper(config, student, splits, torch.device("cpu"))
@@ -181,6 +185,7 @@ def _stepper(config: TrialConfig, student, splits, device):
     from trainables.build import normalization
     from trainables.distillation import make_taught, needs_of
     from trainables.optim import make_optimizer, make_scheduler
+    from trainables.step import TrainStep
     from trainables.teacher import Teacher, build_teacher
 
     student.to(device)
@@ -191,24 +196,20 @@ def _stepper(config: TrialConfig, student, splits, device):
     taught = make_taught(student, config, lambda: teacher, torch.from_numpy(splits.train.targets)).to(device)
     optimizer = make_optimizer(taught, config)
     make_scheduler(optimizer, config, steps_per_epoch=1)
-
-    def precision():
-        return torch.autocast(device.type, dtype=getattr(torch, config.amp_dtype)) if config.amp else nullcontext()
+    train = TrainStep(taught, optimizer, config, device, lambda _: None)
 
     def step(images, target, index) -> dict[str, Any]:
         images, target, index = images.to(device), target.to(device), index.to(device)
-        with precision():
-            terms = taught(images, target, teacher(images) if teacher else None, index)
-        optimizer.zero_grad()
-        terms["loss"].backward()
-        optimizer.step()
+        with train.precision():
+            answer = teacher(images) if teacher else None
+        values = train(images, target, answer, index, 0, 0)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return terms
+        return dict(zip(train.names, values, strict=True))
 
     def answer(images) -> None:
         if teacher:
-            with precision():
+            with train.precision():
                 teacher(images.to(device))
             if device.type == "cuda":
                 torch.cuda.synchronize()

@@ -34,7 +34,10 @@ def make_optimizer(taught: Taught, config: TrialConfig) -> torch.optim.Optimizer
                 groups.append({**group, "lr_scale": lr})  # timm's schedulers apply it, to warm-up and floor too
     options = {"opt": config.opt, "lr": config.lr, "weight_decay": 0.0, "momentum": config.momentum}
     try:
-        for option, wanted in (("fused", config.opt_fused), ("capturable", config.cuda_graph)):
+        on_gpu = next(
+            model.parameters()
+        ).is_cuda  # a study's configuration may be trained elsewhere than it was searched
+        for option, wanted in (("fused", config.opt_fused), ("capturable", config.cuda_graph and on_gpu)):
             if wanted and _takes(config.opt, option):
                 options[option] = True
         return create_optimizer_v2(groups, **options)

@@ -28,7 +28,7 @@ def measure() -> dict[str, float]:
         fields = {
             "teacher": TEACHER, "teacher_source": "checkpoint", "teacher_weights": weights, "teacher_kwargs": "{}",
             "student": STUDENT, "student_kwargs": "{}", "img_size": SIZE, "batch_size": BATCH, "max_images": IMAGES,
-            "labels_per_class": "null", "finalists": 0, "baselines": "[]", "sampler": "random",
+            "labels_per_class": "null", "finalists": 0, "baselines": "[]", "sampler": "random", "lr": 0.001,
         }  # fmt: skip
         ours, records = run_study(folder / "ours", "vit_to_cnn.py", flags, fields | {"scheduler": "none"})
         print(f"  study: {ours:.1f} s", flush=True)

@@ -82,6 +82,9 @@ def test_optimizers_without_a_fused_form_are_made_as_they_are():
 def test_a_step_is_replayed_where_each_is_made_of_the_same_kernels(fields, expected):
     config = config_of(**fields).on("cuda")
     optimizer = make_optimizer(Taught(), config)
+    assert not optimizer.param_groups[0].get("capturable"), "its model is on a CPU"
+    if config.cuda_graph and "capturable" in optimizer.param_groups[0]:
+        optimizer.param_groups[0]["capturable"] = True
     assert replayable(config, optimizer, torch.device("cuda")) == expected
     assert not replayable(config, optimizer, torch.device("cpu"))
 
