@@ -93,7 +93,7 @@ def stock(workers: int) -> None:
     # the dashboard's State API frees the placement group that a trial leaves behind
     ray.init(address="local", num_cpus=workers + 1, log_to_driver=False, logging_level="ERROR")
     tune.Tuner(
-        tune.with_resources(trial, {"CPU": 0}),
+        tune.with_resources(trial, {"CPU": 0.001}),
         tune_config=tune.TuneConfig(num_samples=STOCK_TRIALS, max_concurrent_trials=1),
         run_config=tune.RunConfig(storage_path=str(clocks.parent / "ray"), verbose=0),
     ).fit()
