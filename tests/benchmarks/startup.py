@@ -72,6 +72,8 @@ def stock(workers: int) -> None:
         import timm
         import torch
 
+        import trainables.models  # noqa: F401 - knows mixer_nano
+
         model = timm.create_model("mixer_nano", img_size=16, num_classes=10)
         optimizer = torch.optim.AdamW(model.parameters())
         model(torch.randn(BATCH, 3, 16, 16)).sum().backward()
