@@ -43,7 +43,6 @@ def seed_everything(seed: int) -> None:
 def set_deterministic(deterministic: bool) -> None:
     """Has PyTorch take only operations that give the same numbers each time, for all that follows in this process.
 
-    Otherwise cuDNN times its convolutions and takes the fastest, which need not be the same in each process.
     Where a model needs one that has no such form on a GPU, PyTorch raises RuntimeError and names it.
     Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
