@@ -183,6 +183,7 @@ def _stepper(config: TrialConfig, student, splits, device):
     """
     import torch
 
+    from trainables.acceleration import precision
     from trainables.build import normalization
     from trainables.distillation import make_taught, needs_of
     from trainables.optim import make_optimizer, make_scheduler
@@ -201,7 +202,7 @@ def _stepper(config: TrialConfig, student, splits, device):
 
     def step(images, target, index) -> dict[str, Any]:
         images, target, index = images.to(device), target.to(device), index.to(device)
-        with train.precision():
+        with precision(config, device):
             answer = teacher(images) if teacher else None
         values = train(images, target, answer, index, 0, 0)
         if device.type == "cuda":
@@ -210,7 +211,7 @@ def _stepper(config: TrialConfig, student, splits, device):
 
     def answer(images) -> None:
         if teacher:
-            with train.precision():
+            with precision(config, device):
                 teacher(images.to(device))
             if device.type == "cuda":
                 torch.cuda.synchronize()

@@ -26,6 +26,11 @@ def accelerate(module: nn.Module, config: TrialConfig) -> None:
             block.compile(dynamic=False)
 
 
+def precision(config: TrialConfig, device: torch.device) -> AbstractContextManager:
+    """The context in which both models' passes run: mixed precision, where the recipe asks for it."""
+    return torch.autocast(device.type, dtype=getattr(torch, config.amp_dtype)) if config.amp else nullcontext()
+
+
 def uncompiled(config: TrialConfig) -> AbstractContextManager:
     """A context in which compiled blocks run as they are written: for passes of other shapes, which are too few to
     compile anything for them."""

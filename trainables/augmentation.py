@@ -3,10 +3,8 @@
 All of it is timm's, seeded. Loader processes hand over bytes, a fourth of what normalised images take.
 """
 
-import random
 import struct
 from collections.abc import Callable
-from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import chain
 
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from trainables.config import TrialConfig
 from trainables.errors import InputError
+from trainables.randomness import own_random_numbers
 
 FOR_ORDER, FOR_IMAGE, FOR_MIXUP = range(3)  # each kind of draw has random numbers of its own
 
@@ -155,24 +154,6 @@ def random_bits(seed: int, epoch: int, position: int, purpose: int) -> int:
     """64 bits that differ for each place of the stream."""
     place = struct.pack("<Qqqb", seed % 2**64, epoch, position, purpose)
     return int.from_bytes(blake2b(place, digest_size=8).digest(), "little")
-
-
-@contextmanager
-def own_random_numbers():
-    """Lends the three global generators that timm draws from, and gives them back as they were."""
-    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-
-    def reseed(bits: int) -> None:
-        random.seed(bits)
-        np.random.seed(bits & 0xFFFFFFFF)
-        torch.default_generator.manual_seed(bits)
-
-    try:
-        yield reseed
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.default_generator.set_state(states[2])
 
 
 def _allow_zero_bits(transform) -> None:

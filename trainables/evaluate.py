@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from trainables.acceleration import uncompiled
+from trainables.acceleration import precision, uncompiled
 from trainables.assets import Assets
 from trainables.build import normalization
 from trainables.config import TrialConfig
@@ -60,7 +60,7 @@ def _predict(model, assets, config, context, agreement, part, keep_logits) -> di
     found: dict[str, list[torch.Tensor]] = {}
     for images, target in assets.images(part, config, context, *normalization(model)):
         images, target = images.to(context.device), target.to(context.device)
-        with torch.autocast(context.device.type, enabled=bool(config.amp), dtype=getattr(torch, config.amp_dtype)):
+        with precision(config, context.device):
             logits = model(images)
         logits = logits.float()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices

@@ -17,13 +17,12 @@ from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
 from trainables.cost import costs
 from trainables.distillation import make_taught, needs_of
-from trainables.distillers.base import TeacherOutput
 from trainables.evaluate import evaluate
+from trainables.feed import Batch, Feed
 from trainables.files import drop_checkpoint
 from trainables.metrics import Predictions, own_metrics
 from trainables.optim import make_optimizer, make_scheduler
 from trainables.step import TrainStep
-from trainables.stream import train_loader
 from trainables.student import Student
 
 STUDENT, TEST = "student.safetensors", "test.npz"
@@ -74,24 +73,35 @@ def run_trial(
         TrialFailure: the loss is not finite.
         InputError: the configuration does not fit the models or the data, or a metric of the user's cannot be had.
     """
-    run = _Run(config, assets, context, test)
+    run = Run(config, assets, context, test)
     try:
-        for metrics in run.history:
-            if metrics["epoch"] > known_epoch and not context.report(metrics):
-                return False
-        while run.epoch < config.epochs:
-            metrics = run.one_epoch()
+        for metrics in run.unreported(known_epoch):
             if not context.report(metrics):
                 return False
-        if context.rank == 0:
-            drop_checkpoint(context.folder)
+        while not run.whole:
+            run.begin_epoch()
+            for batch in run.feed.epoch(run.epoch):
+                run.train(batch)
+            if not context.report(run.end_epoch()):
+                return False
+        run.complete()
         return True
     finally:
-        run.close()
+        run.feed.close()
 
 
-class _Run:
-    """The moving parts of a trial between two epochs."""
+class Run:
+    """A trial as it is trained, epoch by epoch: `begin_epoch`, then `train` for each batch of its feed, `end_epoch`.
+
+    It goes on from the checkpoint in its folder, where there is one. All random numbers are the process's.
+
+    Args:
+        config, assets, context, test: as for `run_trial`, which raises alike.
+
+    Attributes:
+        epoch: how many it has made.
+        feed: what it reads; whoever drives the run closes it, and may put another one of an equal key in its place.
+    """
 
     def __init__(self, config: TrialConfig, assets: Assets, context: RunContext, test: bool):
         self.begun, self.first_step_s = time.perf_counter(), None
@@ -103,45 +113,56 @@ class _Run:
         checkpoint.set_deterministic(config.deterministic and context.device.type == "cuda")
         checkpoint.seed_everything(config.seed)
         splits = assets.splits(config)
-        self.num_classes = len(splits.classes)
-        student = build_student(config, self.num_classes).to(context.device)
+        student = build_student(config, len(splits.classes)).to(context.device)
         mean, std = normalization(student.model)
         needs = needs_of(config)
-        self.teacher = cache(lambda: assets.teacher(config, mean, std, needs))  # where all is stored, none is built
+        teacher = cache(lambda: assets.teacher(config, mean, std, needs))  # where all is stored, none is built
         classes = torch.tensor(splits.train.targets)
-        self.taught = make_taught(student, config, self.teacher, classes, context.rank, context.world_size)
+        self.taught = make_taught(student, config, teacher, classes, context.rank, context.world_size)
         self.taught.to(context.device)
         accelerate(self.taught, config)
         self.student = student
         checkpoint.seed_everything(config.seed + context.rank)  # dropout differs by rank, weights do not
         self.module = DistributedDataParallel(self.taught) if context.world_size > 1 else self.taught
-        self.stream = train_loader(
-            splits.train,
-            config,
-            mean=mean,
-            std=std,
-            rank=context.rank,
-            world_size=context.world_size,
-            seed=config.seed,
-            num_classes=self.num_classes,
-            device=context.device,
-        )
-        self.answers = None
-        if config.distiller != "none":
-            width = self.taught.teacher_embedding
-            self.answers = assets.answers(config, mean, std, needs, self.teacher, width, self.stream, context)
+        self.feed = Feed(config, assets, context, mean, std, teacher, self.taught.teacher_embedding)
         self.optimizer = make_optimizer(self.taught, config)
-        self.scheduler = make_scheduler(self.optimizer, config, len(self.stream))
+        self.scheduler = make_scheduler(self.optimizer, config, len(self.feed))
         self.ema = timm.utils.ModelEmaV3(self.student.model, config.model_ema_decay) if config.model_ema else None
         self.step = TrainStep(self.module, self.optimizer, config, context.device, assets.warn)
         self.epoch, self.history = 0, []
         self._resume()
 
-    def one_epoch(self) -> dict[str, float]:
-        """Trains and judges one epoch, writes the checkpoint, and returns the epoch's metrics."""
-        begun = time.perf_counter()
-        sums, images = self._train(self.epoch)
-        means = self.context.sum(sums) / self.context.world_size / len(self.stream)
+    @property
+    def whole(self) -> bool:
+        """Whether it has made its last epoch."""
+        return self.epoch >= self.config.epochs
+
+    def unreported(self, known_epoch: int) -> list[dict[str, float]]:
+        """The metrics of the epochs in the checkpoint after that one."""
+        return [metrics for metrics in self.history if metrics["epoch"] > known_epoch]
+
+    def begin_epoch(self) -> None:
+        """Begins with an epoch's training."""
+        self._epoch_begun = time.perf_counter()
+        self._sums, self._images = None, 0
+        self._number = self.epoch * len(self.feed)  # of the step
+        self.module.train()
+
+    def train(self, batch: Batch) -> None:
+        """Makes a step on the feed's next batch; nothing waits for the device."""
+        values = self.step(batch.images, batch.target, batch.teacher, batch.index, self._number, self.epoch)
+        if self.first_step_s is None:
+            self.first_step_s = time.perf_counter() - self.begun
+        self._number += 1
+        self.scheduler.step_update(self._number)
+        if self.ema:
+            self.ema.update(self.student.model, step=self._number)
+        self._sums = values.clone() if self._sums is None else self._sums.add_(values)  # stays on the device
+        self._images += len(batch.images)
+
+    def end_epoch(self) -> dict[str, float]:
+        """Judges the student, writes the checkpoint, and returns the epoch's metrics."""
+        means = self.context.sum(self._sums) / self.context.world_size / len(self.feed)
         terms = dict(zip(self.step.names, means.tolist(), strict=True))
         trained = time.perf_counter()  # a GPU is done when it has given its numbers
         if not math.isfinite(terms["loss"]):
@@ -151,16 +172,15 @@ class _Run:
         metrics = {
             "epoch": self.epoch,
             **{TERM_NAMES.get(name, f"train/loss_{name}"): value for name, value in terms.items()},
-            "time/images_per_s": images * self.context.world_size / (trained - begun),
+            "time/images_per_s": self._images * self.context.world_size / (trained - self._epoch_begun),
+            **{f"teacher/{name}": value for name, value in self.feed.figures().items()},
         }
-        if self.answers:
-            metrics |= {f"teacher/{name}": value for name, value in self.answers.figures().items()}
         if not self.config.train_with_holdout:
             metrics |= {f"val/{name}": value for name, value in self._judge().items()}
             if not math.isfinite(metrics["val/loss"]):
                 raise TrialFailure(f"the holdout loss is {metrics['val/loss']} in epoch {self.epoch}")
             metrics["best/val_top1"] = max([metrics["val/top1"]] + [entry["val/top1"] for entry in self.history])
-        metrics["time/epoch_s"] = time.perf_counter() - begun
+        metrics["time/epoch_s"] = time.perf_counter() - self._epoch_begun
         metrics["time/trained_s"] = sum(entry["time/epoch_s"] for entry in [*self.history, metrics])
         metrics["time/start_s"] = self.first_step_s  # from the slot to the first step of this attempt
         if not self.history:  # once a trial
@@ -183,37 +203,10 @@ class _Run:
         averaged = self.config.train_with_holdout or self._averaged_leads(self.history[-1], "val/")
         return self.ema.module if averaged else self.student.model
 
-    def close(self) -> None:
-        """Ends the loader's processes, and waits for what is being stored."""
-        self.stream.close()
-        if self.answers:
-            self.answers.close()
-
-    def _teach(self, images: torch.Tensor, place: int) -> TeacherOutput | None:
-        """What the teacher says of an epoch's batch at that place."""
-        if self.config.distiller == "none":
-            return None
-        return self.answers(images, place) if self.answers else self.teacher()(images)
-
-    def _train(self, epoch: int) -> tuple[torch.Tensor, int]:
-        """Trains an epoch; returns the sums of the terms over its steps, and how many images this rank saw."""
-        self.module.train()
-        sums, images, number = None, 0, epoch * len(self.stream)
-        if self.answers:
-            self.answers.epoch(epoch)
-        for place, (inputs, target, index) in enumerate(self.stream.epoch(epoch)):
-            with self.step.precision():
-                answer = self._teach(inputs, place)
-            values = self.step(inputs, target, answer, index, number, epoch)
-            if self.first_step_s is None:
-                self.first_step_s = time.perf_counter() - self.begun
-            number += 1
-            self.scheduler.step_update(number)
-            if self.ema:
-                self.ema.update(self.student.model, step=number)
-            sums = values.clone() if sums is None else sums.add_(values)  # stays on the device: no wait in the loop
-            images += len(inputs)
-        return sums, images
+    def complete(self) -> None:
+        """After the last epoch's report: what only served to go on is removed."""
+        if self.context.rank == 0:
+            drop_checkpoint(self.context.folder)
 
     def _judge(self) -> dict[str, float]:
         """The holdout's figures of the student, or of the average of its weights where that is the better."""

@@ -1,13 +1,12 @@
 """One step of training: forward, losses, backward and update; on a GPU replayed as one CUDA graph."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainables.acceleration import forget_compiled
+from trainables.acceleration import forget_compiled, precision
 from trainables.config import TrialConfig
 from trainables.distillers import distillers_of
 from trainables.distillers.base import TeacherOutput
@@ -45,7 +44,6 @@ class TrainStep:
         warn: Callable[[str], None],
     ):
         self._module, self._optimizer, self._config, self._device, self._warn = module, optimizer, config, device, warn
-        self._dtype = getattr(torch, config.amp_dtype) if config.amp else None
         scaled = bool(config.amp) and config.amp_dtype == "float16" and device.type == "cuda"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.names: tuple[str, ...] = ()
@@ -55,10 +53,6 @@ class TrainStep:
         if self._replays:
             self._stream = torch.cuda.Stream(device)
             self._rates = torch.zeros(len(optimizer.param_groups), device=device)
-
-    def precision(self):
-        """The context in which both models' passes run."""
-        return torch.autocast(self._device.type, dtype=self._dtype) if self._dtype else nullcontext()
 
     def __call__(
         self, images: Tensor, target: Tensor, teacher: TeacherOutput | None, index: Tensor, number: int, epoch: int
@@ -71,7 +65,7 @@ class TrainStep:
         Returns:
             The values of the terms in `names`, float32 [terms], without a gradient; valid until the next step.
         """
-        batch = [images, target, index, *_tensors(teacher)]
+        batch = [images, target, index, *(teacher.tensors() if teacher else [])]
         if not self._replays:
             return self._eager(batch, teacher, number, epoch)
         waiting = torch.cuda.current_stream(self._device)
@@ -104,8 +98,8 @@ class TrainStep:
 
     def _forward_and_back(self, batch: list[Tensor], teacher: TeacherOutput | None, number: int, epoch: int) -> Tensor:
         images, target, index, *answer = batch
-        with self.precision():
-            terms = self._module(images, target, _like(teacher, answer), index, number, epoch)
+        with precision(self._config, self._device):
+            terms = self._module(images, target, teacher and teacher.of(answer), index, number, epoch)
         self.scaler.scale(terms["loss"]).backward()
         if self._config.clip_grad:
             self.scaler.unscale_(self._optimizer)
@@ -157,18 +151,3 @@ def replayable(config: TrialConfig, optimizer: torch.optim.Optimizer, device: to
         and not config.curriculum_temperature
         and all(distiller.replays(config) for distiller in distillers_of(config.distiller))
     )
-
-
-def _tensors(teacher: TeacherOutput | None) -> list[Tensor]:
-    if teacher is None:
-        return []
-    return [teacher.logits, *([] if teacher.embedding is None else [teacher.embedding]), *teacher.features.values()]
-
-
-def _like(teacher: TeacherOutput | None, tensors: list[Tensor]) -> TeacherOutput | None:
-    """The tensors, as `_tensors` gives them, as an answer of the same kind."""
-    if teacher is None:
-        return None
-    rest = iter(tensors)
-    logits, embedding = next(rest), None if teacher.embedding is None else next(rest)
-    return TeacherOutput(logits, embedding, dict(zip(teacher.features, rest, strict=True)))

@@ -116,7 +116,7 @@ class Bench:
     def __init__(self, teacher: str, student: str, plan: dict, device, folder: Path, **fields):
         import torch
 
-        from trainables.acceleration import accelerate
+        from trainables.acceleration import accelerate, precision
         from trainables.assets import Assets
         from trainables.build import normalization
         from trainables.checkpoint import save_weights
@@ -161,7 +161,7 @@ class Bench:
         context = RunContext(folder / "trial", lambda _: True, device=device)
         self.answers = assets.answers(config, mean, std, needs, lambda: self.teacher, None, stream, context)
         for place, (images, *_) in enumerate(self.batches):  # the trial that comes first
-            with self.train.precision():
+            with precision(self.config, self.device):
                 self.answers(images, place)
         self.answers.settle()
         self.answers.epoch(0)  # and those that come later
@@ -193,8 +193,10 @@ class Bench:
         elif kind == "limit":
             self.train_alone(images, target, None, index, 0, 0)
         else:
+            from trainables.acceleration import precision
+
             begun = time.perf_counter()
-            with self.train.precision():
+            with precision(self.config, self.device):
                 answer = self.answers(images, place) if kind == "warm" else self.teacher(images)
             if kind == "warm":
                 self.read_s.append(time.perf_counter() - begun)
@@ -209,13 +211,15 @@ class Bench:
         import torch
         import torch.nn.functional as F
 
+        from trainables.acceleration import precision
+
         def enhanced(logits, eps=1.2, temperature=1.0):
             taught = F.softmax(teacher / temperature, dim=1)
             learned = F.softmax(logits / temperature, dim=1)
             mask = F.one_hot(target, logits.shape[1])
             return -(((taught + mask) ** eps - mask) * torch.log(learned)).sum(1).mean()
 
-        with self.train.precision():
+        with precision(self.config, self.device):
             with torch.no_grad():
                 teacher = self.teacher(images).logits
             output = self.student(images)

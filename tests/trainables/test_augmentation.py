@@ -10,11 +10,11 @@ from trainables.augmentation import (
     FOR_MIXUP,
     BatchAugmentation,
     ImageAugmentation,
-    own_random_numbers,
     random_bits,
 )
 from trainables.config import DataFields, TrialConfig
 from trainables.data import load_splits
+from trainables.randomness import own_random_numbers
 
 MEAN, STD, SIDE, SEED, EPOCH, STEP = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 24, 7, 3, 2
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

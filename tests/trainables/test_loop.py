@@ -140,17 +140,17 @@ def test_the_student_alone_loads_in_plain_timm_with_the_same_logits(tiny, assets
     context = RunContext(tmp_path, lambda metrics: True)
     from trainables import loop
 
-    original = loop._Run.delivered
+    original = loop.Run.delivered
 
     def keep(run):
         kept["model"] = original(run)
         return kept["model"]
 
-    loop._Run.delivered = keep
+    loop.Run.delivered = keep
     try:
         run_trial(config, assets, context)
     finally:
-        loop._Run.delivered = original
+        loop.Run.delivered = original
     plain = timm.create_model(config.student, num_classes=10, img_size=16, **config.student_kwargs)
     plain.load_state_dict(load_file(tmp_path / STUDENT))
     images = torch.randn(4, 3, 16, 16)

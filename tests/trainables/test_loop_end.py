@@ -18,7 +18,7 @@ from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.errors import InputError
 from trainables.files import CHECKPOINT
-from trainables.loop import STUDENT, TEST, _Run, run_trial
+from trainables.loop import STUDENT, TEST, Run, run_trial
 
 ALONE = {"distiller": "none", "stages": [], "eps": 1.0, "epochs": 2}
 LAGGING = {  # batch norm, and an average that stays near the random start
@@ -103,8 +103,8 @@ def test_what_cannot_be_judged_is_refused_before_anything_trains(tiny, tmp_path,
             pixels = np.random.default_rng([len(name), number]).integers(0, 255, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{number}.png")
     small = tiny(**ALONE | {"data": str(tmp_path / "pets"), "holdout": 0.5, "batch_size": 2})
-    reports, trained, train_epoch = [], [], _Run._train
-    monkeypatch.setattr(_Run, "_train", lambda run, epoch: trained.append(epoch) or train_epoch(run, epoch))
+    reports, trained, begin_epoch = [], [], Run.begin_epoch
+    monkeypatch.setattr(Run, "begin_epoch", lambda run: trained.append(run.epoch) or begin_epoch(run))
     context = RunContext(tmp_path / "trial", lambda metrics: reports.append(metrics) or True)
     with pytest.raises(InputError, match=r"too small to spare a test split; add images, or .*--set finalists=0"):
         run_trial(small, Assets(), context, test=True)
@@ -175,10 +175,13 @@ def _batch_norm_on(rank, folder, fields):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     context = RunContext(folder, lambda metrics: True, rank=rank, world_size=2)
-    run = _Run(TrialConfig(**fields), Assets(), context, test=False)
-    run.one_epoch()
+    run = Run(TrialConfig(**fields), Assets(), context, test=False)
+    run.begin_epoch()
+    for batch in run.feed.epoch(0):
+        run.train(batch)
+    run.end_epoch()
     torch.save([dict(model.named_buffers()) for model in (run.student.model, run.ema.module)], folder / f"{rank}.pt")
-    run.close()
+    run.feed.close()
     torch.distributed.destroy_process_group()
 
 

@@ -43,6 +43,16 @@ class TeacherOutput(NamedTuple):
     embedding: Tensor | None = None  # [B, D]
     features: dict[int, Tensor] = {}  # stage to [B, C, H, W]
 
+    def tensors(self) -> list[Tensor]:
+        """All there are, always in the same order."""
+        return [self.logits, *([] if self.embedding is None else [self.embedding]), *self.features.values()]
+
+    def of(self, tensors: list[Tensor]) -> TeacherOutput:
+        """Others, as `tensors` gives them, in place of one's own."""
+        rest = iter(tensors)
+        logits, embedding = next(rest), None if self.embedding is None else next(rest)
+        return TeacherOutput(logits, embedding, dict(zip(self.features, rest, strict=True)))
+
 
 @dataclass(frozen=True)
 class Step:
