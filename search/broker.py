@@ -8,6 +8,7 @@ reports with an old one are refused, so that every epoch arrives exactly once.
 import asyncio
 import time
 from collections import deque
+from collections.abc import Collection
 
 VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go on"
 MAX_ATTEMPTS = 3
@@ -23,6 +24,11 @@ class _Trial:
         self.events: asyncio.Queue = asyncio.Queue()
         self.verdict: asyncio.Future | None = None
 
+    @property
+    def alone(self) -> bool:
+        """Whether its next attempt is the last."""
+        return self.attempt == MAX_ATTEMPTS - 1
+
 
 class Broker:
     """See the module; every method is a remote call."""
@@ -30,7 +36,7 @@ class Broker:
     def __init__(self):
         self._trials: dict[str, _Trial] = {}
         self._queue: deque[_Trial] = deque()
-        self._by_lane: dict[int, _Trial] = {}
+        self._by_lane: dict[int, list[_Trial]] = {}
         self._seen: dict[int, tuple[float, int]] = {}
         self._changed = asyncio.Condition()
         self._closed = False
@@ -76,16 +82,13 @@ class Broker:
             self._answer(trial, False)
             if trial in self._queue:
                 self._queue.remove(trial)
-            if trial.over or trial not in self._by_lane.values():
+            if trial.over or not any(trial in held for held in self._by_lane.values()):
                 del self._trials[trial_id]
 
     async def lane_lost(self, lane: int) -> None:
-        """A lane is gone for good: its trial goes to another one."""
+        """A lane is gone for good: its trials go to another one."""
         async with self._changed:
-            trial = self._by_lane.pop(lane, None)
-            if trial and not trial.stopped:
-                self._queue.appendleft(trial)
-            self._changed.notify_all()
+            self._take_back(lane)
 
     async def close(self) -> None:
         """Stops all trials at their next report, wakes all proxies, and lets idle lanes quit."""
@@ -104,29 +107,33 @@ class Broker:
 
     # the lanes' side
 
-    async def take(self, lane: int, pid: int, wait_s: float) -> dict | str | None:
-        """The lane's next job, "quit", or None after `wait_s`. A lane that asks amid a trial was restarted and gets
-        the same trial again, until it has been tried often enough."""
+    async def take(self, lane: int, pid: int, wait_s: float, at_work: Collection[str] = ()) -> dict | str | None:
+        """The lane's next job, "quit", or None after `wait_s`.
+
+        A lane that does not name a trial of its own among those at work was restarted: that trial comes before all
+        others, until it has been tried often enough. The last time it goes to a lane that has no other, marked as
+        `alone`, so that of packed trials the one that ends the process is told from its company.
+
+        Args:
+            at_work: the trials that the lane is training.
+        """
         self._seen[lane] = (time.monotonic(), pid)
-        trial = self._by_lane.get(lane)
-        if trial and not (trial.stopped or self._closed):
-            if trial.attempt < MAX_ATTEMPTS and not trial.hopeless:
-                return self._hand_over(lane, trial)
-            if not trial.hopeless:
-                trial.last_error = f"given up after {MAX_ATTEMPTS} attempts: {trial.last_error}"
-            self._end(trial, "bad_input" if trial.hopeless else "failed", trial.last_error)
-        elif trial:
-            self._end(trial, "stopped")
-        self._by_lane.pop(lane, None)
         async with self._changed:
-            if not self._queue and not self._closed:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), wait_s)
-                except TimeoutError:
-                    return None
+            self._take_back(lane, at_work)
+            try:
+                free = self._changed.wait_for(
+                    lambda: self._closed or (self._queue and not (self._queue[0].alone and at_work))
+                )
+                await asyncio.wait_for(free, wait_s)
+            except TimeoutError:
+                return None
             if self._closed:
                 return "quit"
-            return self._hand_over(lane, self._queue.popleft()) if self._queue else None
+            trial = self._queue.popleft()
+            alone = trial.alone
+            trial.attempt += 1
+            self._by_lane[lane].append(trial)
+            return {**trial.job, "trial_id": trial.trial_id, "attempt": trial.attempt, "alone": alone}
 
     async def report(self, trial_id: str, attempt: int, metrics: dict) -> bool:
         """An epoch's metrics; answers whether to go on, once Tune has decided."""
@@ -156,18 +163,31 @@ class Broker:
         trial = self._trials.get(trial_id)
         if trial is None or attempt != trial.attempt:
             return
-        for lane in [lane for lane, held in self._by_lane.items() if held is trial]:
-            del self._by_lane[lane]
+        for held in self._by_lane.values():
+            if trial in held:
+                held.remove(trial)
         if error is not None:
             trial.last_error = error
             self._end(trial, "bad_input" if bad_input else "failed", error)
         else:
             self._end(trial, "done", result)
 
-    def _hand_over(self, lane: int, trial: _Trial) -> dict:
-        trial.attempt += 1
-        self._by_lane[lane] = trial
-        return {**trial.job, "trial_id": trial.trial_id, "attempt": trial.attempt}
+    def _take_back(self, lane: int, at_work: Collection[str] = ()) -> None:
+        """Queues what a lane had and is not at any more before all others, or ends it where that is in vain."""
+        held = self._by_lane.setdefault(lane, [])
+        lost = [trial for trial in held if trial.trial_id not in at_work]
+        for trial in reversed(lost):
+            held.remove(trial)
+            if trial.stopped or self._closed:
+                self._end(trial, "stopped")
+            elif trial.hopeless:
+                self._end(trial, "bad_input", trial.last_error)
+            elif trial.attempt >= MAX_ATTEMPTS:
+                trial.last_error = f"given up after {MAX_ATTEMPTS} attempts: {trial.last_error}"
+                self._end(trial, "failed", trial.last_error)
+            else:
+                self._queue.appendleft(trial)
+        self._changed.notify_all()
 
     def _end(self, trial: _Trial, kind: str, payload: object = None) -> None:
         trial.over = True

@@ -74,7 +74,7 @@ class Budgets:
     """Keeps a study's sums and says when no more may begin, or run.
 
     The sums follow the ledger's changes, one record at a time, so that asking costs the same however many trials there
-    are. GPU-hours are the lanes' time at work (`Account.held_s`) times `gpus_per_trial`.
+    are. GPU-hours are the lanes' time at work (`Account.held_s`) times a lane's GPUs.
 
     Args:
         settings: the budgets, and the runs that the final has.
@@ -162,7 +162,11 @@ class Budgets:
             if self._start_s is None:
                 self._start_s = self._account.wall_s - self._begun
             self._at_work.add(record.trial_id)
-            self._account.hold(len(self._at_work))
+            self._hold()
+
+    def _hold(self) -> None:
+        """Which trials are packed together is not known here: into as many lanes as there may be."""
+        self._account.hold(min(len(self._at_work), self._settings.lanes))
 
     def all_done(self) -> None:
         """All that there was to run in this phase has run: a budget that was used up just then ended nothing.
@@ -189,19 +193,19 @@ class Budgets:
         return self._final_runs * self._settings.epochs
 
     def _gpu_hours(self) -> float:
-        return self._account.held_s * self._settings.gpus_per_trial / 3600
+        return self._account.held_s * self._settings.gpus_per_lane / 3600
 
     def _overrun(self, reserved: bool = True) -> Ending | None:
         """The hard budget, but for epochs, that is used up beside the reserve, or without one."""
         settings = self._settings
         # A simulated epoch takes no time, whatever its curve says.
         epoch_s = self._seconds / self._epochs if self._epochs and not settings.simulate else 0.0
-        lanes = settings.concurrency or 1
-        rounds = -(-self._final_runs // lanes)
+        beside = settings.concurrency or 1
+        rounds = -(-self._final_runs // beside)
         # One epoch more: the lanes end the one that they are in before they take the final's runs, which Tune has to
         # get under way as it had the search's.
         wall_reserve = (rounds * settings.epochs + 1) * epoch_s + (self._start_s or 0.0) if rounds else 0.0
-        gpu_reserve = (self._final_epochs + lanes) * epoch_s * settings.gpus_per_trial / 3600 if rounds else 0.0
+        gpu_reserve = (self._final_epochs + beside) * epoch_s * settings.gpus_per_trial / 3600 if rounds else 0.0
         hours, price = self._gpu_hours(), settings.price_per_gpu_hour or 0.0
         for field, spent, reserve, words in (
             ("time_budget", self._account.wall_s, wall_reserve, "time budget ({:g} s)"),
@@ -253,7 +257,7 @@ class Budgets:
             if record.state != RUNNING and not booked.ended:
                 booked.ended = True
                 self._at_work.discard(record.trial_id)
-                self._account.hold(len(self._at_work))
+                self._hold()
                 if record.role == "trial":
                     self._judge(record)
 

@@ -44,7 +44,7 @@ def start_ray(settings) -> None:
         return
     # Nobody reclaims a machine of one's own, and the watcher would be one more process a lane.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    wanted = (settings.concurrency or 1) * settings.workers_per_trial * settings.cpus_per_worker
+    wanted = settings.lanes * settings.workers_per_trial * settings.cpus_per_worker
     dashboard = {"include_dashboard": settings.dashboard_port is not None}
     if settings.dashboard_port:
         dashboard |= {"dashboard_host": "127.0.0.1", "dashboard_port": settings.dashboard_port}

@@ -58,7 +58,8 @@ def run_command(arguments, argv: list[str]) -> int:
     begun = resume and (folder / JOURNAL).exists()  # what it began with is in its journal
     earlier = [] if begun else read_studies(settings.warm_start, tracking_uri(settings), storage)
     kept = _kept(folder) if begun and settings.warm_start else []
-    settings = settings.model_copy(update={"concurrency": settings.concurrency or _lanes(settings, arguments.dry_run)})
+    side_by_side = settings.concurrency or _side_by_side(settings, arguments.dry_run)
+    settings = settings.model_copy(update={"concurrency": side_by_side})
     console = person_console()
     if arguments.dry_run:
         named = {*flags, *(item.split("=")[0].split(".")[0] for item in sets)}
@@ -131,7 +132,7 @@ def _in_use(port: int) -> bool:
     return False
 
 
-def _lanes(settings: Settings, dry_run: bool) -> int:
+def _side_by_side(settings: Settings, dry_run: bool) -> int:
     """How many trials run side by side on this machine, by its CPUs and GPUs; a cluster's own count with --address.
 
     A dry run may be made where the GPUs are not.
@@ -148,10 +149,10 @@ def _lanes(settings: Settings, dry_run: bool) -> int:
 
             gpus = torch.cuda.device_count()
     by_cpu = int(cpus // (settings.workers_per_trial * settings.cpus_per_worker))
-    by_gpu = int(gpus / settings.gpus_per_trial) if settings.gpus_per_trial else by_cpu
+    by_gpu = int(gpus / settings.gpus_per_lane) if settings.gpus_per_trial else by_cpu
     if settings.gpus_per_trial and by_gpu < 1 and not dry_run:
         raise InputError(f"gpus_per_trial: {settings.gpus_per_trial} asked for, but there are {int(gpus)} GPUs here")
-    return max(1, min(by_cpu, by_gpu, settings.trials))
+    return max(1, min(min(by_cpu, by_gpu) * settings.pack, settings.trials))
 
 
 def _kept(folder: Path) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ def project(plan: Plan, trial_s: float | None, teacher_s: float = 0.0, store_s: 
         the baselines' searches take, `final_share` and `tuned_share`. Without a trial's seconds what is made of them is
         left out.
     """
-    settings, lanes = plan.settings, plan.settings.concurrency or 1
+    settings, lanes = plan.settings, plan.settings.lanes  # packed trials are counted one after another
     fixed, price = _fixed_runs(plan), settings.price_per_gpu_hour
     figures: dict[str, Any] = {"lanes": lanes, "trial_s": trial_s, "teacher_s": teacher_s, "store_s": store_s}
     for suffix, share in (("", 1.0), ("_min", scheduler_share(settings))):
@@ -51,7 +51,7 @@ def project(plan: Plan, trial_s: float | None, teacher_s: float = 0.0, store_s: 
         figures["epochs" + suffix] = round(runs * settings.epochs)
         if trial_s is None:
             continue
-        hours = (runs * trial_s + teacher_s + store_s) * settings.gpus_per_trial / 3600
+        hours = (runs * trial_s + teacher_s + store_s) * settings.gpus_per_lane / 3600
         figures["study" + suffix + "_s"] = (trial_s * runs + store_s) / lanes
         figures["gpu_hours" + suffix] = hours
         figures["money" + suffix] = price and hours * price
@@ -131,7 +131,7 @@ def _limits(plan: Plan, figures: dict[str, Any]) -> list[tuple[_Limit, int, int]
     found = [_Limit("total_epochs", settings.total_epochs, fixed * epochs, epochs, lambda count: f"{count:.0f} epochs")]
     if (trial_s := figures["trial_s"]) is not None:
         teacher_s, store_s, lanes = figures["teacher_s"], figures["store_s"], figures["lanes"]
-        hours, price = settings.gpus_per_trial / 3600, settings.price_per_gpu_hour or 0.0
+        hours, price = settings.gpus_per_lane / 3600, settings.price_per_gpu_hour or 0.0
         fixed_hours, trial_hours = (fixed * trial_s + teacher_s + store_s) * hours, trial_s * hours
         found[:0] = [
             _Limit(

@@ -199,7 +199,7 @@ class Experiment:
         """
         from search.teaching import ready_teacher
 
-        self.view.phase(f"bringing up {self.settings.concurrency} lane(s); making {self.settings.teacher} ready")
+        self.view.phase(f"bringing up {self.settings.lanes} lane(s); making {self.settings.teacher} ready")
         folders = self.folder / "teacher", self.teacher_folder
         teacher = ready_teacher(
             self.plan, *folders, broker, lanes, self.view, lambda: self._interrupts.is_set() or self._budgets.used_up()

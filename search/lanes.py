@@ -75,7 +75,7 @@ class Lanes:
         self._lost: dict[int, str] = {}
         self._threads = [
             threading.Thread(target=self._keep, args=(number,), name=f"lane-{number}", daemon=True)
-            for number in range(settings.concurrency)
+            for number in range(settings.lanes)
         ]
 
     def start(self) -> None:
@@ -122,7 +122,7 @@ class Lanes:
         from trainables.lane import serve
 
         settings = self._settings
-        gpus = settings.gpus_per_trial / settings.workers_per_trial
+        gpus = settings.gpus_per_lane / settings.workers_per_trial
         return TorchTrainer(
             serve,
             train_loop_config={
@@ -130,6 +130,7 @@ class Lanes:
                 "lane": number,
                 "threads": settings.cpus_per_worker,
                 "gpus": gpus,
+                "pack": settings.pack,
                 "data": self._data,
             },
             torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),

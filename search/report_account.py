@@ -19,8 +19,9 @@ def cost(facts: Facts, ledger: Ledger) -> list[Block]:
         Table(spending.by_part(ledger, settings, account)),
         Table(spending.by_phase(ledger, settings, account)),
     ]
-    lanes = f"{settings.concurrency or 1} lane(s), each with {settings.workers_per_trial} worker(s)"
-    gpus = f"{settings.gpus_per_trial:g} GPU(s)" if settings.gpus_per_trial else "no GPU"
+    lanes = f"{settings.lanes} lane(s), each with {settings.workers_per_trial} worker(s)"
+    gpus = f"{settings.gpus_per_lane:g} GPU(s)" if settings.gpus_per_trial else "no GPU"
+    gpus += f" for {settings.pack} trials side by side" if settings.pack > 1 else ""
     text = f"Training is what the epochs took, summed over {lanes} and {gpus}."
     if lost := account.get("lost_epochs"):
         text += f" {lost} further epochs were of runs that were begun anew."

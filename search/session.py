@@ -137,7 +137,8 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
         name: getattr(settings, name)
         for name in (
             "teacher", "student", "data", "img_size", "seed", "sampler", "scheduler", "trials", "epochs",
-            "grace_epochs", "reduction_factor", "workers_per_trial", "concurrency", "holdout", "labels_per_class",
+            "grace_epochs", "reduction_factor", "workers_per_trial", "concurrency", "pack", "holdout",
+            "labels_per_class",
         )
     }  # fmt: skip
     versions = yaml.safe_dump(facts, sort_keys=True)

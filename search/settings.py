@@ -1,6 +1,7 @@
 """From a space file and the command line to one checked set of settings; every error at once."""
 
 import difflib
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -64,10 +65,11 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     seeds: int = Field(3, ge=1)  # how often each finalist is trained again
     tune_baselines: int = Field(0, ge=0)  # trials of a search for each baseline, beside it as it is
     simulate: str | None = None  # learning curves in place of training: synthetic, a study's name, module:function
-    concurrency: int | None = Field(None, ge=1)  # lanes; None: as many as fit
+    concurrency: int | None = Field(None, ge=1)  # trials side by side; None: as many as fit
     workers_per_trial: int = Field(1, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_trial: float = Field(0.0, ge=0)
+    pack: int = Field(1, ge=1)  # how many of the trials side by side share a process, its batches and its GPU
     baselines: list[str | dict[str, Any]] = ["scratch", "kd"]
     first_guesses: list[dict[str, Any]] = []
     pinned: list[str] = []  # searchable fields that --set gave: they hold for every trial, whatever the space says
@@ -77,6 +79,16 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     tracking_uri: str | None = None  # None: SQLite in the storage
     address: str | None = None  # of a running Ray cluster; None starts one here
     dashboard_port: int | None = Field(None, ge=1, le=65535)  # of Ray's dashboard; None: no dashboard
+
+    @property
+    def lanes(self) -> int:
+        """How many processes (each of so many workers) train side by side."""
+        return -(-(self.concurrency or 1) // self.pack)
+
+    @property
+    def gpus_per_lane(self) -> float:
+        """The GPUs that one of them holds."""
+        return self.gpus_per_trial * self.pack
 
     @model_validator(mode="before")
     @classmethod
@@ -309,6 +321,16 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
         problems.append(
             f"gpus_per_trial: {settings.gpus_per_trial} cannot be shared evenly by {settings.workers_per_trial} "
             "workers; give a multiple of --workers-per-trial"
+        )
+    if settings.pack > 1 and settings.workers_per_trial > 1:
+        problems.append(
+            f"pack: packed trials share one process, but workers_per_trial is {settings.workers_per_trial}; give one "
+            "of the two"
+        )
+    elif settings.pack > 1 and settings.gpus_per_lane > 1:
+        problems.append(
+            f"pack: {settings.pack} trials of {settings.gpus_per_trial:g} GPUs each do not fit on one; give "
+            f"--gpus-per-trial {math.floor(1000 / settings.pack) / 1000:g}"
         )
     if settings.data == "digits" and settings.data_dir:
         problems.append("data_dir: digits come with scikit-learn and need none; leave --data-dir out or give --data")

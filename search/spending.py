@@ -31,23 +31,24 @@ def by_part(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pan
 
     rows = []
     if (spent := _phases(account, "held_s").get(TEACHER)) is not None:
-        rows.append({"part": "teacher", "runs": None, "epochs": None, "seconds": spent})
+        gpu_s = spent * settings.gpus_per_lane
+        rows.append({"part": "teacher", "runs": None, "epochs": None, "seconds": spent, "gpu_s": gpu_s})
     for role, part in PARTS.items():
         if records := ledger.of_role(role):
-            epochs = sum(record.epoch for record in records)
+            seconds = sum(record.seconds for record in records)
             rows.append(
                 {
                     "part": part,
                     "runs": len(records),
-                    "epochs": epochs,
-                    "seconds": sum(record.seconds for record in records),
+                    "epochs": sum(record.epoch for record in records),
+                    "seconds": seconds,
+                    "gpu_s": seconds * settings.gpus_per_trial,
                 }
             )
-    rows.append({"part": "all", **{name: _sum(rows, name) for name in ("runs", "epochs", "seconds")}})
+    rows.append({"part": "all", **{name: _sum(rows, name) for name in ("runs", "epochs", "seconds", "gpu_s")}})
     for row in rows:
-        seconds = row.pop("seconds")
-        row["training"] = duration(seconds)
-        row |= _priced(seconds, settings)
+        row["training"] = duration(row.pop("seconds"))
+        row |= _priced(row.pop("gpu_s"), settings)
     return pandas.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)
 
 
@@ -59,14 +60,14 @@ def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pa
     """
     import pandas
 
-    lanes = settings.concurrency or 1
+    lanes = settings.lanes
     walls, held = _phases(account, "wall_s"), _phases(account, "held_s")
     if not walls:
         ended = [record.ended for record in ledger.records.values() if record.ended]
         started = min((record.started for record in ledger.records.values()), default=0.0)
         span = max(ended, default=started) - started
         walls, held = {"first start to last end": span}, {}
-        held["first start to last end"] = sum(record.seconds for record in ledger.records.values())
+        held["first start to last end"] = sum(record.seconds for record in ledger.records.values()) / settings.pack
         working = tuple(walls)
     else:
         working = WORKING
@@ -76,7 +77,7 @@ def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pa
             "wall time": duration(wall),
             "lanes at work": duration(held[phase]) if held.get(phase) else None,
             "lanes waiting": duration(max(0.0, lanes * wall - held.get(phase, 0.0))) if phase in working else None,
-            **(_priced(held[phase], settings) if held.get(phase) else {}),
+            **(_priced(held[phase] * settings.gpus_per_lane, settings) if held.get(phase) else {}),
         }
         for phase, wall in walls.items()
     ]
@@ -87,7 +88,7 @@ def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pa
                 "wall time": duration(sum(walls.values())),
                 "lanes at work": duration(sum(held.values())),
                 "lanes waiting": None,
-                **_priced(sum(held.values()), settings),
+                **_priced(sum(held.values()) * settings.gpus_per_lane, settings),
             }
         )
     return pandas.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)
@@ -102,10 +103,10 @@ def _phases(account: dict[str, Any], kind: str) -> dict[str, float]:
     return found
 
 
-def _priced(seconds: float, settings: Settings) -> dict[str, Any]:
+def _priced(gpu_s: float, settings: Settings) -> dict[str, Any]:
     if not settings.gpus_per_trial:
         return {}
-    hours = seconds / 3600 * settings.gpus_per_trial
+    hours = gpu_s / 3600
     price = settings.price_per_gpu_hour
     return {"GPU-hours": f"{hours:.2f}", **({"money": f"{hours * price:.2f}"} if price else {})}
 

@@ -155,7 +155,7 @@ class Assets:
                 return torch.from_numpy(np.load(known)[context.rank :: context.world_size])
             model = self._bare_teacher(config)
             batches = self.images(part, config, context, *normalization(model))
-            return torch.cat([model(images.to(self.device)).argmax(1).cpu() for images, _ in batches])
+            return torch.cat([model(images.to(self.device, copy=True)).argmax(1).cpu() for images, _ in batches])
 
         key = (self._data_key(config), str(self.teacher_weights), context.rank, context.world_size)
         return self._once(f"teacher classes, {part}", key, classify)

@@ -59,7 +59,8 @@ def _predict(model, assets, config, context, agreement, part, keep_logits) -> di
     teacher_classes = assets.teacher_classes(config, context, part) if agreement else None
     found: dict[str, list[torch.Tensor]] = {}
     for images, target in assets.images(part, config, context, *normalization(model)):
-        images, target = images.to(context.device), target.to(context.device)
+        images = images.to(context.device, copy=True)  # a model of one's own may change them in place
+        target = target.to(context.device)
         with precision(config, context.device):
             logits = model(images)
         logits = logits.float()

@@ -1,15 +1,21 @@
-"""A lane's worker: the one module that enters Ray Train. It serves one job after another until it is told to quit.
+"""A lane's worker: the one module that enters Ray Train. It serves jobs until it is told to quit.
 
 Rank 0 takes jobs from the broker (search/broker.py) and shares them with the other ranks over a gloo group of its own;
-a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `config`, `folder`, `teacher_folder`, and
-for a trial `known_epoch`, `test` and `teacher_store`, for a teacher `recipe`.
+a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `alone` (it must not be packed), `config`,
+`folder`, `teacher_folder`, and for a trial `known_epoch`, `test` and `teacher_store`, for a teacher `recipe`.
 """
 
 import gc
 import os
+import time
 import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import ray
 import ray.train
@@ -23,11 +29,13 @@ from trainables.context import RunContext, TrialFailure
 from trainables.errors import InputError
 from trainables.files import WARNINGS
 from trainables.loop import run_trial
+from trainables.pack import Pack, Packed
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
 
 TAKE_WAIT_S = 2.0  # an idle lane's ranks exchange a no-op this often, so that no time-out ends the group
 CONTROL_TIMEOUT = timedelta(minutes=30)  # longest wait between ranks: rank 0 waits for Tune's verdict meanwhile
+GATHER_S = 1.0  # packed trials that come this soon after one another begin together, and so read the same batches
 
 
 def serve(lane: dict) -> None:
@@ -35,8 +43,8 @@ def serve(lane: dict) -> None:
 
     Args:
         lane: `broker` (actor handle), `lane` (its number), `threads` (CPU threads a worker), `gpus` (a worker's;
-            below 1 it is a share of one, and others have the rest), `data` (None, or a reference to the study's
-            data fields and splits).
+            below 1 it is a share of one, and others have the rest), `pack` (how many trials it trains side by side),
+            `data` (None, or a reference to the study's data fields and splits).
     """
     session = ray.train.get_context()
     rank, world_size = session.get_world_rank(), session.get_world_size()
@@ -46,63 +54,140 @@ def serve(lane: dict) -> None:
     if device.type == "cuda" and lane["gpus"] < 1:  # Ray shares out the time alone, not the memory
         torch.cuda.set_per_process_memory_fraction(lane["gpus"], device)
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
-    broker, assets, warnings = lane["broker"], None, []
-    messages = RunContext(Path("."), lambda _: True, rank=rank, world_size=world_size, control=control)
-    while True:
-        job = messages.from_rank_0(lambda: ray.get(broker.take.remote(lane["lane"], os.getpid(), TAKE_WAIT_S)))
-        if job == "quit":
-            return
-        if job is None:
-            continue
-        if assets is None:
-            assets = Assets(device, warn=warnings.append)
-            if lane["data"] is not None:
-                assets.take(*ray.get(lane["data"]))  # arrays in shared memory, not copies
-        ticket = (job["trial_id"], job["attempt"])
-        context = RunContext(
-            Path(job["folder"]),
-            lambda metrics: ray.get(broker.report.remote(*ticket, metrics | _told(warnings))),  # noqa: B023
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            control=control,
-        )
-        outcome = _run(job, assets, context, broker)
-        if rank == 0:
-            ray.get(broker.finish.remote(*ticket, **outcome))
-        _tidy(device)
+    worker = Worker(lane, partial(RunContext, rank=rank, world_size=world_size, device=device, control=control))
+    if lane["pack"] > 1:
+        worker.serve_packed(lane["pack"])
+    else:
+        worker.serve()
 
 
-def _run(job: dict, assets: Assets, context: RunContext, broker) -> dict:
-    """Runs one job; its failure is an outcome, but for what poisons the process or may be another rank's death."""
-    try:
+class Worker:
+    """One rank of a lane.
+
+    Args:
+        lane: as for `serve`.
+        place: makes a RunContext, given a folder and a report.
+    """
+
+    def __init__(self, lane: dict, place: Callable[..., RunContext]):
+        self._lane, self._broker, self._place = lane, lane["broker"], place
+        self._messages = place(Path("."), lambda _: True)
+        self._warnings: SimpleQueue[str] = SimpleQueue()  # until a report takes them along
+        self._assets: Assets | None = None
+        self._at_work: dict[str, dict] = {}  # a pack's jobs
+
+    def serve(self) -> None:
+        """One job after another."""
+        while (job := self._messages.from_rank_0(lambda: ray.get(self._take()))) != "quit":
+            if job is not None:
+                self._do(job)
+
+    def serve_packed(self, size: int) -> None:
+        """Trials side by side, up to so many."""
+        pack: Pack | None = None
+        asked: Future | None = None
+        gathered, came, quitting = [], 0.0, False
+        while not quitting or self._at_work:
+            alone = any(job["alone"] for job in self._at_work.values())
+            room = not (quitting or alone) and len(self._at_work) < size
+            if room and asked is None:
+                asked = self._take().future()
+            if asked and not pack:
+                wait([asked], GATHER_S if gathered else None)
+            if asked and asked.done():
+                job, asked = asked.result(), None
+                if job == "quit":
+                    quitting = True
+                elif job and job["kind"] == "teacher":
+                    self._do(job)
+                elif job:
+                    gathered.append(job)
+                    self._at_work[job["trial_id"]], came = job, time.monotonic()
+            elif gathered and (not room or time.monotonic() - came >= GATHER_S):
+                if pack is None:
+                    pack = Pack(self._ready_assets(gathered[0]), size)
+                _tidy(self._messages.device)  # after those that have ended
+                pack.begin([self._packed(job) for job in gathered])
+                gathered = []
+            if pack:
+                pack.advance()
+
+    def _take(self):
+        return self._broker.take.remote(self._lane["lane"], os.getpid(), TAKE_WAIT_S, list(self._at_work))
+
+    def _do(self, job: dict) -> None:
+        """Does one job from its beginning to its end."""
+        assets, context = self._ready_assets(job), self._context(job)
+        try:
+            result = _run(job, assets, context)
+        except Exception as error:
+            self._finish(job, **self._failure(job, error))
+        else:
+            self._finish(job, result=result)
+        _tidy(context.device)
+
+    def _packed(self, job: dict) -> Packed:
+        def ended(error: Exception | None) -> None:
+            outcome = self._failure(job, error) if error else {}
+            del self._at_work[job["trial_id"]]
+            self._finish(job, **outcome)
+
         config = TrialConfig(**job["config"])
-        if job["kind"] == "teacher":
-            assets.teacher_weights = None
-            return {"result": prepare_teacher(config, job["recipe"], assets, context, Path(job["teacher_folder"]))}
-        assets.teacher_weights, assets.teacher_store = Path(job["teacher_folder"]) / WEIGHTS, job["teacher_store"]
-        run_trial(config, assets, context, job["known_epoch"], job.get("test", False))
-        return {}
-    except TrialFailure as error:  # every rank meets it alike
-        return {"error": str(error)}
-    except Exception as error:
+        return Packed(config, self._context(job), job["known_epoch"], job.get("test", False), ended)
+
+    def _ready_assets(self, job: dict) -> Assets:
+        if self._assets is None:
+            self._assets = Assets(self._messages.device, warn=self._warnings.put)
+            if self._lane["data"] is not None:
+                self._assets.take(*ray.get(self._lane["data"]))  # arrays in shared memory, not copies
+        teaches = job["kind"] == "trial"
+        self._assets.teacher_weights = Path(job["teacher_folder"]) / WEIGHTS if teaches else None
+        self._assets.teacher_store = job["teacher_store"] if teaches else None
+        return self._assets
+
+    def _context(self, job: dict) -> RunContext:
+        ticket = job["trial_id"], job["attempt"]
+
+        def report(metrics: dict) -> bool:
+            return ray.get(self._broker.report.remote(*ticket, metrics | self._told()))
+
+        return self._place(Path(job["folder"]), report)
+
+    def _told(self) -> dict[str, list[str]]:
+        """The warnings since the last report, which go with the next one."""
+        told = []
+        with suppress(Empty):
+            while True:
+                told.append(self._warnings.get_nowait())
+        return {WARNINGS: told} if told else {}
+
+    def _failure(self, job: dict, error: Exception) -> dict:
+        """The outcome of a job that failed, but for what poisons the process or may be another rank's death: that is
+        raised, so that Ray Train starts all ranks anew. The broker hands them this job again, unless that is in vain.
+        """
+        if isinstance(error, TrialFailure):  # every rank meets it alike
+            return {"error": str(error)}
         bad_input = isinstance(error, InputError)
         text = str(error) if bad_input else f"{type(error).__name__}: {error}"
         if not bad_input:
-            traceback.print_exc()
-        if context.world_size == 1 and not _poisons(error):
+            traceback.print_exception(error)
+        if self._messages.world_size == 1 and not _poisons(error):
             return {"error": text, "bad_input": bad_input}
-        # The other ranks may wait for this one. Ray Train starts them all anew, and the broker hands them this trial
-        # again, unless another try is in vain.
-        ray.get(broker.note.remote(job["trial_id"], job["attempt"], text, bad_input))
-        raise
+        ray.get(self._broker.note.remote(job["trial_id"], job["attempt"], text, bad_input))
+        raise error
+
+    def _finish(self, job: dict, **outcome) -> None:
+        if self._messages.rank == 0:
+            ray.get(self._broker.finish.remote(job["trial_id"], job["attempt"], **outcome))
 
 
-def _told(warnings: list[str]) -> dict[str, list[str]]:
-    """The warnings since the last report, which go with the next one."""
-    told = list(warnings)
-    warnings.clear()
-    return {WARNINGS: told} if told else {}
+def _run(job: dict, assets: Assets, context: RunContext) -> dict | None:
+    """Does a job; the result of a teacher's."""
+    config = TrialConfig(**job["config"])
+    if job["kind"] == "teacher":
+        return prepare_teacher(config, job["recipe"], assets, context, Path(job["teacher_folder"]))
+    run_trial(config, assets, context, job["known_epoch"], job.get("test", False))
+    return None
 
 
 def _poisons(error: Exception) -> bool:

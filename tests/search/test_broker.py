@@ -174,7 +174,7 @@ def test_a_forgotten_trial_stops_at_its_report_and_nothing_of_it_is_kept():
         await broker.forget("a")  # its proxy died: no verdict will come
         assert not await report
         await broker.finish("a", 1)
-        assert broker._trials == {} and broker._by_lane == {}
+        assert broker._trials == {} and not any(broker._by_lane.values())
         assert "proxy died" in await broker.reason("a")
 
     run(scenario)
@@ -191,5 +191,43 @@ def test_a_late_verdict_answers_no_later_report():
         assert not report.done()
         await broker.verdict("a", 2, True)
         assert await report
+
+    run(scenario)
+
+
+def test_a_lane_may_have_several_trials_and_loses_those_that_it_does_not_name():
+    async def scenario(broker):
+        for name in "abc":
+            await broker.submit(name, dict(JOB))
+        assert (await broker.take(0, 1, 1))["trial_id"] == "a"
+        assert (await broker.take(0, 1, 1, ["a"]))["trial_id"] == "b"
+        await broker.finish("a", 1)
+        assert (await broker.take(0, 1, 1, ["b"]))["trial_id"] == "c"
+        assert await broker.take(0, 1, 0.01, ["b", "c"]) is None
+        again = [await broker.take(0, 2, 1, at_work) for at_work in ([], ["b"])]
+        assert [(job["trial_id"], job["attempt"]) for job in again] == [("b", 2), ("c", 2)], "it was restarted"
+        await broker.lane_lost(0)
+        assert (await broker.take(1, 3, 1))["trial_id"] == "b"
+
+    run(scenario)
+
+
+def test_the_last_attempt_at_a_trial_has_no_company():
+    async def scenario(broker):
+        for name in "ab":
+            await broker.submit(name, dict(JOB))
+        for attempt in range(1, MAX_ATTEMPTS):
+            jobs = [await broker.take(0, 1, 1, at_work) for at_work in ([], ["a"])]
+            assert [(job["trial_id"], job["attempt"], job["alone"]) for job in jobs] == [
+                ("a", attempt, False), ("b", attempt, False),
+            ]  # fmt: skip
+        job = await broker.take(0, 1, 1)
+        assert (job["trial_id"], job["alone"]) == ("a", True)
+        assert await broker.take(0, 1, 0.01, ["a"]) is None, "the other one waits"
+        job = await broker.take(0, 1, 1)
+        assert (job["trial_id"], job["alone"]) == ("b", True)
+        assert (await broker.next("a"))[0] == "failed", "it has ended the process alone"
+        await broker.finish("b", MAX_ATTEMPTS)
+        assert await broker.next("b") == ("done", None)
 
     run(scenario)

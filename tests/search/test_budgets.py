@@ -94,6 +94,13 @@ def test_two_lanes_count_twice(searched):
     assert study.budgets.spent().money is None
 
 
+def test_packed_trials_hold_one_lane_together(searched):
+    study = searched(pack=2, **GPU)
+    one, _ = study.start("0"), study.start("1")
+    study.train(one, 1, 2)
+    assert study.budgets.spent().gpu_hours == pytest.approx(1 * 20 / 3600)
+
+
 def test_a_second_session_knows_what_the_first_spent(searched):
     first = searched(target=95.0)
     first.whole("0", 96)

@@ -248,3 +248,29 @@ def test_what_has_parts_takes_no_single_value(name):
     with pytest.raises(InputError) as error:
         resolve(study(), {"name": "n", "space": "s"}, [f"{name}=3", "lr=0.1"])
     assert error.value.problems == [f"{name}: 3 is no mapping; give its parts by --set {name}.NAME=VALUE"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "lanes", "gpus"),
+    [
+        (["concurrency=6"], 6, 0),
+        (["concurrency=6", "pack=4"], 2, 0),
+        (["concurrency=6", "pack=4", "gpus_per_trial=0.25"], 2, 1),
+        (["pack=4", "gpus_per_trial=0.1"], 1, 0.4),
+    ],
+)
+def test_packed_trials_share_a_lane_and_what_it_holds(sets, lanes, gpus):
+    settings = resolved(*sets)
+    assert (settings.lanes, settings.gpus_per_lane) == (lanes, gpus)
+
+
+@pytest.mark.parametrize(
+    ("sets", "problem"),
+    [
+        (["pack=0"], "pack: 0 must be greater than or equal to 1"),
+        (["pack=2", "workers_per_trial=2"], "pack: packed trials share one process, but workers_per_trial is 2"),
+        (["pack=3", "gpus_per_trial=1"], "3 trials of 1 GPUs each do not fit on one; give --gpus-per-trial 0.333"),
+    ],
+)
+def test_trials_that_cannot_be_packed_are_refused(sets, problem):
+    assert any(problem in line for line in problems(*sets))

@@ -37,6 +37,14 @@ def test_the_time_of_what_was_trained_and_its_price(made):
     }
 
 
+def test_packed_trials_share_their_lanes_gpus(tmp_path):
+    """An epoch takes a minute: a quarter of a GPU for a trial, a whole one for the teacher's fitting."""
+    made = Made(tmp_path, gpus_per_trial=0.25, pack=4)
+    made.trial(rising(70.0)[:4])
+    account = {"sessions": [{"held_s": {"teacher": 3600.0}, "wall_s": {"teacher": 3600.0}}]}
+    assert [row[-1] for row in rows(by_part(made.ledger, made.settings, account)).values()] == ["1.00", "0.02", "1.02"]
+
+
 def test_the_account_adds_the_teacher_and_the_phases(made):
     made.account()
     account = made.read_account()

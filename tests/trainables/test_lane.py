@@ -1,5 +1,7 @@
 """How a lane's worker treats a job that fails; whole lanes run in tests/search."""
 
+from functools import partial
+
 import pytest
 import ray
 
@@ -18,19 +20,20 @@ JOB = {
 }
 
 
-class Assets:
-    teacher_weights = None
+class Remote:
+    """A method of an actor, without Ray."""
+
+    def __init__(self, method):
+        self.remote = method
 
 
 class Broker:
-    """Takes notes as the real one does, without Ray."""
+    """Keeps what it is told."""
 
     def __init__(self):
-        self.notes = []
-        self.note = self
-
-    def remote(self, *note):
-        self.notes.append(note)
+        self.notes, self.ended = [], []
+        self.note = Remote(lambda *note: self.notes.append(note))
+        self.finish = Remote(lambda *_, **outcome: self.ended.append(outcome))
 
 
 @pytest.fixture
@@ -42,18 +45,19 @@ def outcome(monkeypatch, tiny):
             raise error
 
         monkeypatch.setattr(lane, "run_trial", fail)
-        context = RunContext("f", lambda _: True, world_size=world_size)
-        return lane._run({**JOB, "config": tiny().model_dump()}, Assets(), context, broker or Broker())
+        broker = broker or Broker()
+        worker = lane.Worker({"broker": broker, "data": None}, partial(RunContext, world_size=world_size))
+        worker._do({**JOB, "config": tiny().model_dump()})
+        return broker.ended[0]
 
     return call
 
 
 @pytest.mark.parametrize(("given", "test"), [({}, False), ({"test": False}, False), ({"test": True}, True)])
 def test_a_trial_is_tested_where_its_job_says_so(monkeypatch, tiny, given, test):
-    runs, config, context = [], tiny(), RunContext("f", lambda _: True)
+    runs, config, context, assets = [], tiny(), RunContext("f", lambda _: True), object()
     monkeypatch.setattr(lane, "run_trial", lambda *arguments: runs.append(arguments))
-    assets = Assets()
-    assert lane._run({**JOB, **given, "config": config.model_dump()}, assets, context, Broker()) == {}
+    assert lane._run({**JOB, **given, "config": config.model_dump()}, assets, context) is None
     assert runs == [(config, assets, context, 0, test)]
 
 
@@ -87,5 +91,6 @@ def test_a_poisoned_cuda_context_ends_the_process(outcome):
 
 
 def test_warnings_go_with_the_next_report():
-    warnings = ["full"]
-    assert (lane._told(warnings), lane._told(warnings)) == ({"warnings": ["full"]}, {})
+    worker = lane.Worker({"broker": None}, RunContext)
+    worker._warnings.put("full")
+    assert (worker._told(), worker._told()) == ({"warnings": ["full"]}, {})

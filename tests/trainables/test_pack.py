@@ -188,7 +188,7 @@ class InPlace(torch.nn.Module):
     def __init__(self, **kwargs):
         super().__init__()
         self.model = timm.create_model(TINY["student"], **kwargs)
-        self.forward_features, self.forward_head = self.model.forward_features, self.model.forward_head
+        self.pretrained_cfg = self.model.pretrained_cfg  # the same normalisation, so that it reads the same
 
     def forward(self, images):
         return self.model(images.mul_(0.5))
@@ -201,6 +201,8 @@ def in_place(num_classes, img_size, **_):
 def test_a_student_that_changes_its_images_leaves_the_others_theirs(tiny, assets, company, tmp_path):
     company.add("in place", tiny(epochs=2, distiller="kd", stages=[], eps=1.0, student=f"{__name__}:in_place"))
     company.add("other", tiny(epochs=2, lr=1e-3))
+    company.begin()
+    assert len(company.pack._cohorts) == 1
     company.train()
     assert company.errors == {"in place": None, "other": None}
     assert company.reports["other"] == alone(tiny(epochs=2, lr=1e-3), assets, tmp_path / "alone")
