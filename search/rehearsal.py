@@ -7,7 +7,7 @@ from typing import Any
 from search.estimate import project
 from search.preflight import Plan
 from search.stored import is_stored, store_estimate
-from trainables.config import ON_GPU, TrialConfig
+from trainables.config import BY_DEVICE, TrialConfig
 from trainables.distillers import distillers_of
 from trainables.errors import InputError
 
@@ -139,7 +139,7 @@ def _one_step(config: TrialConfig, splits, workers: int) -> dict[str, Any]:
     """The terms of the loss."""
     import torch
 
-    config = config.model_copy(update=dict.fromkeys(ON_GPU, False) | {"amp": config.amp})  # it is made on the CPU
+    config = config.model_copy(update=BY_DEVICE["cpu"] | {"amp": config.amp})  # it is made there
     student = _student(config, splits)
     batch = _first(_stream(config, splits, student, workers, 2))
     step, *_ = _stepper(config, student, splits, torch.device("cpu"))

@@ -236,9 +236,9 @@ class Recipe(Strict):
     drop_path: float | None = Field(None, ge=0, lt=1)
     model_ema: bool = False  # average the weights; the better of student and average counts and is delivered
     model_ema_decay: float = Field(0.9998, gt=0, lt=1)
-    amp: bool | None = None  # mixed precision; None, here and below: where it pays, see ON_GPU
+    amp: bool | None = None  # mixed precision; None, here and below: where it pays, see BY_DEVICE
     amp_dtype: Literal["float16", "bfloat16"] = "bfloat16"
-    channels_last: bool | None = None  # the order in memory that a GPU's convolutions work in
+    channels_last: bool | None = None  # the order in memory that convolutions work in
     torchcompile: bool | None = None  # the student's repeated blocks, by torch.compile
     opt_fused: bool | None = None  # the whole update in one kernel, where the optimizer has such a form
     cuda_graph: bool | None = None  # replay a captured step, where each step is made of the same kernels
@@ -259,9 +259,11 @@ class Recipe(Strict):
         return bounds
 
 
-# Recipe fields whose default depends on the device: what they are on a GPU; on a CPU none is on, since none pays there
-# (`python tests/benchmarks/run.py options`).
-ON_GPU = {"amp": True, "channels_last": True, "torchcompile": True, "opt_fused": True, "cuda_graph": True}
+# Recipe fields whose default is what pays on the device (`python tests/benchmarks/run.py options`)
+BY_DEVICE = {
+    "cuda": {"amp": True, "channels_last": True, "torchcompile": True, "opt_fused": True, "cuda_graph": True},
+    "cpu": {"amp": False, "channels_last": True, "torchcompile": False, "opt_fused": True, "cuda_graph": False},
+}
 
 
 class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe, JudgingFields, RunFields):
@@ -276,9 +278,8 @@ class TrialConfig(DataFields, TeacherFields, StudentFields, Distillation, Recipe
         Args:
             device: its type, `cpu` or `cuda`.
         """
-        best = ON_GPU | ({"cuda_graph": False} if ":" in self.student else {})  # one's own may decide in Python
-        filled = {name: device == "cuda" and value for name, value in best.items() if getattr(self, name) is None}
-        return self.model_copy(update=filled)
+        best = BY_DEVICE[device] | ({"cuda_graph": False} if ":" in self.student else {})  # may decide in Python
+        return self.model_copy(update={name: value for name, value in best.items() if getattr(self, name) is None})
 
     @property
     def judged_by(self) -> str:

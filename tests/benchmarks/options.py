@@ -34,7 +34,7 @@ def _pair(name: str, plan: dict, device) -> dict[str, float]:
     import torch
 
     from tests.benchmarks.step import PAIRS, Bench
-    from trainables.config import ON_GPU
+    from trainables.config import BY_DEVICE
 
     def bench(**fields) -> Bench:
         return Bench(*PAIRS[name], plan, device, Path(folder), **fields)
@@ -48,7 +48,7 @@ def _pair(name: str, plan: dict, device) -> dict[str, float]:
         usual = bench()
         benches = {"default": usual}
         benches |= {option: bench(**{option: not getattr(usual.config, option)}) for option in OPTIONS}
-        benches["none"] = bench(**dict.fromkeys(ON_GPU, False))
+        benches["none"] = bench(**dict.fromkeys(BY_DEVICE["cpu"], False))
         again = bench(torchcompile=True)
         found = {"compile_s": first(benches["torchcompile"]), "again_s": first(again)}
         again.close()

@@ -6,13 +6,13 @@ import torch
 
 from trainables.acceleration import accelerate, blocks
 from trainables.assets import Assets
-from trainables.config import ON_GPU, TrialConfig
+from trainables.config import BY_DEVICE, TrialConfig
 from trainables.context import RunContext
 from trainables.loop import build_student, run_trial
 from trainables.optim import make_optimizer
 from trainables.step import TrainStep, replayable
 
-PLAIN = dict.fromkeys(ON_GPU, False)
+PLAIN = dict.fromkeys(BY_DEVICE["cpu"], False)
 NEEDS_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 
@@ -40,8 +40,8 @@ class Taught:
 
 
 def test_what_depends_on_the_device_is_filled_in_and_what_is_given_stays():
-    assert {name: getattr(config_of().on("cpu"), name) for name in ON_GPU} == PLAIN
-    assert {name: getattr(config_of().on("cuda"), name) for name in ON_GPU} == ON_GPU
+    for device, best in BY_DEVICE.items():
+        assert {name: getattr(config_of().on(device), name) for name in PLAIN} == best
     given = config_of(amp=False, torchcompile=True)
     assert not given.on("cuda").amp and given.on("cpu").torchcompile
     assert not config_of(student="my.module:make").on("cuda").cuda_graph, "it may decide in Python"
@@ -114,6 +114,20 @@ def test_compiled_blocks_give_the_plain_ones_numbers():
     torch.testing.assert_close(fast.logits, plain.logits, rtol=1e-4, atol=1e-5)
     for stage, logits in plain.stage_logits.items():
         torch.testing.assert_close(fast.stage_logits[stage], logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"lr": 1e-3}, {"opt": "sgd", "lr": 0.002, "student": "resnet18"}])
+def test_what_is_on_by_default_gives_the_plain_ones_numbers(fields, tmp_path):
+    def losses(name, **more):
+        config = config_of(
+            data="digits", img_size=32, max_images=64, batch_size=16, epochs=2, teacher_source="fit",
+            teacher_store="off", **fields, **more,
+        )  # fmt: skip
+        reports = []
+        run_trial(config, Assets(), RunContext(tmp_path / name, lambda one: reports.append(one) or True))
+        return [one[name] for one in reports for name in ("train/loss", "train/loss_ofa", "val/loss")]
+
+    assert losses("fast") == pytest.approx(losses("plain", **PLAIN), rel=1e-3)
 
 
 @NEEDS_A_GPU
