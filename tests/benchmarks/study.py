@@ -3,9 +3,9 @@
 16 configurations of OFA-KD for Swin-T teaching ResNet-18, drawn at random, are trained for equal epochs: by
 `search/run.py` on all cores, without early stopping, with all that belongs to a study (Ray's start, the teacher's
 check, tracking, report); then by a loop in the official implementation's manner, in one process with all cores, the
-teacher in every step; and once more by `search/run.py` with early stopping. Images are digits, enlarged; the teacher
-is a Swin-T with random weights whose last layer is fitted to the digits in closed form, for what it costs is what a
-trained one costs. Sizes are small: on a CPU a step takes half a second.
+teacher in every step and none of the recipe's options for speed; and once more by `search/run.py` with early stopping.
+Images are digits, enlarged; the teacher is a Swin-T with random weights whose last layer is fitted to the digits in
+closed form, for what it costs is what a trained one costs. Sizes are small: on a CPU a step takes half a second.
 """
 
 import os
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 TEACHER, STUDENT = "swin_tiny_patch4_window7_224", "resnet18"
-SIZE, BATCH, IMAGES, EPOCHS, TRIALS = 96, 8, 160, 2, 16
+SIZE, BATCH, IMAGES, EPOCHS, TRIALS = 96, 8, 160, 4, 16
 
 
 def measure() -> dict[str, float]:
@@ -95,14 +95,14 @@ def _train(fields: dict, weights: Path) -> None:
     import torch.nn.functional as F
 
     from trainables.build import normalization
-    from trainables.config import TrialConfig
+    from trainables.config import BY_DEVICE, TrialConfig
     from trainables.data import load_splits
     from trainables.loop import build_student
     from trainables.optim import make_optimizer
     from trainables.stream import eval_loader, train_loader
     from trainables.teacher import Teacher, build_teacher
 
-    config = TrialConfig(**fields)
+    config = TrialConfig(**fields | dict.fromkeys(BY_DEVICE["cpu"], False))
     splits = load_splits(config)
     torch.manual_seed(config.seed)
     student = build_student(config, 10).train()

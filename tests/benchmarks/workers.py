@@ -1,7 +1,7 @@
 """How many images a second do two workers train, over one?
 
-ResNet-18 with its projectors on digits at 64 pixels, batches of 64 in all, one thread a worker, gloo between them, each
-in processes of its own; the answers come from a warm store. Rounds alternate, and the ratio is their median.
+ResNet-18 with its projectors on digits at 128 pixels, batches of 64 in all, one thread a worker, gloo between them,
+each in processes of its own; the answers come from a warm store. Rounds alternate, and the ratio is their median.
 `apart_over_one` is the same for two trials of one worker each beside each other, which need not talk: no two workers
 can be faster on this machine.
 """
@@ -74,8 +74,8 @@ def worker(folder: str, name: str, workers: int, port: int, rank: int) -> None:
 
     torch.set_num_threads(1)
     config = TrialConfig(
-        data="digits", img_size=64, teacher="resnet18", teacher_source="fit", student="resnet18", epochs=EPOCHS,
-        batch_size=64, max_images=256, train_with_holdout=True, teacher_store="views:1",
+        data="digits", img_size=128, teacher="resnet18", teacher_source="fit", student="resnet18", epochs=EPOCHS,
+        batch_size=64, max_images=128, train_with_holdout=True, teacher_store="views:1",
     )  # fmt: skip
     weights = Path(folder, "teacher.safetensors")
     if not weights.exists() and rank == 0:
