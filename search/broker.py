@@ -11,23 +11,22 @@ from collections import deque
 from collections.abc import Collection
 
 VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go on"
-MAX_ATTEMPTS = 3
+MAX_DEATHS = 3  # of a process that trained just this one; then the trial has failed
+COMPANY_DEATHS = 2  # of one that trained others too; then it has no company, so that it shows whose fault it is
 
 
 class _Trial:
     def __init__(self, trial_id: str, job: dict, judged: bool):
         self.trial_id, self.job, self.judged = trial_id, job, judged
         self.attempt = 0
+        self.begun = False  # the lane has told that it got this attempt
+        self.deaths = self.company_deaths = 0
+        self.lane: int | None = None  # where it was last
         self.last_error = "its worker died"
-        self.stopped = self.over = self.hopeless = self.forgotten = False
+        self.stopped = self.over = self.hopeless = self.forgotten = self.alone = False
         self.epoch = 0  # the last one reported
         self.events: asyncio.Queue = asyncio.Queue()
         self.verdict: asyncio.Future | None = None
-
-    @property
-    def alone(self) -> bool:
-        """Whether its next attempt is the last."""
-        return self.attempt == MAX_ATTEMPTS - 1
 
 
 class Broker:
@@ -111,8 +110,7 @@ class Broker:
         """The lane's next job, "quit", or None after `wait_s`.
 
         A lane that does not name a trial of its own among those at work was restarted: that trial comes before all
-        others, until it has been tried often enough. The last time it goes to a lane that has no other, marked as
-        `alone`, so that of packed trials the one that ends the process is told from its company.
+        others, until it has been tried often enough. One that is `alone` goes to a lane that has no other.
 
         Args:
             at_work: the trials that the lane is training.
@@ -121,19 +119,37 @@ class Broker:
         async with self._changed:
             self._take_back(lane, at_work)
             try:
-                free = self._changed.wait_for(
-                    lambda: self._closed or (self._queue and not (self._queue[0].alone and at_work))
-                )
+                free = self._changed.wait_for(lambda: self._closed or self._for(lane, at_work))
                 await asyncio.wait_for(free, wait_s)
             except TimeoutError:
                 return None
             if self._closed:
                 return "quit"
-            trial = self._queue.popleft()
-            alone = trial.alone
-            trial.attempt += 1
+            trial = self._for(lane, at_work)
+            self._queue.remove(trial)
+            trial.attempt, trial.begun = trial.attempt + 1, False
             self._by_lane[lane].append(trial)
-            return {**trial.job, "trial_id": trial.trial_id, "attempt": trial.attempt, "alone": alone}
+            ticket = {"trial_id": trial.trial_id, "attempt": trial.attempt}
+            return {**trial.job, **ticket, "alone": trial.alone, "met": trial.last_error}
+
+    async def begun(self, trial_id: str, attempt: int) -> None:
+        """The lane got the trial. One that died in asking for it did not, and that is no attempt."""
+        if (trial := self._trials.get(trial_id)) and attempt == trial.attempt:
+            trial.begun = True
+
+    async def give_back(self, trial_id: str, attempt: int) -> None:
+        """The lane could not train it beside others: it comes next, alone."""
+        trial = self._trials.get(trial_id)
+        if trial is None or attempt != trial.attempt:
+            return
+        async with self._changed:
+            self._release(trial)
+            if trial.stopped or self._closed:
+                self._end(trial, "stopped")
+            else:
+                trial.alone = True
+                self._queue.appendleft(trial)
+                self._changed.notify_all()
 
     async def report(self, trial_id: str, attempt: int, metrics: dict) -> bool:
         """An epoch's metrics; answers whether to go on, once Tune has decided."""
@@ -163,31 +179,50 @@ class Broker:
         trial = self._trials.get(trial_id)
         if trial is None or attempt != trial.attempt:
             return
-        for held in self._by_lane.values():
-            if trial in held:
-                held.remove(trial)
+        self._release(trial)
         if error is not None:
             trial.last_error = error
             self._end(trial, "bad_input" if bad_input else "failed", error)
         else:
             self._end(trial, "done", result)
 
+    def _for(self, lane: int, at_work: Collection[str]) -> _Trial | None:
+        """The first trial that the lane may have now; where one was lost there that must be alone, it trains others to
+        their end first."""
+        if not at_work:
+            return self._queue[0] if self._queue else None
+        if any(trial.alone and trial.lane == lane for trial in self._queue):
+            return None
+        return next((trial for trial in self._queue if not trial.alone), None)
+
     def _take_back(self, lane: int, at_work: Collection[str] = ()) -> None:
         """Queues what a lane had and is not at any more before all others, or ends it where that is in vain."""
         held = self._by_lane.setdefault(lane, [])
         lost = [trial for trial in held if trial.trial_id not in at_work]
+        begun = sum(trial.begun for trial in lost)
         for trial in reversed(lost):
             held.remove(trial)
+            trial.deaths += trial.begun and begun == 1
+            trial.company_deaths += trial.begun and begun > 1
+            trial.alone |= trial.company_deaths >= COMPANY_DEATHS
+            trial.lane = lane
             if trial.stopped or self._closed:
                 self._end(trial, "stopped")
             elif trial.hopeless:
                 self._end(trial, "bad_input", trial.last_error)
-            elif trial.attempt >= MAX_ATTEMPTS:
-                trial.last_error = f"given up after {MAX_ATTEMPTS} attempts: {trial.last_error}"
+            elif trial.deaths >= MAX_DEATHS:
+                trial.last_error = f"given up after {trial.attempt} attempts: {trial.last_error}"
                 self._end(trial, "failed", trial.last_error)
             else:
                 self._queue.appendleft(trial)
-        self._changed.notify_all()
+        if lost:
+            self._changed.notify_all()
+
+    def _release(self, trial: _Trial) -> None:
+        for lane, held in self._by_lane.items():
+            if trial in held:
+                held.remove(trial)
+                trial.lane = lane
 
     def _end(self, trial: _Trial, kind: str, payload: object = None) -> None:
         trial.over = True

@@ -1,5 +1,6 @@
-"""What makes a step faster on a GPU and leaves what it computes alone, but for rounding."""
+"""What makes a step faster and leaves what it computes alone, but for rounding."""
 
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -8,7 +9,12 @@ from torch import nn
 from trainables.config import TrialConfig
 
 CONTAINERS = (nn.Sequential, nn.ModuleList)
-COMPILED_SHAPES = 64  # of one class's blocks in one process; PyTorch's own limit of 8 is less than ResNet-18 has
+COMPILED = 64  # forms of one class's blocks that a process keeps; PyTorch's own limit of 8 is less than ResNet-18 has
+# The fields that decide a form
+SHAPING = {"student", "student_kwargs", "img_size", "batch_size", "drop", "drop_path", "channels_last"}
+SHAPING |= {"amp", "amp_dtype"}
+
+_kept: dict[str, Counter[type]] = {}  # by what shapes the code, how many blocks of each class were compiled
 
 
 def accelerate(module: nn.Module, config: TrialConfig) -> None:
@@ -21,9 +27,21 @@ def accelerate(module: nn.Module, config: TrialConfig) -> None:
     if config.channels_last:
         module.to(memory_format=torch.channels_last)
     if config.torchcompile:
-        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
-        for block in blocks(module):
+        found = blocks(module)
+        _make_room(str(config.model_dump(include=SHAPING)), Counter(map(type, found)))
+        for block in found:
             block.compile(dynamic=False)
+
+
+def _make_room(form: str, wanted: Counter[type]) -> None:
+    """Forgets all compiled code where more would not fit: PyTorch would run further blocks as they are written, so that
+    a trial's speed and rounding depended on those before it."""
+    kept = sum(_kept.values(), Counter())
+    if form not in _kept and any(kept[kind] + count > COMPILED for kind, count in wanted.items()):
+        torch._dynamo.reset()
+        _kept.clear()
+    _kept[form] = wanted
+    torch._dynamo.config.recompile_limit = max(COMPILED, *wanted.values())
 
 
 def precision(config: TrialConfig, device: torch.device) -> AbstractContextManager:

@@ -2,7 +2,8 @@
 
 Rank 0 takes jobs from the broker (search/broker.py) and shares them with the other ranks over a gloo group of its own;
 a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `alone` (it must not be packed), `config`,
-`folder`, `teacher_folder`, and for a trial `known_epoch`, `test` and `teacher_store`, for a teacher `recipe`.
+`met` (what ended its last attempt), `folder`, `teacher_folder`, and for a trial `known_epoch`, `test` and
+`teacher_store`, for a teacher `recipe`.
 """
 
 import gc
@@ -30,6 +31,7 @@ from trainables.errors import InputError
 from trainables.files import WARNINGS
 from trainables.loop import run_trial
 from trainables.pack import Pack, Packed
+from trainables.step import NOT_CAPTURED
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
 
@@ -98,16 +100,20 @@ class Worker:
                 job, asked = asked.result(), None
                 if job == "quit":
                     quitting = True
+                    for waiting in gathered:  # the next session begins them
+                        del self._at_work[waiting["trial_id"]]
+                    gathered = []
                 elif job and job["kind"] == "teacher":
                     self._do(job)
                 elif job:
+                    self._got(job)
                     gathered.append(job)
                     self._at_work[job["trial_id"]], came = job, time.monotonic()
             elif gathered and (not room or time.monotonic() - came >= GATHER_S):
-                if pack is None:
-                    pack = Pack(self._ready_assets(gathered[0]), size)
+                assets = self._ready_assets(gathered[0])
+                pack = Pack(assets, size) if pack is None else pack
                 _tidy(self._messages.device)  # after those that have ended
-                pack.begin([self._packed(job) for job in gathered])
+                pack.begin([self._packed(job, size) for job in gathered])
                 gathered = []
             if pack:
                 pack.advance()
@@ -115,8 +121,13 @@ class Worker:
     def _take(self):
         return self._broker.take.remote(self._lane["lane"], os.getpid(), TAKE_WAIT_S, list(self._at_work))
 
+    def _got(self, job: dict) -> None:
+        if self._messages.rank == 0:
+            self._broker.begun.remote(job["trial_id"], job["attempt"])
+
     def _do(self, job: dict) -> None:
         """Does one job from its beginning to its end."""
+        self._got(job)
         assets, context = self._ready_assets(job), self._context(job)
         try:
             result = _run(job, assets, context)
@@ -126,14 +137,18 @@ class Worker:
             self._finish(job, result=result)
         _tidy(context.device)
 
-    def _packed(self, job: dict) -> Packed:
+    def _packed(self, job: dict, size: int) -> Packed:
         def ended(error: Exception | None) -> None:
+            if isinstance(error, torch.OutOfMemoryError) and len(self._at_work) > 1:  # whose fault it is, is not known
+                self._warnings.put(f"pack: {size} trials do not fit into the GPU's memory together; lower it")
+                ray.get(self._broker.give_back.remote(job["trial_id"], job["attempt"]))
+                del self._at_work[job["trial_id"]]
+                return
             outcome = self._failure(job, error) if error else {}
             del self._at_work[job["trial_id"]]
             self._finish(job, **outcome)
 
-        config = TrialConfig(**job["config"])
-        return Packed(config, self._context(job), job["known_epoch"], job.get("test", False), ended)
+        return Packed(_config(job), self._context(job), job["known_epoch"], job.get("test", False), ended)
 
     def _ready_assets(self, job: dict) -> Assets:
         if self._assets is None:
@@ -183,11 +198,17 @@ class Worker:
 
 def _run(job: dict, assets: Assets, context: RunContext) -> dict | None:
     """Does a job; the result of a teacher's."""
-    config = TrialConfig(**job["config"])
+    config = _config(job)
     if job["kind"] == "teacher":
         return prepare_teacher(config, job["recipe"], assets, context, Path(job["teacher_folder"]))
     run_trial(config, assets, context, job["known_epoch"], job.get("test", False))
     return None
+
+
+def _config(job: dict) -> TrialConfig:
+    """A job's configuration; without a graph where its last attempt failed in capturing one."""
+    config = TrialConfig(**job["config"])
+    return config.model_copy(update={"cuda_graph": False}) if NOT_CAPTURED in job.get("met", "") else config
 
 
 def _poisons(error: Exception) -> bool:

@@ -32,11 +32,10 @@ def make_optimizer(taught: Taught, config: TrialConfig) -> torch.optim.Optimizer
         for group in param_groups_weight_decay(module, config.weight_decay * decay, no_weight_decay_list=exempt):
             if group["params"]:
                 groups.append({**group, "lr_scale": lr})  # timm's schedulers apply it, to warm-up and floor too
+    # A study's configuration may be trained elsewhere than it was searched.
+    on_gpu = next(model.parameters()).is_cuda
     options = {"opt": config.opt, "lr": config.lr, "weight_decay": 0.0, "momentum": config.momentum}
     try:
-        on_gpu = next(
-            model.parameters()
-        ).is_cuda  # a study's configuration may be trained elsewhere than it was searched
         for option, wanted in (("fused", config.opt_fused), ("capturable", config.cuda_graph and on_gpu)):
             if wanted and _takes(config.opt, option):
                 options[option] = True

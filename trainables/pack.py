@@ -65,7 +65,7 @@ class Pack:
         for trial in trials:
             member = _Member(trial)
             with member.working():
-                member.build(self._assets)
+                member.build(self._assets, self._reports)
             if member.run:
                 alike.setdefault((member.run.feed.key, member.run.epoch), []).append(member)
         self._cohorts += [_Cohort(members, self._reports) for members in alike.values()]
@@ -99,15 +99,15 @@ class _Member:
         except Exception as error:
             self.leave(error)
 
-    def build(self, assets: Assets) -> None:
+    def build(self, assets: Assets, reports: ThreadPoolExecutor) -> None:
         trial = self.trial
         self.run = Run(trial.config, assets, trial.context, trial.test)
         if self._stream:
             torch.cuda.default_stream(self._device).wait_stream(self._stream)  # assets, which others will use
-        for metrics in self.run.unreported(trial.known_epoch):
-            if not trial.context.report(metrics):
-                return self.leave()
-        if self.run.whole:
+        if unreported := self.run.unreported(trial.known_epoch):
+            self.verdict = reports.submit(lambda: all(map(trial.context.report, unreported)))
+        elif self.run.whole:
+            self.run.feed.close()
             self._complete()
 
     def train(self, batch: Batch) -> None:
@@ -151,7 +151,8 @@ class _Cohort:
             feed.close()
         for member in members:
             member.run.feed = self._feed
-        self._begin()
+        if not self.verdicts:
+            self._begin()
 
     @property
     def verdicts(self) -> list[Future]:

@@ -10,18 +10,24 @@ Batch = tuple[Tensor, ...]
 Loaded = TypeVar("Loaded")
 
 
-def on_device(loaded: Iterable[Loaded], device: torch.device, bring: Callable[[int, Loaded], Batch]) -> Iterator[Batch]:
+def on_device(
+    loaded: Iterable[Loaded],
+    device: torch.device,
+    bring: Callable[[int, Loaded], Batch],
+    bringing: torch.cuda.Stream | None,
+) -> Iterator[Batch]:
     """Batches on a device; on a GPU the next one is made, on a stream of its own, while one is trained on.
 
     Args:
         loaded: batches in memory; pinned, or a GPU waits for their copies.
         bring: copies a batch, given its number from 0, to the device, and makes there of it what is wanted.
+        bringing: the stream for that on a GPU, always the same: memory is kept by stream.
     """
     if device.type != "cuda":
         for number, batch in enumerate(loaded):
             yield bring(number, batch)
         return
-    bringing, ahead = torch.cuda.Stream(device), None
+    ahead = None
 
     def ready(batch: Batch, brought: torch.cuda.Event) -> Batch:
         training = torch.cuda.current_stream(device)

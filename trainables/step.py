@@ -1,5 +1,6 @@
 """One step of training: forward, losses, backward and update; on a GPU replayed as one CUDA graph."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,8 @@ from trainables.distillers.base import TeacherOutput
 from trainables.errors import one_line
 
 WARM_UP = 3  # steps before they are captured, in which cuDNN and the optimizer set themselves up
+WAITS = "synchronizing CUDA operation"  # in PyTorch's warning of one
+NOT_CAPTURED = "CUDA error: a step could not be captured as a graph"  # after which the process is not to be used
 
 
 class TrainStep:
@@ -20,7 +23,8 @@ class TrainStep:
 
     A small student leaves a GPU waiting for Python, which launches a thousand kernels a step. Where `cuda_graph` asks
     for it and the trial allows it, the first steps run as they are; then one is captured and replayed ever after, with
-    the batch copied to where the captured one lay. Replayed kernels are the same, and so are their numbers.
+    the batch copied to where the captured one lay. Replayed kernels are the same, and so are their numbers. A step that
+    waits for the device is seen before, and goes on as it is.
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 
     Args:
@@ -28,7 +32,7 @@ class TrainStep:
         optimizer: as `make_optimizer` gives it.
         config: the recipe's precision and clipping, with the device's defaults filled in.
         device: where the model is.
-        warn: told, in one line, where a step cannot be captured.
+        warn: told, in one line, where a step cannot be captured or compiled.
 
     Attributes:
         scaler: of float16's gradients, with a state to keep.
@@ -64,6 +68,9 @@ class TrainStep:
 
         Returns:
             The values of the terms in `names`, float32 [terms], without a gradient; valid until the next step.
+
+        Raises:
+            RuntimeError: capturing failed, `NOT_CAPTURED`; this process must be left, and `cuda_graph` be off then.
         """
         batch = [images, target, index, *(teacher.tensors() if teacher else [])]
         if not self._replays:
@@ -72,11 +79,12 @@ class TrainStep:
         self._stream.wait_stream(waiting)
         with torch.cuda.stream(self._stream):
             self._set_rates()
-            if self._graph is None and self._made >= WARM_UP:
+            if self._graph is None and self._made == WARM_UP:
                 self._capture(batch, teacher, number, epoch)
             if self._graph is None:
-                values = self._eager(batch, teacher, number, epoch)
                 self._made += 1
+                eager = self._watched if self._made == WARM_UP else self._eager
+                values = eager(batch, teacher, number, epoch)
             else:
                 torch._foreach_copy_(self._static, batch)
                 self._graph.replay()
@@ -95,6 +103,23 @@ class TrainStep:
             forget_compiled(self._module)
             self._optimizer.zero_grad()
             return self._forward_and_back(batch, teacher, number, epoch)
+
+    def _watched(self, batch: list[Tensor], teacher: TeacherOutput | None, number: int, epoch: int) -> Tensor:
+        """A step as it is, and whether it waits for the device: such a one must not be captured.
+        Source: https://docs.pytorch.org/docs/stable/generated/torch.cuda.set_sync_debug_mode.html
+        """
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                values = self._eager(batch, teacher, number, epoch)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        if any(WAITS in str(one.message) for one in told):
+            self._replays = False
+            self._warn(f"cuda_graph: a step of {self._config.student} waits for the device and is not replayed")
+        return values
 
     def _forward_and_back(self, batch: list[Tensor], teacher: TeacherOutput | None, number: int, epoch: int) -> Tensor:
         images, target, index, *answer = batch
@@ -117,12 +142,8 @@ class TrainStep:
         try:  # other threads go on copying batches and answers meanwhile
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._values = self._forward_and_back(self._static, teacher, number, epoch)
-        except RuntimeError as error:  # a model or distiller that waits for the device within its step
-            torch.cuda.synchronize(self._device)
-            self._optimizer.zero_grad()
-            self._replays, self._static = False, []
-            self._warn(f"cuda_graph: a step of {self._config.student} cannot be captured: {one_line(error)}")
-            return
+        except RuntimeError as error:  # PyTorch leaves its allocator and generators amid the capture
+            raise RuntimeError(f"{NOT_CAPTURED}, cuda_graph=False goes without: {one_line(error)}") from error
         self._graph = graph
 
     def _set_rates(self) -> None:

@@ -46,6 +46,7 @@ class TrainStream:
     ):
         self.batch_size, self.slots, self.view = keys.batch_size, keys.slots, keys.view
         self._finish, self._keys, self._device = finish, keys, device
+        self._bringing = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._loader = _loader(batches, keys, workers, persistent=True, pinned=device.type == "cuda")
         self._loaded, self._follows = None, None  # what is being read, and the epoch that comes next in it
 
@@ -73,7 +74,7 @@ class TrainStream:
             *loaded, target, index = (tensor.to(self._device, non_blocking=True) for tensor in loaded)
             return *self._finish(tuple(loaded), target, self.view(epoch), step), index
 
-        yield from on_device(_raising(islice(self._loaded, len(self))), self._device, bring)
+        yield from on_device(_raising(islice(self._loaded, len(self))), self._device, bring, self._bringing)
         self._follows = epoch + 1
 
     def close(self) -> None:

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from search.broker import MAX_ATTEMPTS, Broker
+from search.broker import COMPANY_DEATHS, MAX_DEATHS, Broker
 
 JOB = {"kind": "trial", "known_epoch": 0}
 
@@ -10,6 +10,13 @@ JOB = {"kind": "trial", "known_epoch": 0}
 def run(scenario):
     """Runs a scenario against a fresh broker, in one event loop and within a generous limit."""
     return asyncio.run(asyncio.wait_for(scenario(Broker()), 20))
+
+
+async def got(broker, lane=0, at_work=()):
+    """A job that arrived in its lane."""
+    job = await broker.take(lane, 1, 1, at_work)
+    await broker.begun(job["trial_id"], job["attempt"])
+    return job
 
 
 async def answered(broker, trial_id, attempt, epoch, go_on):
@@ -83,13 +90,23 @@ def test_a_restarted_lane_gets_its_trial_again_and_old_reports_are_refused():
 def test_a_trial_that_kills_its_lane_again_and_again_fails_with_the_reason():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            assert (await broker.take(0, 1, 1))["attempt"] == attempt
-        await broker.note("a", MAX_ATTEMPTS, "RuntimeError: boom")
+        for attempt in range(1, MAX_DEATHS + 1):
+            assert (await got(broker))["attempt"] == attempt
+        await broker.note("a", MAX_DEATHS, "RuntimeError: boom")
         assert await broker.take(0, 1, 0.01) is None
         kind, reason = await broker.next("a")
         assert kind == "failed"
         assert "3 attempts" in reason and "boom" in reason
+
+    run(scenario)
+
+
+def test_a_lane_that_dies_in_asking_has_tried_nothing():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        for _ in range(MAX_DEATHS + 1):
+            await broker.take(0, 1, 1)  # nobody takes it in
+        assert (await got(broker))["trial_id"] == "a"
 
     run(scenario)
 
@@ -212,22 +229,49 @@ def test_a_lane_may_have_several_trials_and_loses_those_that_it_does_not_name():
     run(scenario)
 
 
-def test_the_last_attempt_at_a_trial_has_no_company():
+def test_of_packed_trials_the_one_that_ends_the_process_is_found_and_the_others_are_not_blamed():
     async def scenario(broker):
         for name in "ab":
             await broker.submit(name, dict(JOB))
-        for attempt in range(1, MAX_ATTEMPTS):
-            jobs = [await broker.take(0, 1, 1, at_work) for at_work in ([], ["a"])]
-            assert [(job["trial_id"], job["attempt"], job["alone"]) for job in jobs] == [
-                ("a", attempt, False), ("b", attempt, False),
-            ]  # fmt: skip
-        job = await broker.take(0, 1, 1)
-        assert (job["trial_id"], job["alone"]) == ("a", True)
-        assert await broker.take(0, 1, 0.01, ["a"]) is None, "the other one waits"
-        job = await broker.take(0, 1, 1)
+        for _ in range(COMPANY_DEATHS):
+            jobs = [await got(broker), await got(broker, at_work=["a"])]
+            assert [(job["trial_id"], job["alone"]) for job in jobs] == [("a", False), ("b", False)]
+        for _ in range(MAX_DEATHS):
+            job = await got(broker)
+            assert (job["trial_id"], job["alone"]) == ("a", True)
+            assert await broker.take(0, 1, 0.01, ["a"]) is None, "the other one waits"
+        job = await got(broker)
         assert (job["trial_id"], job["alone"]) == ("b", True)
-        assert (await broker.next("a"))[0] == "failed", "it has ended the process alone"
-        await broker.finish("b", MAX_ATTEMPTS)
+        assert (await broker.next("a"))[0] == "failed"
+        await broker.finish("b", job["attempt"])
         assert await broker.next("b") == ("done", None)
+
+    run(scenario)
+
+
+def test_a_trial_that_does_not_fit_beside_others_comes_next_and_alone():
+    async def scenario(broker):
+        for name in "abcd":
+            await broker.submit(name, dict(JOB))
+        await got(broker), await got(broker, at_work=["a"])
+        await broker.give_back("b", 1)
+        assert await broker.take(0, 1, 0.01, ["a"]) is None, "its lane has room for it first"
+        assert (await got(broker, 1))["trial_id"] == "b", "or another one has"
+        assert (await got(broker, 0, ["a"]))["trial_id"] == "c"
+
+    run(scenario)
+
+
+def test_other_lanes_go_on_while_one_makes_room():
+    async def scenario(broker):
+        for name in "abcd":
+            await broker.submit(name, dict(JOB))
+        await got(broker, 1)
+        await got(broker), await got(broker, at_work=["b"])
+        await broker.give_back("c", 1)
+        assert (await got(broker, 1, ["a"]))["trial_id"] == "d"
+        await broker.finish("b", 1)
+        job = await got(broker)
+        assert (job["trial_id"], job["alone"]) == ("c", True)
 
     run(scenario)

@@ -102,6 +102,26 @@ def test_a_block_that_cannot_be_compiled_runs_as_it_is_and_says_so():
     assert len(told) == 1 and told[0].startswith("torchcompile: test_resnet cannot be compiled:")
 
 
+def test_a_trial_is_compiled_whatever_was_compiled_before(monkeypatch):
+    """PyTorch keeps so many forms of a block and runs others as they are: then the past would decide how one rounds."""
+    compiled, original = [], torch.nn.Module.compile
+
+    def count(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **more: original(block, backend=count, **more))
+    images, numbers = torch.zeros(2, 3, 32, 32), []
+    for trial in range(8):
+        config = config_of(student="vit_tiny_patch16_224", drop_path=0.05 + trial / 70, torchcompile=True)
+        student = build_student(config, 10).train()
+        accelerate(student, config)
+        before = len(compiled)
+        student(images)
+        numbers.append(len(compiled) - before)
+    assert min(numbers) >= 9, numbers  # of its twelve blocks, most of which drop at a rate of their own
+
+
 @pytest.mark.long
 def test_compiled_blocks_give_the_plain_ones_numbers():
     torch.manual_seed(0)
@@ -151,3 +171,23 @@ def test_a_replayed_step_gives_the_plain_ones_numbers(fields, tmp_path, monkeypa
         told[graph] = [(one["train/loss"], one["val/loss"]) for one in reports]
         assert warnings == []
     assert told[True] == told[False]
+
+
+class Waits(Terms):
+    """A module whose step asks the device for a number."""
+
+    def forward(self, images, target, *_):
+        terms = super().forward(images, target)
+        assert terms["loss"].item() > 0
+        return terms
+
+
+@NEEDS_A_GPU
+def test_a_step_that_waits_for_the_device_is_not_captured_and_says_so():
+    config, module, told = config_of(torchcompile=False).on("cuda"), Waits().to("cuda"), []
+    optimizer = torch.optim.AdamW(module.parameters(), fused=True, capturable=True)
+    step = TrainStep(module, optimizer, config, torch.device("cuda"), told.append)
+    for number in range(6):
+        images, target = torch.ones(2, 4, device="cuda"), torch.tensor([0, 1], device="cuda")
+        step(images, target, None, target, number, 0)
+    assert step._graph is None and len(told) == 1 and "waits for the device" in told[0]

@@ -33,6 +33,7 @@ class Broker:
     def __init__(self):
         self.notes, self.ended = [], []
         self.note = Remote(lambda *note: self.notes.append(note))
+        self.begun = Remote(lambda *_: None)
         self.finish = Remote(lambda *_, **outcome: self.ended.append(outcome))
 
 

@@ -49,18 +49,23 @@ def told(metrics):
     return {name: value for name, value in metrics.items() if not name.startswith(CLOCK)}
 
 
-def alone(config, assets, folder, until=None):
+def alone(config, assets, folder, until=None, device="cpu"):
     """A trial's reports."""
     reports = []
-    run_trial(config, assets, RunContext(folder, lambda one: reports.append(told(one)) or one["epoch"] != until))
+
+    def report(metrics):
+        reports.append(told(metrics))
+        return metrics["epoch"] != until
+
+    run_trial(config, assets, RunContext(folder, report, device=device))
     return reports
 
 
 class Company:
     """A pack whose trials' reports and ends are kept by name."""
 
-    def __init__(self, assets, folder):
-        self.pack, self._folder = Pack(assets, size=8), folder
+    def __init__(self, assets, folder, device="cpu"):
+        self.pack, self._folder, self._device = Pack(assets, size=8), folder, device
         self.reports, self.errors, self._waiting = {}, {}, []
 
     def add(self, name, config, answer=lambda metrics: True, known_epoch=0):
@@ -69,7 +74,7 @@ class Company:
             return answer(metrics)
 
         ended = lambda error: self.errors.update({name: error})  # noqa: E731
-        context = RunContext(self._folder / name, report)
+        context = RunContext(self._folder / name, report, device=self._device)
         self._waiting.append(Packed(config, context, known_epoch, False, ended))
 
     def begin(self):
@@ -106,6 +111,21 @@ def test_each_trial_is_to_the_bit_what_it_is_alone(tiny, assets, company, tmp_pa
         assert company.reports[name] == alone(config, assets, tmp_path / "alone" / name), name
         assert_alike(tmp_path / "packed" / name, tmp_path / "alone" / name)
     assert not list((tmp_path / "packed").glob("*/checkpoint*")), "what only served to go on is removed"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_on_a_gpu_too_where_training_is_deterministic(tiny, teacher_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    assets = Assets("cuda", teacher_weights, str(tmp_path / "store"))
+    steady = DROPPING | {"epochs": 3, "deterministic": True, "torchcompile": False}
+    configs = {name: tiny(**steady | fields) for name, fields in COMPANY.items()}
+    company = Company(assets, tmp_path / "packed", "cuda")
+    for name, config in configs.items():
+        company.add(name, config)
+    company.train()
+    assert company.errors == dict.fromkeys(configs)
+    for name, config in configs.items():
+        assert company.reports[name] == alone(config, assets, tmp_path / "alone" / name, device="cuda"), name
 
 
 def test_what_reads_the_same_is_read_once(tiny, company, monkeypatch):
@@ -179,7 +199,8 @@ def test_a_verdict_that_is_long_in_coming_keeps_no_other_waiting(tiny, company):
     company.add("waits", tiny(epochs=2), lambda metrics: told.wait(60))
     company.add("goes on", tiny(epochs=2, seed=1), lambda metrics: metrics["epoch"] < 2 or told.set() or True)
     company.train()
-    assert company.errors == {"waits": None, "goes on": None} and told.is_set()
+    assert company.errors == {"waits": None, "goes on": None}
+    assert len(company.reports["waits"]) == 2, "its first verdict came"
 
 
 class InPlace(torch.nn.Module):

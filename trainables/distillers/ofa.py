@@ -59,12 +59,13 @@ class OFA(Distiller):
         if len(eps) > 1:
             of_stage = dict(zip(config.stages, eps, strict=False))
             eps = [of_stage[stage] for stage in step.student.stage_logits] + eps[-1:]
-        # The teacher's side depends on eps alone, so stages that share it share the work.
-        options = {"temperature": step.temperature, "enhance": config.enhance}
-        targets = {
-            value: enhanced_targets(step.teacher.logits, step.target, eps=value, **options) for value in set(eps)
-        }
-        weights = targets[eps[0]] if len(targets) == 1 else torch.stack([targets[value] for value in eps])
+        weights = enhanced_targets(
+            step.teacher.logits,
+            step.target,
+            eps=eps if len(set(eps)) > 1 else eps[0],
+            temperature=step.temperature,
+            enhance=config.enhance,
+        )
         losses = weighted_cross_entropy(torch.stack(outputs), weights, step.temperature)
         if config.temperature_squared:
             losses = step.temperature**2 * losses

@@ -1,5 +1,6 @@
 """OFA-KD's loss: adaptive target enhancement, in float32 whatever comes in."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ def enhanced_targets(
     teacher_logits: Tensor,
     target: Tensor,
     *,
-    eps: float,
+    eps: float | Sequence[float],
     temperature: float | Tensor = 1.0,
     enhance: Literal["all", "target"] = "all",
 ) -> Tensor:
@@ -25,23 +26,31 @@ def enhanced_targets(
         teacher_logits: [B, C], any floating type; gets no gradient.
         target: [B] class indices, or [B, C] mixed labels, whose largest entry (the lowest index among equals) is the
             class that is enhanced.
-        eps: exponent, the paper's gamma.
+        eps: exponent, the paper's gamma; or one an output, which all share the teacher's softmax.
         temperature: softens the teacher.
         enhance: see `ofa_loss`.
 
     Returns:
-        [B, C] float32, with a gradient for the temperature alone. Rows sum to 1 only for `enhance="all"` with eps = 1.
+        [B, C] float32, or [S, B, C] for S exponents, with a gradient for the temperature alone. Rows sum to 1 only for
+        `enhance="all"` with eps = 1.
     """
     if target.ndim == 2:
         target = target.argmax(dim=1)
     with full_precision(teacher_logits):
         probabilities = log_probabilities(teacher_logits.detach(), temperature).exp()
         one_hot = F.one_hot(target, probabilities.shape[1])
-        if enhance == "target":
-            return torch.where(one_hot == 1, (1 + probabilities) ** eps, probabilities)
         base = probabilities + one_hot
-        powers = base.clamp(min=LEAST_PROBABILITY) ** eps  # at 0 itself a power below 1 has no gradient
-        return torch.where(base > 0, powers, 0.0) - one_hot
+        above_zero = base.clamp(min=LEAST_PROBABILITY)  # at 0 itself a power below 1 has no gradient
+
+        def enhanced(exponent: float) -> Tensor:
+            if enhance == "target":
+                return torch.where(one_hot == 1, (1 + probabilities) ** exponent, probabilities)
+            return torch.where(base > 0, above_zero**exponent, 0.0) - one_hot
+
+        if not isinstance(eps, Sequence):
+            return enhanced(eps)
+        distinct = {exponent: enhanced(exponent) for exponent in dict.fromkeys(eps)}
+        return torch.stack([distinct[exponent] for exponent in eps])
 
 
 def weighted_cross_entropy(student_logits: Tensor, weights: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
