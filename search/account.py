@@ -44,7 +44,8 @@ class Account:
         self._earlier: list[dict[str, Any]] = earlier.get("sessions", [])
         self._lost_epochs = earlier.get("lost_epochs", 0)
         self._ended: dict[str, Any] = {}
-        self._entry = {"started": time.time(), "command": command, "notes": list(notes), "wall_s": {}, "held_s": {}}
+        self._entry = {"started": time.time(), "command": command, "notes": list(notes), "gpus_per_lane": 0.0}
+        self._entry |= {"wall_s": {}, "held_s": {}}
         self._phase, self._holding, self._at = START_UP, 0, clock()
         self._before = {kind: sum(sum(one[kind].values()) for one in self._earlier) for kind in ("wall_s", "held_s")}
         self._lock = threading.Lock()
@@ -87,6 +88,19 @@ class Account:
             self._settle()
             self._phase = name
         self.write()
+
+    @property
+    def gpu_s(self) -> float:
+        """The GPU-seconds of all sessions until now, each with the GPUs that its lanes had."""
+        here = self._entry["gpus_per_lane"]
+        before = sum(sum(one["held_s"].values()) * one.get("gpus_per_lane", here) for one in self._earlier)
+        with self._lock:
+            self._settle()
+            return before + sum(self._entry["held_s"].values()) * here
+
+    def lanes_hold(self, gpus: float) -> None:
+        """How many GPUs each of this session's lanes holds."""
+        self._entry["gpus_per_lane"] = gpus
 
     def hold(self, lanes: int) -> None:
         """How many lanes are at work from now on."""

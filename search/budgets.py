@@ -74,7 +74,7 @@ class Budgets:
     """Keeps a study's sums and says when no more may begin, or run.
 
     The sums follow the ledger's changes, one record at a time, so that asking costs the same however many trials there
-    are. GPU-hours are the lanes' time at work (`Account.held_s`) times a lane's GPUs.
+    are. GPU-hours are the lanes' time at work times their GPUs (`Account.gpu_s`).
 
     Args:
         settings: the budgets, and the runs that the final has.
@@ -96,6 +96,7 @@ class Budgets:
         self._begun, self._start_s = account.wall_s, None  # when Tune began, and what its first start took
         self._best: TrialRecord | None = None
         self._since_best = 0
+        account.lanes_hold(settings.gpus_per_lane)
         self._lock = threading.RLock()  # records are saved by the tracking thread too
         for record in sorted(ledger.records.values(), key=lambda record: record.ended or 0.0):
             self._note(record, here=False)
@@ -193,7 +194,7 @@ class Budgets:
         return self._final_runs * self._settings.epochs
 
     def _gpu_hours(self) -> float:
-        return self._account.held_s * self._settings.gpus_per_lane / 3600
+        return self._account.gpu_s / 3600
 
     def _overrun(self, reserved: bool = True) -> Ending | None:
         """The hard budget, but for epochs, that is used up beside the reserve, or without one."""

@@ -76,6 +76,7 @@ def _print_times(console, plan: Plan, cost: dict[str, Any]) -> None:
     console.print(
         f"the study on {cost['lanes']} lane(s): {span(cost['study_min_s'])} where the scheduler stops as it may, "
         f"at most {span(cost['study_s'])}"
+        + (f" (its packs of {plan.settings.pack} counted as if trained in turn)" if plan.settings.pack > 1 else "")
         + (f"; before it the teacher's fitting, {span(cost['teacher_s'])}" if cost["teacher_s"] else "")
     )
     if cost["store_mb"]:

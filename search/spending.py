@@ -1,5 +1,6 @@
 """Where a study's time went: by what was trained, from its records, and by phase of its sessions, from its account."""
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from search.ledger import Ledger
@@ -31,7 +32,7 @@ def by_part(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pan
 
     rows = []
     if (spent := _phases(account, "held_s").get(TEACHER)) is not None:
-        gpu_s = spent * settings.gpus_per_lane
+        gpu_s = _gpu_s(account, settings)[TEACHER]
         rows.append({"part": "teacher", "runs": None, "epochs": None, "seconds": spent, "gpu_s": gpu_s})
     for role, part in PARTS.items():
         if records := ledger.of_role(role):
@@ -61,13 +62,15 @@ def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pa
     import pandas
 
     lanes = settings.lanes
-    walls, held = _phases(account, "wall_s"), _phases(account, "held_s")
+    walls, held, gpu_s = _phases(account, "wall_s"), _phases(account, "held_s"), _gpu_s(account, settings)
     if not walls:
         ended = [record.ended for record in ledger.records.values() if record.ended]
         started = min((record.started for record in ledger.records.values()), default=0.0)
         span = max(ended, default=started) - started
         walls, held = {"first start to last end": span}, {}
-        held["first start to last end"] = sum(record.seconds for record in ledger.records.values()) / settings.pack
+        trained = sum(record.seconds for record in ledger.records.values())
+        held["first start to last end"] = trained / settings.pack
+        gpu_s["first start to last end"] = trained * settings.gpus_per_trial
         working = tuple(walls)
     else:
         working = WORKING
@@ -77,7 +80,7 @@ def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pa
             "wall time": duration(wall),
             "lanes at work": duration(held[phase]) if held.get(phase) else None,
             "lanes waiting": duration(max(0.0, lanes * wall - held.get(phase, 0.0))) if phase in working else None,
-            **(_priced(held[phase] * settings.gpus_per_lane, settings) if held.get(phase) else {}),
+            **(_priced(gpu_s[phase], settings) if held.get(phase) else {}),
         }
         for phase, wall in walls.items()
     ]
@@ -88,7 +91,7 @@ def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pa
                 "wall time": duration(sum(walls.values())),
                 "lanes at work": duration(sum(held.values())),
                 "lanes waiting": None,
-                **_priced(sum(held.values()) * settings.gpus_per_lane, settings),
+                **_priced(sum(gpu_s.values()), settings),
             }
         )
     return pandas.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)
@@ -96,11 +99,20 @@ def by_phase(ledger: Ledger, settings: Settings, account: dict[str, Any]) -> "pa
 
 def _phases(account: dict[str, Any], kind: str) -> dict[str, float]:
     """The seconds of all sessions by phase."""
-    found: dict[str, float] = {}
+    return _sum_phases([session.get(kind, {}) for session in account.get("sessions", [])])
+
+
+def _gpu_s(account: dict[str, Any], settings: Settings) -> dict[str, float]:
+    """The GPU-seconds of all sessions by phase, each with the GPUs that its lanes had."""
+    found = []
     for session in account.get("sessions", []):
-        for phase, seconds in session.get(kind, {}).items():
-            found[phase] = found.get(phase, 0.0) + seconds
-    return found
+        gpus = session.get("gpus_per_lane", settings.gpus_per_lane)
+        found.append({phase: seconds * gpus for phase, seconds in session.get("held_s", {}).items()})
+    return _sum_phases(found)
+
+
+def _sum_phases(sessions: list[dict[str, float]]) -> dict[str, float]:
+    return {phase: sum(one.get(phase, 0.0) for one in sessions) for phase in dict.fromkeys(chain(*sessions))}
 
 
 def _priced(gpu_s: float, settings: Settings) -> dict[str, Any]:

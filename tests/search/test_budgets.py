@@ -101,6 +101,14 @@ def test_packed_trials_hold_one_lane_together(searched):
     assert study.budgets.spent().gpu_hours == pytest.approx(1 * 20 / 3600)
 
 
+def test_what_a_session_held_is_not_counted_anew_where_the_next_one_packs(searched):
+    first = searched(**GPU)
+    first.whole("0", 90)
+    first.account.write()
+    spent = first.budgets.spent().gpu_hours
+    assert searched(pack=2, **GPU).budgets.spent().gpu_hours == pytest.approx(spent) and spent > 0
+
+
 def test_a_second_session_knows_what_the_first_spent(searched):
     first = searched(target=95.0)
     first.whole("0", 96)
