@@ -13,6 +13,7 @@ from trainables.context import RunContext
 from trainables.data import ImageList, Splits, load_splits
 from trainables.distillers.base import TEACHER_EMBEDDING, TEACHER_FEATURES
 from trainables.errors import InputError
+from trainables.randomness import own_random_numbers
 from trainables.stream import TrainStream, eval_loader
 from trainables.teacher import HOLDOUT, Teacher, build_teacher, weights_hash
 from trainables.teacher_store.answers import Answers
@@ -162,9 +163,8 @@ class Assets:
 
     def _bare_teacher(self, config: TrialConfig) -> torch.nn.Module:
         def build():
-            state = torch.get_rng_state()  # a trial's random numbers do not depend on who built the teacher
-            model = build_teacher(config, len(self.splits(config).classes), self.teacher_weights)
-            torch.set_rng_state(state)
+            with own_random_numbers():  # a trial's do not depend on who built the teacher
+                model = build_teacher(config, len(self.splits(config).classes), self.teacher_weights)
             return model.to(self.device).eval().requires_grad_(False)
 
         key = (config.teacher, str(config.teacher_kwargs), config.img_size, str(self.teacher_weights))

@@ -6,16 +6,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, ...]
-Loaded = TypeVar("Loaded")
+Tensors = tuple[Tensor, ...]
+Item = TypeVar("Item")
 
 
 def on_device(
-    loaded: Iterable[Loaded],
+    loaded: Iterable[Item],
     device: torch.device,
-    bring: Callable[[int, Loaded], Batch],
+    bring: Callable[[int, Item], Tensors],
     bringing: torch.cuda.Stream | None,
-) -> Iterator[Batch]:
+) -> Iterator[Tensors]:
     """Batches on a device; on a GPU the next one is made, on a stream of its own, while one is trained on.
 
     Args:
@@ -29,7 +29,7 @@ def on_device(
         return
     ahead = None
 
-    def ready(batch: Batch, brought: torch.cuda.Event) -> Batch:
+    def ready(batch: Tensors, brought: torch.cuda.Event) -> Tensors:
         training = torch.cuda.current_stream(device)
         training.wait_event(brought)
         for tensor in batch:

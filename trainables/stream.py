@@ -17,11 +17,9 @@ from trainables.augmentation import FOR_ORDER, BatchAugmentation, ImageAugmentat
 from trainables.config import TrialConfig
 from trainables.data import ImageList
 from trainables.errors import InputError
-from trainables.prefetch import on_device
+from trainables.prefetch import Tensors, on_device
 
 SMALL_SIDE = 64  # pixels; evaluation shows smaller images whole, larger ones as timm's central crop
-
-Batch = tuple[torch.Tensor, ...]
 
 
 class TrainStream:
@@ -54,7 +52,7 @@ class TrainStream:
         """Steps an epoch; the images that fill no whole batch are left out, others in each epoch."""
         return len(self._keys)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int) -> Iterator[Tensors]:
         """The batches of an epoch, which counts from 0, on the device.
 
         Yields:
@@ -70,7 +68,7 @@ class TrainStream:
             self._loaded = iter(self._loader)
         self._follows = None  # an epoch that is left early is begun anew
 
-        def bring(step: int, loaded: Batch) -> Batch:
+        def bring(step: int, loaded: Tensors) -> Tensors:
             *loaded, target, index = (tensor.to(self._device, non_blocking=True) for tensor in loaded)
             return *self._finish(tuple(loaded), target, self.view(epoch), step), index
 
@@ -139,7 +137,7 @@ class _EvalLoader:
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Tensors]:
         return _raising(self._loader)
 
 
@@ -210,7 +208,7 @@ class _Keys:
 class _Batches:
     """A map from keys to whole batches, for torch's loader; pickles."""
 
-    def __getitem__(self, key) -> Batch | InputError:
+    def __getitem__(self, key) -> Tensors | InputError:
         try:
             return self.make(key)
         except InputError as error:
@@ -221,7 +219,7 @@ class _TrainBatches(_Batches):
     def __init__(self, split: ImageList, augment: ImageAugmentation):
         self.split, self.augment = split, augment
 
-    def make(self, key: tuple[int, np.ndarray, np.ndarray]) -> Batch:
+    def make(self, key: tuple[int, np.ndarray, np.ndarray]) -> Tensors:
         epoch, positions, indices = key
         images = [partial(self.split.image, index) for index in indices]
         return (
@@ -235,7 +233,7 @@ class _EvalBatches(_Batches):
     def __init__(self, split: ImageList, small: int, whole, centre):
         self.split, self.small, self.whole, self.centre = split, small, whole, centre
 
-    def make(self, key: np.ndarray) -> Batch:
+    def make(self, key: np.ndarray) -> Tensors:
         images = [self.split.image(index) for index in key]
         tensors = [(self.whole if min(image.size) <= self.small else self.centre)(image) for image in images]
         return torch.stack(tensors), torch.from_numpy(self.split.targets[key])
@@ -253,7 +251,7 @@ def _loader(batches: _Batches, keys, workers: int, persistent: bool, pinned: boo
     )
 
 
-def _raising(batches: Iterable[Batch | InputError]) -> Iterator[Batch]:
+def _raising(batches: Iterable[Tensors | InputError]) -> Iterator[Tensors]:
     for batch in batches:
         if isinstance(batch, InputError):
             raise batch
