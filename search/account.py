@@ -47,7 +47,6 @@ class Account:
         self._entry = {"started": time.time(), "command": command, "notes": list(notes), "gpus_per_lane": 0.0}
         self._entry |= {"wall_s": {}, "held_s": {}}
         self._phase, self._holding, self._at = START_UP, 0, clock()
-        self._before = {kind: sum(sum(one[kind].values()) for one in self._earlier) for kind in ("wall_s", "held_s")}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="account", daemon=True)
@@ -65,12 +64,7 @@ class Account:
     @property
     def wall_s(self) -> float:
         """The wall time of all sessions until now, in seconds."""
-        return self._so_far("wall_s")
-
-    @property
-    def held_s(self) -> float:
-        """The lane-seconds of all sessions until now."""
-        return self._so_far("held_s")
+        return sum(self.seconds().values())
 
     @property
     def lost_epochs(self) -> int:
@@ -92,11 +86,10 @@ class Account:
     @property
     def gpu_s(self) -> float:
         """The GPU-seconds of all sessions until now, each with the GPUs that its lanes had."""
-        here = self._entry["gpus_per_lane"]
-        before = sum(sum(one["held_s"].values()) * one.get("gpus_per_lane", here) for one in self._earlier)
         with self._lock:
             self._settle()
-            return before + sum(self._entry["held_s"].values()) * here
+            sessions = [*self._earlier, self._entry]
+            return sum(sum(gpu_seconds(one, self._entry["gpus_per_lane"]).values()) for one in sessions)
 
     def lanes_hold(self, gpus: float) -> None:
         """How many GPUs each of this session's lanes holds."""
@@ -139,11 +132,6 @@ class Account:
             partial.write_text(json.dumps(content, indent=1))
             os.replace(partial, self._path)
 
-    def _so_far(self, kind: str) -> float:
-        with self._lock:
-            self._settle()
-            return self._before[kind] + sum(self._entry[kind].values())
-
     def _settle(self) -> None:
         """Books what has passed since the last time to the phase in hand."""
         now = self._clock()
@@ -157,6 +145,17 @@ class Account:
                 self.write()
             except OSError:  # a full or distant disk; the next time may do
                 continue
+
+
+def gpu_seconds(session: dict[str, Any], otherwise: float) -> dict[str, float]:
+    """What the lanes of a session held, by phase.
+
+    Args:
+        session: its entry in the account.
+        otherwise: the GPUs of a lane, where an earlier version did not keep them.
+    """
+    gpus = session.get("gpus_per_lane", otherwise)
+    return {phase: seconds * gpus for phase, seconds in session.get("held_s", {}).items()}
 
 
 def how_it_ended(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from search.account import gpu_seconds
 from search.ledger import Ledger
 from search.settings import Settings
 
@@ -103,12 +104,8 @@ def _phases(account: dict[str, Any], kind: str) -> dict[str, float]:
 
 
 def _gpu_s(account: dict[str, Any], settings: Settings) -> dict[str, float]:
-    """The GPU-seconds of all sessions by phase, each with the GPUs that its lanes had."""
-    found = []
-    for session in account.get("sessions", []):
-        gpus = session.get("gpus_per_lane", settings.gpus_per_lane)
-        found.append({phase: seconds * gpus for phase, seconds in session.get("held_s", {}).items()})
-    return _sum_phases(found)
+    """The GPU-seconds of all sessions by phase."""
+    return _sum_phases([gpu_seconds(session, settings.gpus_per_lane) for session in account.get("sessions", [])])
 
 
 def _sum_phases(sessions: list[dict[str, float]]) -> dict[str, float]:

@@ -139,14 +139,12 @@ class Worker:
 
     def _packed(self, job: dict, size: int) -> Packed:
         def ended(error: Exception | None) -> None:
-            if isinstance(error, torch.OutOfMemoryError) and len(self._at_work) > 1:  # whose fault it is, is not known
+            del self._at_work[job["trial_id"]]
+            if isinstance(error, torch.OutOfMemoryError) and not job["alone"]:  # whose fault it is, is not known
                 self._warnings.put(f"pack: {size} trials do not fit into the GPU's memory together; lower it")
                 ray.get(self._broker.give_back.remote(job["trial_id"], job["attempt"]))
-                del self._at_work[job["trial_id"]]
-                return
-            outcome = self._failure(job, error) if error else {}
-            del self._at_work[job["trial_id"]]
-            self._finish(job, **outcome)
+            else:
+                self._finish(job, **(self._failure(job, error) if error else {}))
 
         return Packed(_config(job), self._context(job), job["known_epoch"], job.get("test", False), ended)
 

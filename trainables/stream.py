@@ -72,7 +72,7 @@ class TrainStream:
             *loaded, target, index = (tensor.to(self._device, non_blocking=True) for tensor in loaded)
             return *self._finish(tuple(loaded), target, self.view(epoch), step), index
 
-        yield from on_device(_raising(islice(self._loaded, len(self))), self._device, bring, self._bringing)
+        yield from on_device(_raising(islice(self._loaded, len(self))), bring, self._bringing)
         self._follows = epoch + 1
 
     def close(self) -> None:

@@ -42,20 +42,22 @@ def test_the_seconds_of_a_session_are_booked_to_its_phases(tmp_path, clock):
 
 def test_lanes_are_counted_while_they_work_each_for_itself(tmp_path, clock):
     account = Account(tmp_path, clock)
+    account.lanes_hold(1.0)
     for lanes, seconds in ((0, 10), (1, 5), (3, 2), (0, 50)):
         account.hold(lanes)
         clock.now += seconds
-    assert account.held_s == 1 * 5 + 3 * 2
+    assert account.gpu_s == 1 * 5 + 3 * 2
 
 
 def test_pauses_between_sessions_are_nobodys(tmp_path, clock):
     for _ in range(3):
         with Account(tmp_path, clock) as account:
+            account.lanes_hold(1.0)
             account.hold(2)
             clock.now += 10
         clock.now += 5000
     again = Account(tmp_path, clock)
-    assert (again.wall_s, again.held_s) == (30, 60)
+    assert (again.wall_s, again.gpu_s) == (30, 60)
     assert len(on_disk(tmp_path)["sessions"]) == 3
 
 

@@ -17,6 +17,7 @@ from trainables.loop import Run
 from trainables.teacher import WEIGHTS, build_teacher
 
 LIMIT_S = 120
+ILL = 5e-3  # the learning rate of the trial that meets an error
 
 
 class Reference:
@@ -95,10 +96,28 @@ class Study:
     def attempts(self, name):
         return self.broker._broker._trials[name].attempt
 
+    def deaths(self, name):
+        """Of processes that trained it, alone and in company."""
+        trial = self.broker._broker._trials[name]
+        return trial.deaths, trial.company_deaths
+
     def close(self, thread):
         self.broker.call("close")
         thread.join(LIMIT_S)
         assert not thread.is_alive()
+
+
+def meets_once(monkeypatch, error):
+    """Has the first step of the trial whose learning rate is `ILL` raise an error, the first time that it is made."""
+    met, train = [], Run.train
+
+    def step(run, batch):
+        if run.config.lr == ILL and not met:
+            met.append(run)
+            raise error
+        train(run, batch)
+
+    monkeypatch.setattr(Run, "train", step)
 
 
 def test_those_that_come_together_read_together(study, monkeypatch):
@@ -125,40 +144,41 @@ def test_one_that_fails_is_told_and_the_others_go_on(study):
 
 
 def test_one_that_finds_no_memory_beside_others_is_trained_alone(study, monkeypatch):
-    beside, train = [], Run.train
-
-    def needs_all(run, batch):
-        if run.config.lr == 5e-3 and not beside:
-            beside.append(run)
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        train(run, batch)
-
-    monkeypatch.setattr(Run, "train", needs_all)
+    meets_once(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
     study.submit("small")
-    study.submit("large", lr=5e-3)
+    study.submit("large", lr=ILL)
     worker = study.serve()
     assert study.end("small") == study.end("large") == (("done", None), 2)
     assert (study.attempts("small"), study.attempts("large")) == (1, 2)
     study.close(worker)
 
 
+def test_where_reading_finds_no_memory_none_that_reads_is_blamed(study, monkeypatch):
+    met, epoch = [], Feed.epoch
+
+    def read(feed, number):
+        if not met:
+            met.append(feed)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from epoch(feed, number)
+
+    monkeypatch.setattr(Feed, "epoch", read)
+    for number in range(3):
+        study.submit(str(number), lr=1e-3 * (1 + number))
+    worker = study.serve()
+    assert [study.end(str(number)) for number in range(3)] == [(("done", None), 2)] * 3
+    study.close(worker)
+
+
 def test_an_error_that_poisons_the_process_ends_it_and_all_are_tried_again(study, monkeypatch):
-    poisoned, train = [], Run.train
-
-    def poisons(run, batch):
-        if run.config.lr == 5e-3 and not poisoned:
-            poisoned.append(run)
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        train(run, batch)
-
-    monkeypatch.setattr(Run, "train", poisons)
+    meets_once(monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered"))
     study.submit("healthy")
-    study.submit("ill", lr=5e-3)
+    study.submit("ill", lr=ILL)
     study.serve().join(LIMIT_S)
     assert study.errors == ["CUDA error: an illegal memory access was encountered"]
     worker = study.serve()  # as Ray Train does
     assert study.end("healthy") == study.end("ill") == (("done", None), 2)
-    assert min(study.attempts("healthy"), study.attempts("ill")) >= 2
+    assert study.deaths("healthy") == study.deaths("ill") == (0, 1), "in company, so neither is blamed"
     study.close(worker)
 
 
