@@ -21,7 +21,7 @@ from trainables.teacher_store.key import folder_name, stream_key, teacher_key
 from trainables.teacher_store.parts import Parts
 from trainables.teacher_store.records import Form, TopK, Whole
 
-KEEP_DECODED = 64 * 2**20  # bytes of holdout tensors kept ready; larger holdouts are decoded again each time
+KEEP_DECODED = 64 * 2**20  # bytes of holdout tensors kept ready; of larger ones the loader's processes are kept
 EVAL_BATCH = 256
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ class Assets:
         return Answers(teacher, Parts(str(root), folder_name(key), key), forms, stream, context, self.warn)
 
     def images(self, part: str, config: TrialConfig, context: RunContext, mean, std):
-        """This rank's batches of the holdout or the test split, normalised; kept as tensors where they are small.
+        """This rank's batches of the holdout or the test split, normalised: kept as tensors where they are small, else
+        decoded at each reading.
 
         Args:
             part: `holdout` or `test`.
@@ -139,10 +140,9 @@ class Assets:
                 loader_workers=config.loader_workers,
             )
 
-        if len(split) * 3 * size * size * 4 > KEEP_DECODED:
-            return load()
-        key = (self._data_key(config), tuple(mean), tuple(std), context.rank, context.world_size)
-        return self._once(f"{part} {tuple(mean)}", key, lambda: list(load()))
+        small = len(split) * 3 * size * size * 4 <= KEEP_DECODED
+        key = (self._data_key(config), tuple(mean), tuple(std), context.rank, context.world_size, config.loader_workers)
+        return self._once(f"{part} {tuple(mean)}", key, lambda: list(load()) if small else load())
 
     def teacher_classes(self, config: TrialConfig, context: RunContext, part: str = "holdout") -> torch.Tensor | None:
         """The class the teacher gives to each of this rank's images of a split, in order; None before it stands."""

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
+import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_f1_score, multiclass_recall
 
 from trainables.errors import InputError, one_line
 from trainables.foreign import import_callable
@@ -56,17 +56,15 @@ def figures(predictions: Predictions, own: dict[str, Callable[[Tensor, Tensor], 
     Raises:
         InputError: a metric of the user's fails or gives no number.
     """
-    said, target, classes = predictions.predicted, predictions.target, predictions.classes
-    right = said == target
+    right = predictions.predicted == predictions.target
     recalls = [recall for recall in recall_by_class(predictions) if recall is not None]
     found = {
         "top1": _percent(right),
         "top5": _percent(predictions.in_top5),
         "loss": predictions.loss.mean().item(),
         "balanced_accuracy": sum(recalls) / len(recalls),
-        "macro_f1": 100 * multiclass_f1_score(said, target, classes, average="macro").item(),
-        # The error of the largest probability as one of being right, which needs no [N, C].
-        "ece": 100 * binary_calibration_error(predictions.confidence, right.long(), n_bins=BINS, norm="l1").item(),
+        "macro_f1": _macro_f1(predictions),
+        "ece": _calibration_error(predictions.confidence, right),
     }
     if predictions.agreed is not None:
         found["agreement"] = _percent(predictions.agreed)
@@ -77,10 +75,8 @@ def figures(predictions: Predictions, own: dict[str, Callable[[Tensor, Tensor], 
 
 def recall_by_class(predictions: Predictions) -> list[float | None]:
     """The share in percent of each class's images that were given that class, by class; None for a class without."""
-    said, target, classes = predictions.predicted, predictions.target, predictions.classes
-    recalls = (100 * multiclass_recall(said, target, classes, average=None).double()).tolist()
-    counts = target.bincount(minlength=classes).tolist()
-    return [recall if count else None for recall, count in zip(recalls, counts, strict=True)]
+    right, has, _ = _counts(predictions)
+    return [100 * one / count if count else None for one, count in zip(right.tolist(), has.tolist(), strict=True)]
 
 
 def own_metrics(paths: list[str]) -> dict[str, Callable[[Tensor, Tensor], float]]:
@@ -110,6 +106,24 @@ def _call(name: str, metric: Callable[[Tensor, Tensor], float], predictions: Pre
             f"metrics: {name}(logits, target) gives {value!r:.100}; it must give one finite number, or nan for none"
         )
     return float(value)
+
+
+def _counts(predictions: Predictions) -> list[Tensor]:
+    """By class, int64 [C]: how many of its images were given it, how many it has, and how many were given it in all."""
+    right = predictions.target[predictions.predicted == predictions.target]
+    return [one.bincount(minlength=predictions.classes) for one in (right, predictions.target, predictions.predicted)]
+
+
+def _macro_f1(predictions: Predictions) -> float:
+    right, has, said = _counts(predictions)
+    either = has + said > 0
+    return 100 * (2 * right[either].double() / (has + said)[either]).mean().item()
+
+
+def _calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """The sum over the bins of |accuracy - confidence|, each by its share of the images, in percent."""
+    bins = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1), right=True)
+    return 100 * bins.bincount(weights=right.double() - confidence.double()).abs().sum().item() / len(right)
 
 
 def _percent(which: Tensor) -> float:

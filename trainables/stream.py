@@ -45,7 +45,7 @@ class TrainStream:
         self.batch_size, self.slots, self.view = keys.batch_size, keys.slots, keys.view
         self._finish, self._keys, self._device = finish, keys, device
         self._bringing = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._loader = _loader(batches, keys, workers, persistent=True, pinned=device.type == "cuda")
+        self._loader = _loader(batches, keys, workers, pinned=device.type == "cuda")
         self._loaded, self._follows = None, None  # what is being read, and the epoch that comes next in it
 
     def __len__(self) -> int:
@@ -76,9 +76,8 @@ class TrainStream:
         self._follows = epoch + 1
 
     def close(self) -> None:
-        """Ends the loader's processes; the stream is not read again."""
-        if self._loader._iterator is not None:  # torch offers no public way
-            self._loader._iterator._shutdown_workers()
+        """Ends the loader's processes."""
+        _end_processes(self._loader)
 
 
 def train_loader(
@@ -131,6 +130,8 @@ def train_loader(
 
 
 class _EvalLoader:
+    """Its loader processes wait for the next reading, until it is forgotten."""
+
     def __init__(self, loader: DataLoader):
         self._loader = loader
 
@@ -138,7 +139,11 @@ class _EvalLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Tensors]:
-        return _raising(self._loader)
+        try:
+            yield from _raising(self._loader)
+        except BaseException:  # left early, or a process died: the next reading begins with others
+            _end_processes(self._loader)
+            raise
 
 
 def eval_loader(
@@ -169,7 +174,7 @@ def eval_loader(
     whole = create_transform(img_size, crop_pct=1.0, crop_mode="squash", mean=mean, std=std)
     centre = create_transform(img_size, mean=mean, std=std)
     batches = _EvalBatches(split, max(SMALL_SIDE, img_size), whole, centre)
-    return _EvalLoader(_loader(batches, keys, loader_workers, persistent=False))
+    return _EvalLoader(_loader(batches, keys, loader_workers))
 
 
 class _Keys:
@@ -239,16 +244,23 @@ class _EvalBatches(_Batches):
         return torch.stack(tensors), torch.from_numpy(self.split.targets[key])
 
 
-def _loader(batches: _Batches, keys, workers: int, persistent: bool, pinned: bool = False) -> DataLoader:
+def _loader(batches: _Batches, keys, workers: int, pinned: bool = False) -> DataLoader:
     return DataLoader(
         batches,
         batch_size=None,  # a key is a whole batch already
         sampler=keys,
         num_workers=workers,
-        persistent_workers=persistent and workers > 0,
+        persistent_workers=workers > 0,
         pin_memory=pinned,
         generator=torch.Generator(),  # torch draws its workers' seeds here, not from the process's generator
     )
+
+
+def _end_processes(loader: DataLoader) -> None:
+    """Torch offers no public way; reading the loader again starts others."""
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()
+        loader._iterator = None
 
 
 def _raising(batches: Iterable[Tensors | InputError]) -> Iterator[Tensors]:

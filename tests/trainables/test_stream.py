@@ -250,6 +250,24 @@ def test_evaluation_shards_drop_no_image(splits, workers):
         assert_equal(batches, list(shard))
 
 
+def test_evaluation_keeps_its_loader_processes_and_replaces_one_that_died(splits):
+    loader = eval_loader(splits.holdout, 16, mean=MEAN, std=STD, batch_size=6, loader_workers=1)
+    expected = list(eval_loader(splits.holdout, 16, mean=MEAN, std=STD, batch_size=6))
+    assert_equal(expected, list(loader))
+    (process,) = loader._loader._iterator._workers
+    assert_equal(expected, list(loader))
+    assert process.is_alive()
+    process.kill()
+    process.join()
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        list(loader)
+    assert_equal(expected, list(loader))
+    (another,) = loader._loader._iterator._workers
+    next(iter(loader))
+    assert not another.is_alive(), "a reading that is left early is no part of the next one"
+    assert_equal(expected, list(loader))
+
+
 @pytest.mark.parametrize(("side", "corner_is_shown"), [(28, True), (64, True), (256, False)])
 def test_evaluation_shows_small_images_whole_and_the_centre_of_large_ones(splits, side, corner_is_shown):
     class Corner:

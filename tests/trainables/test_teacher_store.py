@@ -1,6 +1,5 @@
 """Trials with the teacher store and without it, in a plain loop."""
 
-import errno
 import json
 import os
 import shutil
@@ -12,57 +11,15 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from tests.conftest import TINY
+from tests.trainables.stored import train
 from trainables.assets import Assets
 from trainables.config import TrialConfig
 from trainables.context import RunContext
 from trainables.errors import InputError
 from trainables.loop import run_trial
 from trainables.teacher import HOLDOUT, WEIGHTS
-from trainables.teacher_job import prepare_teacher
 from trainables.teacher_store import parts as files
 from trainables.teacher_store.parts import Parts
-
-CLOCK = ("time/", "cost/latency")
-
-
-@pytest.fixture(scope="module")
-def teacher_folder(tmp_path_factory):
-    """A teacher fitted in a moment, shared by the module's tests."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("teacher")
-    context = RunContext(folder / "work", lambda _: True)
-    prepare_teacher(
-        TrialConfig(**TINY), {"epochs": 2, "batch_size": 64, "hflip": 0.0}, Assets(), context, folder / "kept"
-    )
-    return folder / "kept"
-
-
-@pytest.fixture
-def lane(teacher_folder, tmp_path):
-    """Makes what a lane keeps between its trials; all lanes of a test share a store."""
-    warnings = []
-
-    def made(store=tmp_path / "store"):
-        assets = Assets(
-            teacher_weights=teacher_folder / WEIGHTS, teacher_store=store and str(store), warn=warnings.append
-        )
-        assets.warnings = warnings
-        return assets
-
-    return made
-
-
-def train(config, assets, folder):
-    """A trial's reports without the clock, and without what they say of the store."""
-    reports = []
-
-    def report(metrics):
-        reports.append({key: value for key, value in metrics.items() if not key.startswith(CLOCK)})
-        return True
-
-    run_trial(config, assets, RunContext(folder, report))
-    stored = [{key: one.pop(key) for key in list(one) if key.startswith("teacher/")} for one in reports]
-    return reports, [one.get("teacher/stored") for one in stored], stored
 
 
 def test_in_float32_the_losses_are_those_without_a_store_to_the_bit(tiny, lane, tmp_path):
@@ -193,58 +150,6 @@ def test_another_versions_store_is_left_alone_and_told(tiny, lane, tmp_path):
     assert again == first and read == [0.0]
     assert [path.read_bytes() for path in stored_files(tmp_path)] == before
     assert len(assets.warnings) == 1 and "format 2 is not this version's, 1" in assets.warnings[0]
-
-
-def test_a_full_disk_leaves_the_teacher_to_answer_with_one_warning(tiny, lane, tmp_path, monkeypatch):
-    plain, *_ = train(tiny(epochs=2), lane(tmp_path / "other"), tmp_path / "plain")
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(files, "_replace", full)
-    assets = lane()
-    found, read, _ = train(tiny(epochs=2), assets, tmp_path / "first")
-    assert found == plain and read == [0.0, 0.0]
-    assert [line.partition(" cannot")[2] for line in assets.warnings] == [
-        " be written (No space left on device): the teacher answers instead"
-    ]
-    assert stored_files(tmp_path) == []
-
-
-def test_a_store_that_is_no_folder_leaves_the_teacher_to_answer(tiny, lane, tmp_path):
-    plain, *_ = train(tiny(epochs=1), lane(tmp_path / "other"), tmp_path / "plain")
-    (tmp_path / "store").write_text("a file")
-    assets = lane()
-    assert train(tiny(epochs=1), assets, tmp_path / "first")[0] == plain
-    assert len(assets.warnings) == 1 and "store cannot be read (Not a directory)" in assets.warnings[0]
-
-
-def test_a_store_that_vanishes_amid_a_trial_is_made_anew(tiny, lane, tmp_path):
-    plain, *_ = train(tiny(epochs=3), lane(tmp_path / "other"), tmp_path / "plain")
-    reports, assets = [], lane()
-
-    def report(metrics):
-        reports.append(metrics)
-        shutil.rmtree(tmp_path / "store", ignore_errors=True)
-        return True
-
-    run_trial(tiny(epochs=3), assets, RunContext(tmp_path / "first", report))
-    assert [one["train/loss"] for one in reports] == [one["train/loss"] for one in plain]
-
-
-def test_an_object_store_is_read_and_written_through_fsspec(tiny, lane, tmp_path):
-    config = tiny(epochs=2, teacher_store_at=f"memory://{tmp_path.name}")
-    first, written, _ = train(config, lane(), tmp_path / "first")
-    second, read, _ = train(config, lane(), tmp_path / "second")
-    assert first == second and (written, read) == ([0.0, 0.0], [1.0, 1.0])
-    assert not (tmp_path / "store").exists()
-    third, *_ = train(tiny(epochs=2), lane(), tmp_path / "third")
-    assert third == first
-
-
-def test_a_place_that_fsspec_does_not_know_is_bad_input(tiny, lane, tmp_path):
-    with pytest.raises(InputError, match="teacher_store_at: nowhere://x cannot be used"):
-        train(tiny(teacher_store_at="nowhere://x"), lane(), tmp_path / "first")
 
 
 def test_the_largest_logits_stay_close_and_their_error_is_told(tiny, lane, tmp_path):
