@@ -42,4 +42,4 @@ format: $(STAMP) ## apply style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 lock: $(STAMP) ## pin the newest allowed versions with their hashes
-	$(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11 --group dev --extra s3 pyproject.toml --output-file requirements.txt
+	$(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11 --group dev --all-extras pyproject.toml --output-file requirements.txt

@@ -58,10 +58,10 @@ class EarlierStudy:
 
 
 def read_studies(names: Iterable[str], uri: str, storage: Path) -> list[EarlierStudy]:
-    """Earlier studies by name.
+    """Earlier studies by name, or by the record of their best trial.
 
     Args:
-        names: of studies.
+        names: of studies, or paths of records that `search/export.py --to json` wrote.
         uri: MLflow's tracking URI.
         storage: the folder of the studies of this machine.
 
@@ -70,6 +70,12 @@ def read_studies(names: Iterable[str], uri: str, storage: Path) -> list[EarlierS
     """
     studies, problems = [], []
     for name in dict.fromkeys(names):
+        if name.endswith(".json"):
+            try:
+                studies.append(read_record(Path(name)))
+            except InputError as error:
+                problems += error.problems
+            continue
         study = _find(name, uri, storage)
         if study is None:
             known = sorted({path.parent.name for path in storage.glob(f"*/{STARTED}")} | set(_experiments(uri)))
@@ -84,6 +90,27 @@ def read_studies(names: Iterable[str], uri: str, storage: Path) -> list[EarlierS
     if problems:
         raise InputError(problems)
     return studies
+
+
+def read_record(path: Path) -> EarlierStudy:
+    """A study of which one trial is known, by its canonical record.
+
+    Raises:
+        InputError: the file is missing, or no such record.
+    """
+    try:
+        record = json.loads(path.read_text())
+        config = {name: as_text(value) for name, value in flat_params(record["config"]).items()}
+        metrics, name = {TOP1: float(record["val_top1"])}, str(record["study"])
+        trial = EarlierTrial(str(record["trial"]), COMPLETE, dict(record["searched"]), metrics, config, lambda _: {})
+    except OSError as error:
+        raise InputError(f"--warm-start: {path} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--warm-start: {path} is no record of a trial; search/export.py --to json writes one"
+        ) from error
+    facts = {"pair": f"{config.get('teacher')} -> {config.get('student')}", "epochs": config.get("epochs")}
+    return EarlierStudy(name, {TOP1: True}, facts | {"data_fingerprint": record.get("data_fingerprint")}, [trial])
 
 
 def _find(name: str, uri: str, storage: Path) -> EarlierStudy | None:

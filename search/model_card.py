@@ -95,9 +95,9 @@ def write_card(path: Path, plan: Plan, source: TrialRecord, record: TrialRecord,
             test_images=f"{plan.test_images} images",
             train_images=plan.train_images,
             holdout_images=plan.holdout_images,
-            metrics=_table(["metric", "value"], [(name, format_value(name, value)) for name, value in test.items()]),
+            metrics=table(["metric", "value"], [(name, format_value(name, value)) for name, value in test.items()]),
             epochs=record.epoch,
-            configuration=_table(["field", "value"], _telling(config, source)),
+            configuration=table(["field", "value"], _telling(config, source)),
             loading=_loading(config, len(plan.classes), path.with_name(WEIGHTS)),
             **images,
         )
@@ -140,7 +140,7 @@ def _loading(config: dict[str, Any], classes: int, weights: Path) -> str:
     name, kwargs = config["student"], dict(config["student_kwargs"])
     if is_import_path(name):
         module, _, factory = name.partition(":")
-        return LOADING_OWN.format(module=module, factory=factory, classes=classes, kwargs=_arguments(kwargs))
+        return LOADING_OWN.format(module=module, factory=factory, classes=classes, kwargs=arguments_text(kwargs))
     try:
         kwargs = {"img_size": config["img_size"], **kwargs}
         model = timm.create_model(name, num_classes=classes, **kwargs)
@@ -152,10 +152,11 @@ def _loading(config: dict[str, Any], classes: int, weights: Path) -> str:
         "trainables."
     )
     imports = "\nimport trainables.models  # it is none of timm's own\n" if ours else ""
-    return LOADING.format(name=name, classes=classes, kwargs=_arguments(kwargs), imports=imports)
+    return LOADING.format(name=name, classes=classes, kwargs=arguments_text(kwargs), imports=imports)
 
 
-def _arguments(kwargs: dict[str, Any]) -> str:
+def arguments_text(kwargs: dict[str, Any]) -> str:
+    """Keyword arguments as code, a comma before each."""
     return "".join(f", {key}={value!r}" for key, value in kwargs.items())
 
 
@@ -169,6 +170,7 @@ def _input(config: dict[str, Any], classes: int) -> dict[str, Any]:
     return {"size": getattr(model, "own_size", [config["img_size"]])[0], "mean": list(mean), "std": list(std)}
 
 
-def _table(head: list[str], rows: list[tuple[str, str]]) -> str:
+def table(head: list[str], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])

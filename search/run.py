@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="STUDY",
-        help="try the best parameters of earlier studies first",
+        help="try the best parameters of earlier studies first; also a best.json that was exported",
     )
     add("--trials", type=int, metavar="N", help="trials in all, baselines not counted")
     add("--epochs", type=int, metavar="N", help="epochs of a full-length trial")

@@ -34,3 +34,17 @@ def one_thread():
 def tiny():
     """Makes a small trial's configuration, with changes."""
     return lambda **changes: TrialConfig(**(TINY | changes))
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory):
+    """A teacher of `TINY`, fitted in a moment and kept as a study keeps it; shared by a module's tests."""
+    from trainables.assets import Assets
+    from trainables.context import RunContext
+    from trainables.teacher_job import prepare_teacher
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("teacher")
+    context, recipe = RunContext(folder / "work", lambda _: True), {"epochs": 2, "batch_size": 64, "hflip": 0.0}
+    prepare_teacher(TrialConfig(**TINY), recipe, Assets(), context, folder / "kept")
+    return folder / "kept"

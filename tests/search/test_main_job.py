@@ -4,6 +4,7 @@ import json
 import math
 import os
 
+import jsonschema
 import optuna
 import pandas
 import pytest
@@ -168,15 +169,54 @@ def test_the_plots_show_something(job):
 
 def test_the_export_command_of_the_last_lines_works(job, tmp_path, capsys):
     folder, *_ = job
-    arguments = ["--study", NAME, "--storage", str(folder / "runs"), "--to", "json", "--out", str(tmp_path / "out")]
+    study = ["--study", NAME, "--storage", str(folder / "runs")]
+    arguments = [*study, "--to", "json", "--out", str(tmp_path / "out")]
     assert export.main(arguments) == 0
     record = json.loads((tmp_path / "out" / "best.json").read_text())
-    assert record
+    best = yaml.safe_load((folder / "runs" / NAME / "best.yaml").read_text())
+    assert {name: record[name] for name in best} == json.loads(json.dumps(best)) and len(record["classes"]) == 10
+    schema = json.loads((tmp_path / "out" / "record.schema.json").read_text())
+    jsonschema.validate(record, schema)
     assert (tmp_path / "out" / "student.safetensors").exists()
+    capsys.readouterr()
     assert export.main(arguments) == 2
     assert "is not empty" in capsys.readouterr().err
     assert export.main(["--study", "nosuch", "--to", "xml", "--out", str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.count("error:") == 2
+    assert export.main([*study, "--trial", "99", "--to", "json", "--out", str(tmp_path / "new")]) == 2
+    assert f"--trial: '{NAME}' has no trial '99'; there are 0, 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["python", "lightning", "hf", "hydra", "torchdistill"])
+def test_the_best_goes_to_each_trainer(job, tmp_path, target):
+    folder, *_ = job
+    study = ["--study", NAME, "--storage", str(folder / "runs")]
+    assert export.main([*study, "--to", target, "--out", str(tmp_path / "out"), "--full-length"]) == 0
+    text = (tmp_path / "out" / "EXPORT.md").read_text()
+    assert "## Carried over exactly" in text and f"study {NAME}" in text
+
+
+def test_what_a_trainer_cannot_run_is_refused(job, tmp_path, capsys):
+    folder, *_ = job
+    arguments = ["--study", NAME, "--storage", str(folder / "runs"), "--to", "ofakd", "--out", str(tmp_path / "out")]
+    assert export.main(arguments) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert any("img_size: the script's projectors are for 224 pixels" in line for line in errors)
+    assert all(line.startswith("error: --to ofakd: ") for line in errors) and not (tmp_path / "out").exists()
+    arguments[arguments.index("ofakd")] = "timm"
+    assert export.main(arguments) == 2
+    assert "student: mixer_nano is no model of timm's own" in capsys.readouterr().err
+
+
+def test_a_record_is_another_study_s_first_guess(job, tmp_path, capsys):
+    folder, *_ = job
+    study = ["--study", NAME, "--storage", str(folder / "runs")]
+    assert export.main([*study, "--to", "json", "--out", str(tmp_path / "out")]) == 0
+    again = ["--space", str(studies.MAIN_SPACE), "--dry-run", "--storage", str(tmp_path / "runs")]
+    assert search_main([*again, "--warm-start", str(tmp_path / "out" / "best.json")]) == 0
+    assert f"warm start from {NAME}: 1 first guess" in " ".join(capsys.readouterr().out.split())
+    assert search_main([*again, "--warm-start", str(tmp_path / "nosuch.json")]) == 2
+    assert "nosuch.json cannot be read (No such file or directory)" in capsys.readouterr().err
 
 
 def test_the_study_s_features_are_compared_on_the_images_that_ranked_it(job, tmp_path, capfd):

@@ -1,0 +1,107 @@
+"""The trained student as a graph, for runtimes without its Python code; each is compared with PyTorch as it is written.
+
+Sources: https://docs.pytorch.org/docs/stable/export.html, https://docs.pytorch.org/docs/stable/onnx_export.html
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from search.exporters.base import Source
+from trainables.build import build_model
+from trainables.errors import InputError, StudyError, one_line
+
+TOLERANCE = 1e-3  # of a logit, over the largest one
+COMPARED = (1, 5)  # batches that are compared; the graph is made with another one
+PACKAGES = "pip install onnx onnxscript onnxruntime"
+
+
+def write_torch_export(source: Source, path: Path) -> float:
+    """Writes the student as torch.export's program, for batches of any size.
+
+    Returns:
+        The largest difference from PyTorch's logits, over the largest logit.
+
+    Raises:
+        StudyError: it cannot be exported, or its logits are others.
+    """
+    model = _student(source)
+
+    def written() -> Callable[[Tensor], Tensor]:
+        batch = {0: torch.export.Dim("batch", min=1)}
+        program = torch.export.export(model, (_images(source, 2),), dynamic_shapes=(batch,))
+        torch.export.save(program, path)
+        return torch.export.load(path).module()
+
+    return _compared("torch.export", written, model, source)
+
+
+def write_onnx(source: Source, path: Path) -> float:
+    """Writes the student as ONNX, input `images` and output `logits`, for batches of any size; run by onnxruntime.
+
+    Returns:
+        As `write_torch_export`.
+
+    Raises:
+        InputError: a package is missing.
+        StudyError: as `write_torch_export`.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"--onnx: {error.name} is missing; {PACKAGES}") from error
+    model = _student(source)
+
+    def written() -> Callable[[Tensor], Tensor]:
+        torch.onnx.export(
+            model,
+            (_images(source, 2),),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return _compared("onnx", written, model, source)
+
+
+def _student(source: Source) -> nn.Module:
+    config = source.config
+    return build_model(
+        config.student,
+        num_classes=len(source.classes),
+        img_size=config.img_size,
+        source="checkpoint",
+        weights=str(source.weights),
+        kwargs=config.student_kwargs,
+    ).eval()
+
+
+def _images(source: Source, count: int) -> Tensor:
+    side = source.config.img_size
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def _compared(form: str, write: Callable[[], Callable[[Tensor], Tensor]], model: nn.Module, source: Source) -> float:
+    try:
+        graph = write()
+        worst = 0.0
+        for count in COMPARED:
+            images = _images(source, count)
+            expected = model(images)
+            worst = max(worst, ((graph(images) - expected).abs().max() / expected.abs().max()).item())
+    except Exception as error:  # a model's code may be beyond an exporter in any way it likes
+        raise StudyError(f"{source.config.student} cannot be exported by {form}: {one_line(error)}") from error
+    if worst > TOLERANCE:
+        raise StudyError(f"the logits of {source.config.student} by {form} are off by {worst:.1e} of the largest")
+    return worst

@@ -1,0 +1,105 @@
+"""A trial's recipe in the words of timm's train.py, which the official OFA-KD script has too."""
+
+from typing import Any
+
+from search.exporters.base import Source
+from trainables.config import TrialConfig
+from trainables.foreign import is_import_path
+
+RENAMED = {"crop_scale": "scale", "crop_ratio": "ratio"}
+RECIPE = (
+    "epochs", "batch_size", "opt", "lr", "momentum", "weight_decay", "sched", "min_lr", "warmup_lr", "warmup_epochs",
+    "decay_epochs", "decay_rate", "clip_grad", "smoothing", "mixup", "cutmix", "mixup_prob", "mixup_switch_prob",
+    "crop_scale", "crop_ratio", "hflip", "color_jitter", "aa", "reprob", "train_interpolation", "bce_loss", "drop",
+    "drop_path", "model_ema", "model_ema_decay", "seed",
+)  # fmt: skip
+UNREAD = {  # by trainers that know nothing of our projectors or schedules
+    "projector": "it has no projectors",
+    "projector_lr_scale": "one learning rate for all parameters",
+    "projector_weight_decay_scale": "one weight decay for all parameters",
+    "sched_restarts": "its schedule runs through once",
+}
+BATCH = "the batch over all GPUs: divide it by their number"
+
+
+def recipe_keys(config: TrialConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """The recipe by train.py's keys, and by field of ours which key has it.
+
+    A warm-up lasts at most to the last epoch but one, and rates to which it rises or falls are at most `lr`, as in our
+    own loop.
+    """
+    keys, exact = {}, {}
+    for name in RECIPE:
+        key = RENAMED.get(name, name)
+        keys[key], exact[name] = getattr(config, name), f"`{key}`"
+    keys["warmup_epochs"] = min(config.warmup_epochs, config.epochs - 1)
+    keys["warmup_lr"], keys["min_lr"] = min(config.warmup_lr, config.lr), min(config.min_lr, config.lr)
+    keys["drop"] = config.drop or 0.0  # train.py hands it on as it is, and some models take no None
+    exact["batch_size"] += f", {BATCH}"
+    return keys, exact
+
+
+def own_models(source: Source) -> list[str]:
+    """Why a trainer that knows timm's models alone cannot build both of these."""
+    import timm
+
+    import trainables.models  # noqa: F401 - so that ours are known by name
+
+    problems = []
+    for role in ("student", "teacher") if source.config.distiller != "none" else ("student",):
+        name = getattr(source.config, role)
+        if is_import_path(name) or timm.model_entrypoint(name).__module__.startswith("trainables."):
+            problems.append(f"{role}: {name} is no model of timm's own, and train.py knows no other")
+    return problems
+
+
+def model_arguments(source: Source, role: str) -> dict[str, Any]:
+    """What `timm.create_model` needs besides a name and the class count, to build a model for the trial's image size.
+
+    Raises:
+        InputError: timm alone cannot build it for that size.
+    """
+    from trainables.build import build_model
+    from trainables.errors import InputError
+
+    config = source.config
+    name, kwargs = getattr(config, role), dict(getattr(config, f"{role}_kwargs"))
+    model = build_model(name, num_classes=len(source.classes), img_size=config.img_size, kwargs=kwargs, field=role)
+    if hasattr(model, "own_size"):
+        raise InputError(
+            f"{role}: {name} takes images of {model.own_size[0]} pixels only, and was given {config.img_size} by "
+            "resizing them inside, which the target cannot"
+        )
+    return ({"img_size": config.img_size} | kwargs) if _takes_size(name, kwargs, source) else kwargs
+
+
+def hub_config(source: Source, role: str) -> dict[str, Any]:
+    """A model's `config.json`, with which `timm.create_model("local-dir:…")` and model hubs load it.
+
+    Raises:
+        InputError: as `model_arguments`.
+    """
+    from trainables.build import build_model, normalization
+
+    config = source.config
+    name, kwargs, size = getattr(config, role), getattr(config, f"{role}_kwargs"), config.img_size
+    model = build_model(name, num_classes=len(source.classes), img_size=size, kwargs=kwargs, field=role)
+    mean, std = normalization(model)
+    return {
+        "architecture": name.partition(".")[0],
+        "num_classes": len(source.classes),
+        "model_args": model_arguments(source, role),
+        "pretrained_cfg": {"input_size": [3, size, size], "mean": list(mean), "std": list(std)},
+    }
+
+
+def _takes_size(name: str, kwargs: dict[str, Any], source: Source) -> bool:
+    import timm
+    import torch
+
+    try:
+        with torch.random.fork_rng():
+            timm.create_model(name, num_classes=len(source.classes), img_size=source.config.img_size, **kwargs)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""A trial inside other trainers: each module needs its trainer's package; losses, data and schedule are ours."""
