@@ -58,6 +58,7 @@ def run_export(arguments) -> int:
     source = read_source(folder, arguments.trial)
     if arguments.full_length:
         source = at_full_length(source)
+    source = dataclasses.replace(source, with_data=arguments.with_data)
     exporter = EXPORTERS[arguments.to]
     if reasons := exporter.refuses(source):
         raise InputError([f"--to {exporter.name}: {reason}" for reason in reasons])

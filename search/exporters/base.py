@@ -59,6 +59,7 @@ class Source:
         train_images: how many images it was trained on.
         distributions: Optuna's of the search, by the space's names.
         trials: how many the search had.
+        with_data: whether the trial's images are written too, as `data`.
     """
 
     record: dict[str, Any]
@@ -69,6 +70,7 @@ class Source:
     train_images: int
     distributions: dict[str, Any] = field(default_factory=dict)
     trials: int = 0
+    with_data: bool = False
 
 
 @dataclass
@@ -144,6 +146,20 @@ def decisive(config: TrialConfig) -> set[str]:
         if not (name in NEUTRAL and getattr(config, name) == NEUTRAL[name])
         and (name not in WHERE or WHERE[name](config))
     }
+
+
+def account_images(export: Export, source: Source, where: str) -> None:
+    """Accounts for the images of a target that reads a folder of class folders.
+
+    Args:
+        where: how the target calls it.
+    """
+    if source.with_data:
+        export.exact["images"] = f"`data`, written beside it, is {where}"
+    else:
+        export.dropped["images"] = (
+            f"{where} is a folder of your own, with `train` and `validation`; `--with-data` writes the trial's"
+        )
 
 
 def loss_weights(config: TrialConfig) -> dict[str, float]:

@@ -5,7 +5,7 @@ Which keys and models it knows is written down here, for it takes unknown keys i
 
 from typing import Any
 
-from search.exporters.base import Export, Exporter, Source, decisive, loss_weights, register, to_yaml
+from search.exporters.base import Export, Exporter, Source, account_images, decisive, loss_weights, register, to_yaml
 from search.exporters.timm_recipe import UNREAD, recipe_keys
 from trainables.config import TrialConfig
 
@@ -97,7 +97,7 @@ class OFAKDTrain(Exporter):
             "sched": "the rate changes once an epoch, here after every update",
             "weight_decay": "it also decays position embeddings and what else a model exempts",
         }
-        export.dropped = {"images": "the script reads `DATA/train` and `DATA/validation`, folders of class folders"}
+        account_images(export, source, "`DATA`")
         if taught:
             export.approximated["teacher"] = (
                 "its images come in the student's normalisation, here each model has its own; its weights are in the "

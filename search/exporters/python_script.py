@@ -4,11 +4,11 @@ Its frame is `train_student.py.txt`; what of it depends on the trial is put in h
 """
 
 import inspect
-import pprint
+import json
 from pathlib import Path
 from typing import Any
 
-from search.exporters.base import Export, Exporter, Source, decisive, loss_weights, register
+from search.exporters.base import Export, Exporter, Source, account_images, decisive, loss_weights, register
 from search.exporters.timm_recipe import model_arguments
 from trainables.config import TrialConfig
 from trainables.foreign import is_import_path
@@ -133,11 +133,11 @@ class PythonScript(Exporter):
                 copies[module.name] = module
                 imports += f"\nimport {module.stem}  # noqa: F401 - {getattr(config, role)}, which timm has not\n"
         projectors, more = _projectors(student)
-        imports = more + imports
+        imports = imports.replace("from timm.optim", f"{more}from timm.optim", 1)
         for mark, text in {
             "@student@": config.student, "@teacher@": config.teacher if taught else "nobody",
             "@trial@": source.record["trial"], "@study@": source.record["study"],
-            "@imports@": imports, "@config@": pprint.pformat(settings, width=118, sort_dicts=False, compact=True),
+            "@imports@": imports, "@math@": "import math\n" if more else "", "@config@": _as_code(settings),
             "@projectors@\n": projectors, "@losses@\n": _losses(config),
         }.items():  # fmt: skip
             script = script.replace(mark, text)
@@ -148,9 +148,7 @@ class PythonScript(Exporter):
             copies=copies | ({"teacher.safetensors": source.teacher} if taught else {}),
         )
         export.exact = dict.fromkeys(decisive(config) - {"images"}, "`CONFIG`, and what reads it")
-        export.exact["images"] = (
-            "with `--with-data` they are in `data`, in the trial's order; else give your own folder"
-        )
+        account_images(export, source, "`--data`")
         if config.model_ema:
             export.approximated["model_ema"] = "the average alone is kept; in a trial the better of both"
             del export.exact["model_ema"]
@@ -168,6 +166,15 @@ class PythonScript(Exporter):
                 arguments |= {name: rate for name, rate in rates.items() if rate is not None}
             found[f"{role}_arguments"] = arguments
         return found
+
+
+def _as_code(settings: dict[str, Any]) -> str:
+    """A dict as people write it, one entry a line."""
+
+    def literal(value: Any) -> str:
+        return json.dumps(value) if isinstance(value, str) else repr(value)
+
+    return "{\n" + "".join(f'    "{name}": {literal(value)},\n' for name, value in settings.items()) + "}"
 
 
 def _student(source: Source):
@@ -199,7 +206,7 @@ def _projectors(student) -> tuple[str, str]:
     code += (
         f'\n\ndef PROJECTORS():\n    """One a stage, shallow to deep."""\n    return [\n        {calls},\n    ]\n\n\n'
     )
-    return code, "import math\n\nfrom timm.models.vision_transformer import Block\n" if constants else ""
+    return code, "from timm.models.vision_transformer import Block\n" if constants else ""
 
 
 def _call(student, stage: str, projector) -> str:

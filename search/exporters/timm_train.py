@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from search.exporters.base import Export, Exporter, Source, decisive, loss_weights, register, to_json, to_yaml
+from search.exporters.base import (
+    Export,
+    Exporter,
+    Source,
+    account_images,
+    decisive,
+    loss_weights,
+    register,
+    to_json,
+    to_yaml,
+)
 from search.exporters.timm_recipe import UNREAD, hub_config, model_arguments, own_models, recipe_keys
 from trainables.config import TrialConfig
 
@@ -44,8 +54,8 @@ class TimmTrain(Exporter):
             command=["python", "train.py", "--data-dir", "DATA", "-c", "timm.yaml"],
             needs="git clone https://github.com/huggingface/pytorch-image-models && pip install timm",
             exact=exact | {"img_size": "`img_size`", "student": "`model` and `model_kwargs`"},
-            dropped={"images": "train.py reads `DATA/train` and `DATA/validation`, folders of class folders"},
         )
+        account_images(export, source, "`DATA`")
         if config.distiller in LOGITS and config.kd_loss_weight:
             keys |= _distillation(config)
             _account(config, export)
@@ -57,7 +67,7 @@ class TimmTrain(Exporter):
                 export.exact["distiller"] = "no `kd_*` keys"
             if config.gt_loss_weight == 1:
                 export.exact["gt_loss_weight"] = "the only loss"
-            gone = decisive(config) - exact.keys() - export.exact.keys() - export.dropped.keys() - UNREAD.keys()
+            gone = decisive(config) - export.exact.keys() - export.dropped.keys() - UNREAD.keys()
             export.dropped |= dict.fromkeys(gone, "train.py has no such distillation")
         for name in decisive(config) & UNREAD.keys():
             export.dropped[name] = UNREAD[name]

@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from search.exporters.base import Export, Exporter, Source, Tagged, decisive, loss_weights, register, to_yaml
+from search.exporters.base import (
+    Export,
+    Exporter,
+    Source,
+    Tagged,
+    account_images,
+    decisive,
+    loss_weights,
+    register,
+    to_yaml,
+)
 from search.exporters.ours import INSTALL, TEACHER
 from trainables.config import TrialConfig
 
@@ -72,8 +82,8 @@ class TorchDistill(Exporter):
         read = decisive(config)
         for name in read & {"model_ema", "model_ema_decay"}:
             export.dropped[name] = "torchdistill keeps no average of the weights"
-        export.dropped["images"] = "give them as `data/train` and `data/validation`; `--with-data` writes the trial's"
-        export.exact = {name: WHERE[name] for name in read - export.dropped.keys()}
+        export.exact = {name: WHERE[name] for name in read - export.dropped.keys() - {"images"}}
+        account_images(export, source, "`data`")
         return export
 
 
