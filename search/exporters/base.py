@@ -148,18 +148,12 @@ def decisive(config: TrialConfig) -> set[str]:
     }
 
 
-def account_images(export: Export, source: Source, where: str) -> None:
-    """Accounts for the images of a target that reads a folder of class folders.
-
-    Args:
-        where: how the target calls it.
-    """
+def account_images(export: Export, source: Source) -> None:
+    """Accounts for the images of a target that reads `data`, a folder of class folders."""
     if source.with_data:
-        export.exact["images"] = f"`data`, written beside it, is {where}"
+        export.exact["images"] = "`data`, which was written"
     else:
-        export.dropped["images"] = (
-            f"{where} is a folder of your own, with `train` and `validation`; `--with-data` writes the trial's"
-        )
+        export.dropped["images"] = "give your own folder `data`, with `train` and `validation`, or export `--with-data`"
 
 
 def loss_weights(config: TrialConfig) -> dict[str, float]:
@@ -221,7 +215,8 @@ def account(exporter: Exporter, source: Source, export: Export) -> str:
         lines += [f"## {title}", ""]
         if fields:
             lines += ["| field | value | |", "| --- | --- | --- |"]
-            lines += [f"| `{name}` | {_value(config, name)} | {text} |" for name, text in sorted(fields.items())]
+            rows = [(name, _value(config, name), text.replace("|", "\\|")) for name, text in sorted(fields.items())]
+            lines += [f"| `{name}` | {value} | {text} |" for name, value, text in rows]
         else:
             lines.append("Nothing.")
         lines.append("")

@@ -5,13 +5,15 @@ Sources: https://docs.pytorch.org/docs/stable/export.html, https://docs.pytorch.
 
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from search.exporters.base import Source
-from trainables.build import build_model
 from trainables.errors import InputError, StudyError, one_line
+
+if TYPE_CHECKING:  # naming the targets goes without torch
+    from torch import Tensor, nn
+
+    Graph = Callable[[Tensor], Tensor]
 
 TOLERANCE = 1e-3  # of a logit, over the largest one
 COMPARED = (1, 5)  # batches that are compared; the graph is made with another one
@@ -27,9 +29,11 @@ def write_torch_export(source: Source, path: Path) -> float:
     Raises:
         StudyError: it cannot be exported, or its logits are others.
     """
+    import torch
+
     model = _student(source)
 
-    def written() -> Callable[[Tensor], Tensor]:
+    def written() -> "Graph":
         batch = {0: torch.export.Dim("batch", min=1)}
         program = torch.export.export(model, (_images(source, 2),), dynamic_shapes=(batch,))
         torch.export.save(program, path)
@@ -54,9 +58,11 @@ def write_onnx(source: Source, path: Path) -> float:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"--onnx: {error.name} is missing; {PACKAGES}") from error
+    import torch
+
     model = _student(source)
 
-    def written() -> Callable[[Tensor], Tensor]:
+    def written() -> "Graph":
         torch.onnx.export(
             model,
             (_images(source, 2),),
@@ -74,7 +80,9 @@ def write_onnx(source: Source, path: Path) -> float:
     return _compared("onnx", written, model, source)
 
 
-def _student(source: Source) -> nn.Module:
+def _student(source: Source) -> "nn.Module":
+    from trainables.build import build_model
+
     config = source.config
     return build_model(
         config.student,
@@ -86,19 +94,22 @@ def _student(source: Source) -> nn.Module:
     ).eval()
 
 
-def _images(source: Source, count: int) -> Tensor:
+def _images(source: Source, count: int) -> "Tensor":
+    import torch
+
     side = source.config.img_size
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-@torch.no_grad()
-def _compared(form: str, write: Callable[[], Callable[[Tensor], Tensor]], model: nn.Module, source: Source) -> float:
+def _compared(form: str, write: "Callable[[], Graph]", model: "nn.Module", source: Source) -> float:
+    import torch
+
     try:
-        graph = write()
-        worst = 0.0
+        graph, worst = write(), 0.0
         for count in COMPARED:
             images = _images(source, count)
-            expected = model(images)
+            with torch.no_grad():
+                expected = model(images)
             worst = max(worst, ((graph(images) - expected).abs().max() / expected.abs().max()).item())
     except Exception as error:  # a model's code may be beyond an exporter in any way it likes
         raise StudyError(f"{source.config.student} cannot be exported by {form}: {one_line(error)}") from error

@@ -88,8 +88,8 @@ class OFAKDTrain(Exporter):
         keys["model_ema_decay"] = [config.model_ema_decay]
         export = Export(
             files={},
-            command=["python", "train.py", "DATA", "-c", "ofakd.yaml"],
-            needs="git clone https://github.com/Hao840/OFAKD && cd OFAKD && pip install -r requirements.txt",
+            command=["python", "OFAKD/train.py", "data", "-c", "ofakd.yaml"],
+            needs="git clone https://github.com/Hao840/OFAKD && pip install -r OFAKD/requirements.txt",
         )
         export.exact = exact | {"img_size": "`img_size`", "student": "`model`", "distiller": "`distiller`"}
         export.exact |= {name: where for name, where in _WHERE.items() if name in decisive(config)}
@@ -97,7 +97,7 @@ class OFAKDTrain(Exporter):
             "sched": "the rate changes once an epoch, here after every update",
             "weight_decay": "it also decays position embeddings and what else a model exempts",
         }
-        account_images(export, source, "`DATA`")
+        account_images(export, source)
         if taught:
             export.approximated["teacher"] = (
                 "its images come in the student's normalisation, here each model has its own; its weights are in the "
@@ -116,7 +116,6 @@ class OFAKDTrain(Exporter):
         for name in ("sched", "weight_decay"):
             export.exact.pop(name)
         export.files["ofakd.yaml"] = to_yaml(keys, f"Trial {source.record['trial']} of study {source.record['study']}")
-        export.notes.append("Run it in the script's folder, with both files of this one beside it.")
         return export
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from search.exporters.base import Export, Exporter, Source, account_images, decisive, loss_weights, register
 from search.exporters.timm_recipe import model_arguments
 from trainables.config import TrialConfig
-from trainables.foreign import is_import_path
 
 FRAME = Path(__file__).with_name("train_student.py.txt")
 DISTILLERS = ("ofa", "kd", "none")
@@ -97,6 +96,8 @@ class PythonScript(Exporter):
     title = "a script of its own, with torch and timm only"
 
     def refuses(self, source: Source) -> list[str]:
+        from trainables.foreign import is_import_path
+
         config, problems = source.config, []
         if config.distiller not in DISTILLERS:
             known = ", ".join(DISTILLERS)
@@ -148,7 +149,7 @@ class PythonScript(Exporter):
             copies=copies | ({"teacher.safetensors": source.teacher} if taught else {}),
         )
         export.exact = dict.fromkeys(decisive(config) - {"images"}, "`CONFIG`, and what reads it")
-        account_images(export, source, "`--data`")
+        account_images(export, source)
         if config.model_ema:
             export.approximated["model_ema"] = "the average alone is kept; in a trial the better of both"
             del export.exact["model_ema"]

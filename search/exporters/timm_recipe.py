@@ -4,7 +4,6 @@ from typing import Any
 
 from search.exporters.base import Source
 from trainables.config import TrialConfig
-from trainables.foreign import is_import_path
 
 RENAMED = {"crop_scale": "scale", "crop_ratio": "ratio"}
 RECIPE = (
@@ -44,6 +43,7 @@ def own_models(source: Source) -> list[str]:
     import timm
 
     import trainables.models  # noqa: F401 - so that ours are known by name
+    from trainables.foreign import is_import_path
 
     problems = []
     for role in ("student", "teacher") if source.config.distiller != "none" else ("student",):
@@ -71,6 +71,13 @@ def model_arguments(source: Source, role: str) -> dict[str, Any]:
             "resizing them inside, which the target cannot"
         )
     return ({"img_size": config.img_size} | kwargs) if _takes_size(name, kwargs, source) else kwargs
+
+
+def shown_whole(config: TrialConfig) -> bool:
+    """Whether our own evaluation shows a trial's images whole, where timm's shows the centre."""
+    from trainables.stream import SMALL_SIDE
+
+    return config.img_size <= SMALL_SIDE
 
 
 def hub_config(source: Source, role: str) -> dict[str, Any]:

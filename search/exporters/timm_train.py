@@ -13,7 +13,7 @@ from search.exporters.base import (
     to_json,
     to_yaml,
 )
-from search.exporters.timm_recipe import UNREAD, hub_config, model_arguments, own_models, recipe_keys
+from search.exporters.timm_recipe import UNREAD, hub_config, model_arguments, own_models, recipe_keys, shown_whole
 from trainables.config import TrialConfig
 
 KEYS = {
@@ -22,7 +22,8 @@ KEYS = {
     "batch_size", "opt", "momentum", "weight_decay", "clip_grad", "sched", "sched_on_updates", "lr", "warmup_lr",
     "min_lr", "epochs", "decay_epochs", "decay_rate", "warmup_epochs", "scale", "ratio", "hflip", "color_jitter", "aa",
     "bce_loss", "reprob", "mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "smoothing", "train_interpolation",
-    "drop", "drop_path", "model_ema", "model_ema_decay", "seed", "amp", "amp_dtype", "channels_last", "torchcompile",
+    "crop_pct", "drop", "drop_path",
+    "model_ema", "model_ema_decay", "seed", "amp", "amp_dtype", "channels_last", "torchcompile",
 }  # fmt: skip
 LOGITS = ("ofa", "kd")  # distillers whose term on the logits is, or is nearly, train.py's
 NO_PLACE = "train.py compares final logits only"
@@ -51,11 +52,11 @@ class TimmTrain(Exporter):
         }
         export = Export(
             files={},
-            command=["python", "train.py", "--data-dir", "DATA", "-c", "timm.yaml"],
+            command=["python", "pytorch-image-models/train.py", "--data-dir", "data", "-c", "timm.yaml"],
             needs="git clone https://github.com/huggingface/pytorch-image-models && pip install timm",
             exact=exact | {"img_size": "`img_size`", "student": "`model` and `model_kwargs`"},
         )
-        account_images(export, source, "`DATA`")
+        account_images(export, source)
         if config.distiller in LOGITS and config.kd_loss_weight:
             keys |= _distillation(config)
             _account(config, export)
@@ -72,6 +73,8 @@ class TimmTrain(Exporter):
         for name in decisive(config) & UNREAD.keys():
             export.dropped[name] = UNREAD[name]
         keys |= recipe | {"sched_on_updates": True}
+        if shown_whole(config):
+            keys["crop_pct"] = 1.0  # as in a trial, small images are judged whole
         for name in ("amp", "channels_last", "torchcompile"):
             if getattr(config, name):
                 keys[name] = "inductor" if name == "torchcompile" else True
@@ -79,7 +82,6 @@ class TimmTrain(Exporter):
             keys["amp_dtype"] = config.amp_dtype
         head = f"Trial {source.record['trial']} of study {source.record['study']}"
         export.files["timm.yaml"] = to_yaml(keys, head)
-        export.notes.append("Run it in this folder: the teacher is looked for in `./teacher`.")
         return export
 
 

@@ -14,12 +14,12 @@ from search.exporters.base import (
     to_yaml,
 )
 from search.exporters.ours import INSTALL, TEACHER
+from search.exporters.timm_recipe import shown_whole
 from trainables.config import TrialConfig
 
 PLUGIN = "trainables.adapters.torchdistill"
 DISTILLERS = ("ofa", "kd")
 LEFT_OUT = ("logit_standardization", "curriculum_temperature", "sched_restarts")
-SMALL = 64  # pixels; as in our own evaluation, smaller images are shown whole
 WHERE = {
     "student": "`models.student_model`", "teacher": "`models.teacher_model`", "img_size": "`models`, `datasets`",
     "epochs": "`train.num_epochs`", "batch_size": "`train_data_loader.kwargs.batch_size`, the batch over all GPUs",
@@ -83,7 +83,7 @@ class TorchDistill(Exporter):
         for name in read & {"model_ema", "model_ema_decay"}:
             export.dropped[name] = "torchdistill keeps no average of the weights"
         export.exact = {name: WHERE[name] for name in read - export.dropped.keys() - {"images"}}
-        account_images(export, source, "`data`")
+        account_images(export, source)
         return export
 
 
@@ -95,7 +95,7 @@ def _datasets(source: Source) -> dict[str, Any]:
         "color_jitter": config.color_jitter, "auto_augment": config.aa, "re_prob": config.reprob, "re_mode": "pixel",
         "interpolation": config.train_interpolation,
     }  # fmt: skip
-    whole = {"crop_pct": 1.0, "crop_mode": "squash"} if config.img_size <= SMALL else {}
+    whole = {"crop_pct": 1.0, "crop_mode": "squash"} if shown_whole(config) else {}
 
     def images(folder: str, transform: dict[str, Any]) -> Tagged:
         arguments = {"root": f"data/{folder}", **common, **transform}

@@ -6,7 +6,6 @@ from search.exporters.base import Export, Exporter, Source, decisive, register, 
 from search.exporters.timm_recipe import hub_config
 from search.model_card import LOADING_OWN, arguments_text, table
 from search.statistics import summary
-from trainables.foreign import is_import_path
 
 CARD = """---
 {front}---
@@ -55,6 +54,8 @@ class Weights(Exporter):
     title = "the trained student, as timm and model hubs load it, with a model card"
 
     def export(self, source: Source) -> Export:
+        from trainables.foreign import is_import_path
+
         config = source.config
         foreign = is_import_path(config.student)
         files = {} if foreign else {"config.json": to_json(hub_config(source, "student"))}
@@ -121,6 +122,8 @@ def _front_matter(source: Source) -> str:
 
 def _loading(source: Source) -> str:
     import timm
+
+    from trainables.foreign import is_import_path
 
     name, kwargs = source.config.student, source.config.student_kwargs
     if is_import_path(name):

@@ -69,7 +69,7 @@ def test_export_md_has_three_lists_and_the_command(source, tmp_path):
     text = (tmp_path / "out" / "EXPORT.md").read_text()
     lists = text.split("\n## ")
     assert [one.splitlines()[0] for one in lists[1:]] == ["Run it", "Carried over exactly", "Approximated", "Dropped"]
-    assert "python train.py --data-dir DATA -c timm.yaml" in lists[1]
+    assert "python pytorch-image-models/train.py --data-dir data -c timm.yaml" in lists[1]
     assert "`lr`" in lists[2] and "`eps`" in lists[3] and "`stages`" in lists[4]
 
 
