@@ -4,20 +4,23 @@ import dataclasses
 import importlib
 import json
 import pkgutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import search.exporters
-from search.exporters.base import EXPORTERS, Source, write_export
+from search.exporters.base import EXPORTERS, Exporter, Source, write_export
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import TOP1
-from search.paths import import_from_current_folder, storage_folder
+from search.paths import import_from_current_folder, storage_folder, writable
 from search.resume import JOURNAL
 from trainables.config import TrialConfig
 from trainables.errors import InputError
 
+TRAINED = ("weights", "json")  # targets that are of a student as it is
 BEST, TEACHERS = "best.yaml", "teachers"
 
 
@@ -41,7 +44,7 @@ def run_export(arguments) -> int:
         return 0
     import_from_current_folder()
     folder, out = storage_folder(arguments.storage) / (arguments.study or ""), arguments.out
-    problems = [f"--{name}: give it" for name in ("study", "to", "out") if getattr(arguments, name) is None]
+    problems = [f"--{name}: give it" for name in ("study", "to", "out") if getattr(arguments, name) in (None, "")]
     if arguments.to is not None and arguments.to not in EXPORTERS:
         problems.append(f"--to: '{arguments.to}' is no target; there are {', '.join(sorted(EXPORTERS))}")
     if arguments.study and not folder.is_dir():
@@ -53,6 +56,12 @@ def run_export(arguments) -> int:
             problems.append(f"--{name.replace('_', '-')}: it is the weights' other form; give --to weights")
     if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
         problems.append(f"--out: {out} is not empty; give a new folder")
+    elif out and not writable(out.parent):
+        problems.append(f"--out: {out.parent} cannot be written; give a folder that can")
+    if arguments.full_length and arguments.to in TRAINED:
+        problems.append(
+            f"--full-length: {arguments.to} is of a student that is trained; search/train.py trains in full"
+        )
     if problems:
         raise InputError(problems)
     source = read_source(folder, arguments.trial)
@@ -62,27 +71,33 @@ def run_export(arguments) -> int:
     exporter = EXPORTERS[arguments.to]
     if reasons := exporter.refuses(source):
         raise InputError([f"--to {exporter.name}: {reason}" for reason in reasons])
-    written = write_export(exporter, source, out)
-    for name in written:
-        print(out / name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as partial:  # whole or not at all
+        whole = Path(partial) / out.name
+        lines = list(_write(exporter, source, whole, arguments))
+        if out.exists():
+            out.rmdir()
+        whole.rename(out)
+    for name, told in lines:
+        print(f"{out / name}{told}")
+    return 0
+
+
+def _write(exporter: Exporter, source: Source, out: Path, arguments) -> Iterator[tuple[str, str]]:
+    """Writes all of an export; each thing's name, and what there is to say of it."""
+    for name in write_export(exporter, source, out):
+        yield name, ""
     if arguments.with_data:
         from search.exporters.images import write_images
 
         counts = write_images(source.config, out / "data")
-        print(f"{out / 'data'}: " + ", ".join(f"{count} images in {part}" for part, count in counts.items()))
-    if arguments.torch_export or arguments.onnx:
-        _graphs(source, out, arguments)
-    return 0
-
-
-def _graphs(source: Source, out: Path, arguments) -> None:
+        yield "data", ": " + ", ".join(f"{count} images in {part}" for part, count in counts.items())
     from search.exporters.graphs import write_onnx, write_torch_export
 
     forms = {"torch_export": ("student.pt2", write_torch_export), "onnx": ("student.onnx", write_onnx)}
     for name, (file, write) in forms.items():
         if getattr(arguments, name):
-            off = write(source, out / file)
-            print(f"{out / file}: its logits are PyTorch's within {off:.0e} of the largest")
+            yield file, f": its logits are PyTorch's within {write(source, out / file):.0e} of the largest"
 
 
 def read_source(folder: Path, trial: str | None) -> Source:
@@ -107,11 +122,11 @@ def read_source(folder: Path, trial: str | None) -> Source:
         raise InputError(f"--trial: trial {record.trial_id} is {record.state} ({record.reason}); name a complete one")
     weights = ledger.trial_folder(record.trial_id) / "student.safetensors"
     teacher = _teacher(folder, best["teacher_sha256"])
-    for path, what in ((weights, "its weights are"), (teacher, "its teacher is")):
-        if path is None or not path.exists():
-            raise InputError(
-                f"--study: {what} no longer in {folder.parent}; search/run.py --resume brings a teacher back"
-            )
+    if not weights.exists():
+        raise InputError(f"--trial: the weights of trial {record.trial_id} are no longer in {weights.parent}")
+    if teacher is None or not teacher.exists():
+        back = f"search/run.py --name {folder.name} --resume makes it again"
+        raise InputError(f"--study: its teacher is no longer in {folder.parent / TEACHERS}; {back}")
     facts = json.loads(teacher.with_suffix(".json").read_text())
     classes = facts["class_names"]
     own = record.trial_id == str(best["trial"])
@@ -129,9 +144,7 @@ def read_source(folder: Path, trial: str | None) -> Source:
 
 def at_full_length(source: Source) -> Source:
     """With the recipe's full length in place of the search's shorter one."""
-    longer = source.record["full_length"]
-    config = source.config.model_copy(update=longer)
-    return dataclasses.replace(source, config=config, record=source.record | {"config": config.model_dump()})
+    return dataclasses.replace(source, config=source.config.model_copy(update=source.record["full_length"]))
 
 
 def _record_of(record: TrialRecord, best: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -85,6 +85,8 @@ class Export:
         approximated: by field, what is asked for instead, with the formula.
         dropped: by field, why the target cannot have it.
         copies: further files by name, copied as they are.
+        pickles: by name what gives weights that are written as PyTorch's own files, for targets that read no
+            safetensors.
         notes: whatever else to know, a sentence each.
     """
 
@@ -95,6 +97,7 @@ class Export:
     approximated: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     copies: dict[str, Path] = field(default_factory=dict)
+    pickles: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -171,13 +174,33 @@ def check_accounts(export: Export, config: TrialConfig) -> None:
     """That an export accounts for every field once.
 
     Raises:
-        AssertionError: an exporter forgot a field, or named one twice.
+        RuntimeError: an exporter forgot a field, or named one twice.
     """
     lists = (export.exact, export.approximated, export.dropped)
     named = [name for one in lists for name in one]
     twice = {name for name in named if named.count(name) > 1}
     forgotten = decisive(config) - set(named)
-    assert not twice and not forgotten, f"named twice: {sorted(twice)}; not named: {sorted(forgotten)}"
+    if twice or forgotten:
+        raise RuntimeError(f"the exporter names twice: {sorted(twice)}; it does not name: {sorted(forgotten)}")
+
+
+def check_keys(keys: Iterable[str], known: set[str]) -> None:
+    """That a target knows its keys, where it would take others in silence.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    if unknown := set(keys) - known:
+        raise RuntimeError(f"the target has no keys {sorted(unknown)}")
+
+
+def start_weights(source: Source, export: Export) -> str | None:
+    """The name under which the checkpoint that the student begins with is copied; None where it begins otherwise."""
+    if source.config.student_source != "checkpoint":
+        return None
+    path = Path(source.config.student_weights)
+    export.copies[f"start{path.suffix}"] = path
+    return f"start{path.suffix}"
 
 
 def write_export(exporter: Exporter, source: Source, out: Path) -> list[str]:
@@ -191,9 +214,14 @@ def write_export(exporter: Exporter, source: Source, out: Path) -> list[str]:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text)
     for name, path in export.copies.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, out / name)
+    for name, weights in export.pickles.items():
+        import torch
+
+        torch.save(weights(), out / name)
     (out / "EXPORT.md").write_text(account(exporter, source, export))
-    return [*export.files, *export.copies, "EXPORT.md"]
+    return [*export.files, *export.copies, *export.pickles, "EXPORT.md"]
 
 
 def account(exporter: Exporter, source: Source, export: Export) -> str:
@@ -202,7 +230,12 @@ def account(exporter: Exporter, source: Source, export: Export) -> str:
     lines = [
         f"# Trial {record['trial']} of study {record['study']}, for {exporter.title}",
         "",
-        f"`{config.teacher}` teaches `{config.student}`; val/top1 {record['val_top1']:.2f} in the search.",
+        (
+            f"`{config.teacher}` teaches `{config.student}`"
+            if _taught(config)
+            else f"`{config.student}` without a teacher"
+        )
+        + f"; val/top1 {record['val_top1']:.2f} in the search, after {record['config']['epochs']} epochs.",
         "",
         *_commands(export),
         *(f"{note}\n" for note in export.notes),

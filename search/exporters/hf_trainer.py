@@ -17,13 +17,7 @@ class HFTrainer(Exporter):
             files={},
             command=["python", "-m", "trainables.adapters.hf", "training_args.json", "distill.json"],
             needs=f"{INSTALL} transformers accelerate",
-            exact={
-                "epochs": "`num_train_epochs`",
-                "batch_size": "`per_device_train_batch_size`, the batch over all GPUs: divide it by their number",
-                "lr": "`learning_rate`",
-                "weight_decay": "`weight_decay`",
-                "seed": "`seed`",
-            },
+            exact={"epochs": "`num_train_epochs`, and `config.epochs`, by which the rates change: change both"},
         )
         arguments = {
             "output_dir": "hf",

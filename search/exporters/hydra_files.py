@@ -27,7 +27,6 @@ class Hydra(Exporter):
             files={},
             command=["python", "-m", APP, "--config-dir", "."],
             needs=f"{INSTALL} hydra-core",
-            copies={TEACHER: source.teacher},
         )
         head = f"Trial {source.record['trial']} of study {source.record['study']}"
         main = {
@@ -73,7 +72,9 @@ def sweep_params(distributions: dict[str, Any], config: TrialConfig) -> tuple[di
         if name.startswith("stage") and name[5:].isdigit() and isinstance(one, CategoricalDistribution):
             stages.append(int(name[5:]))
         elif name.startswith(BY_STAGE):
-            lost[name] = "it depends on the stages; one eps is searched for all outputs"
+            lost[name] = "it depends on the stages, and a sweeper's parameters depend on nothing"
+        elif isinstance(one, CategoricalDistribution) and None in one.choices:
+            lost[name] = "Hydra's choice() takes no null"
         elif name not in TrialConfig.model_fields:
             lost[name] = "it is no field of a trial, and only the space knows what it means"
         else:
@@ -94,14 +95,21 @@ def _override(one: Any) -> str:
         return f"choice({','.join(_literal(choice) for choice in one.choices)})"
     if isinstance(one, IntDistribution) and not one.log:
         return f"range({one.low},{one.high + 1},step={one.step})"
-    plain = f"interval({float(one.low)!r},{float(one.high)!r})" if not isinstance(one, IntDistribution) else (
-        f"int(interval({one.low},{one.high}))"
-    )  # fmt: skip
+    if getattr(one, "step", None) and not one.log:
+        beyond = one.high + (1 if isinstance(one, IntDistribution) else one.step / 2)  # range() leaves its end out
+        return f"range({one.low},{beyond},step={one.step})"
+    plain = f"interval({one.low},{one.high})"
+    if isinstance(one, IntDistribution):
+        plain = f"int({plain})"
     return f"tag(log,{plain})" if one.log else plain
 
 
 def _literal(value: Any) -> str:
-    return {True: "true", False: "false", None: "null"}.get(value, str(value)) if not isinstance(value, str) else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return str(value).replace(" ", "")
 
 
 def _sweep(source: Source, params: dict[str, str]) -> dict[str, Any]:

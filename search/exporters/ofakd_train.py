@@ -3,10 +3,23 @@
 Which keys and models it knows is written down here, for it takes unknown keys in silence.
 """
 
+import re
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from search.exporters.base import Export, Exporter, Source, account_images, decisive, loss_weights, register, to_yaml
-from search.exporters.timm_recipe import UNREAD, recipe_keys
+from search.exporters.base import (
+    Export,
+    Exporter,
+    Source,
+    account_images,
+    check_keys,
+    decisive,
+    loss_weights,
+    register,
+    to_yaml,
+)
+from search.exporters.timm_recipe import JUDGED, UNREAD, recipe_keys, refusals
 from trainables.config import TrialConfig
 
 SIZE = 224  # pixels, for which the shapes of its projectors are tabled
@@ -31,11 +44,11 @@ OPTIMIZERS = ("sgd", "nesterov", "momentum", "adam", "adamw", "nadam", "radam", 
 DISTILLERS = {"ofa": "ofa", "kd": "kd", "none": "vanilla"}
 KEYS = {
     "model", "teacher", "teacher_pretrained", "distiller", "gt_loss_weight", "kd_loss_weight", "kd_temperature",
-    "ofa_eps", "ofa_stage", "ofa_loss_weight", "ofa_temperature", "eval_interval_end", "dataset", "num_classes",
+    "ofa_eps", "ofa_stage", "ofa_loss_weight", "ofa_temperature", "num_classes",
     "img_size", "batch_size", "opt", "momentum", "weight_decay", "clip_grad", "sched", "lr", "warmup_lr", "min_lr",
     "epochs", "decay_epochs", "warmup_epochs", "decay_rate", "scale", "ratio", "hflip", "color_jitter", "aa",
-    "bce_loss", "reprob", "mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "smoothing", "train_interpolation",
-    "drop", "drop_path", "model_ema", "model_ema_decay", "seed", "native_amp",
+    "bce_loss", "initial_checkpoint", "reprob", "mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "smoothing",
+    "train_interpolation", "drop", "drop_path", "model_ema", "model_ema_decay", "seed", "native_amp",
 }  # fmt: skip
 
 
@@ -47,22 +60,23 @@ class OFAKDTrain(Exporter):
     title = "the official OFA-KD script"
 
     def refuses(self, source: Source) -> list[str]:
-        config, problems = source.config, []
-        known = {"student": STUDENTS, "teacher": TEACHERS} if config.distiller == "ofa" else {}
+        config, problems = source.config, refusals(source.config)
+        known = {"student": STUDENTS} | ({"teacher": TEACHERS} if config.distiller != "none" else {})
         for role, models in known.items():
             if (name := getattr(config, role)) not in models:
                 problems.append(f"{role}: the script has no {name}; it knows {', '.join(models)}")
             if getattr(config, f"{role}_kwargs"):
                 problems.append(f"{role}_kwargs: the script builds {name} as it is")
         if config.img_size != SIZE:
-            problems.append(
-                f"img_size: the script's projectors are for {SIZE} pixels, and the trial has {config.img_size}"
-            )
+            problems.append(f"img_size: the script is for {SIZE} pixels, and the trial has {config.img_size}")
         if config.distiller not in DISTILLERS:
             problems.append(f"distiller: the script has no working {config.distiller}; it is exported as {_listed()}")
-        for name in ("logit_standardization", "curriculum_temperature"):
-            if getattr(config, name):
-                problems.append(f"{name}: the script has no such thing")
+        if config.logit_standardization:
+            problems.append("logit_standardization: the script has no such thing")
+        if config.student_source == "pretrained":
+            problems.append("student_source: timm 0.6.5 has other weights; give a checkpoint, or begin from scratch")
+        if config.student_source == "checkpoint" and not config.student_weights.endswith(".safetensors"):
+            problems.append("student_weights: give them as .safetensors, so that they can be written for the script")
         if config.distiller == "ofa":
             if config.enhance != "all":
                 problems.append("enhance: the script has the form 'all' only")
@@ -76,14 +90,11 @@ class OFAKDTrain(Exporter):
 
     def export(self, source: Source) -> Export:
         config = source.config
-        recipe, exact = recipe_keys(config)
-        model = {"model": STUDENTS.get(config.student, config.student), "num_classes": len(source.classes)}
+        recipe, exact = recipe_keys(source)
+        model = {"model": STUDENTS[config.student], "num_classes": len(source.classes), "teacher": ""}
         taught = config.distiller != "none"
         if taught:
-            model |= {
-                "teacher": TEACHERS.get(config.teacher, config.teacher),
-                "teacher_pretrained": "teacher.safetensors",
-            }
+            model |= {"teacher": TEACHERS[config.teacher], "teacher_pretrained": "teacher.pth"}
         keys = model | {"distiller": DISTILLERS[config.distiller]} | _losses(config) | {"img_size": SIZE} | recipe
         keys["model_ema_decay"] = [config.model_ema_decay]
         export = Export(
@@ -100,10 +111,9 @@ class OFAKDTrain(Exporter):
         account_images(export, source)
         if taught:
             export.approximated["teacher"] = (
-                "its images come in the student's normalisation, here each model has its own; its weights are in the "
-                "layout of today's timm, which timm 0.6.5 has for all but Swin (`head.fc` was `head`)"
+                "its images come in the student's normalisation, here each model has its own"
             )
-            export.copies["teacher.safetensors"] = source.teacher
+            export.pickles["teacher.pth"] = partial(old_weights, config.teacher, source.teacher)
         if _widths_differ(config):
             export.approximated["projector"] = "a CNN's are as wide as the wider of both models, here as the student"
         elif "projector" in decisive(config):
@@ -115,6 +125,11 @@ class OFAKDTrain(Exporter):
             export.notes.append("Mixed precision there is float16 with scaled gradients.")
         for name in ("sched", "weight_decay"):
             export.exact.pop(name)
+        if config.student_source == "checkpoint":
+            keys["initial_checkpoint"] = "start.pth"
+            export.pickles["start.pth"] = partial(old_weights, config.student, Path(config.student_weights))
+        check_keys(keys, KEYS)
+        export.notes.append(JUDGED)
         export.files["ofakd.yaml"] = to_yaml(keys, f"Trial {source.record['trial']} of study {source.record['study']}")
         return export
 
@@ -127,6 +142,31 @@ _WHERE = {
     "normalize_loss_weights": "the three weights are divided by their sum",
     "gt_loss_weight": "`gt_loss_weight`", "kd_loss_weight": "`kd_loss_weight`", "ofa_loss_weight": "`ofa_loss_weight`",
 }  # fmt: skip
+
+
+def old_weights(name: str, path: Path) -> dict[str, Any]:
+    """A model's weights as timm 0.6.5 has them: all but Swin's are as they are today.
+
+    Args:
+        name: the model's, by our name.
+        path: its weights, safetensors.
+    """
+    from safetensors.torch import load_file
+    from timm import create_model
+
+    import trainables.models  # noqa: F401 - Swin-Nano and Swin-Pico
+
+    state = load_file(path)
+    if not name.startswith("swin_"):
+        return state
+
+    def old(key: str) -> str:  # a stage's downsampling was at its end, and is at the next one's beginning
+        key = re.sub(r"^layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", key)
+        return key.replace("head.fc.", "head.")
+
+    buffers = ("relative_position_index", "attn_mask")  # which were kept with the weights
+    kept = {key: value for key, value in create_model(name).named_buffers() if key.endswith(buffers)}
+    return {old(key): value for key, value in state.items()} | kept
 
 
 def _losses(config: TrialConfig) -> dict[str, Any]:

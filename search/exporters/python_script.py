@@ -105,6 +105,8 @@ class PythonScript(Exporter):
         for name in LEFT_OUT:
             if getattr(config, name):
                 problems.append(f"{name}: the script has no such thing; lightning and hf have")
+        if config.student_source != "scratch":
+            problems.append(f"student_source: the script begins from scratch, not {config.student_source}")
         for role in ("student", "teacher") if config.distiller != "none" else ("student",):
             name = getattr(config, role)
             if is_import_path(name) or _own_module(name) is False:

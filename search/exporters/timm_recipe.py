@@ -19,18 +19,33 @@ UNREAD = {  # by trainers that know nothing of our projectors or schedules
     "sched_restarts": "its schedule runs through once",
 }
 BATCH = "the batch over all GPUs: divide it by their number"
+JUDGED = (
+    "Accuracies may differ: a trial judges images of at most 64 pixels, or the trial's size, whole, and the target all "
+    "of them by one crop."
+)
 
 
-def recipe_keys(config: TrialConfig) -> tuple[dict[str, Any], dict[str, str]]:
+def refusals(config: TrialConfig) -> list[str]:
+    """What of a recipe neither of the train.py's does, though it has keys for it."""
+    problems = []
+    if config.bce_loss and not (config.smoothing or config.mixup or config.cutmix):
+        problems.append("bce_loss: train.py reads it only with smoothing, mixup or cutmix")
+    if config.curriculum_temperature:
+        problems.append("curriculum_temperature: train.py's temperature is fixed")
+    return problems
+
+
+def recipe_keys(source: Source) -> tuple[dict[str, Any], dict[str, str]]:
     """The recipe by train.py's keys, and by field of ours which key has it.
 
     A warm-up lasts at most to the last epoch but one, and rates to which it rises or falls are at most `lr`, as in our
     own loop.
     """
-    keys, exact = {}, {}
+    config, keys, exact = source.config, {}, {}
     for name in RECIPE:
         key = RENAMED.get(name, name)
         keys[key], exact[name] = getattr(config, name), f"`{key}`"
+    keys["batch_size"] = min(config.batch_size, source.train_images // 2 * 2)
     keys["warmup_epochs"] = min(config.warmup_epochs, config.epochs - 1)
     keys["warmup_lr"], keys["min_lr"] = min(config.warmup_lr, config.lr), min(config.min_lr, config.lr)
     keys["drop"] = config.drop or 0.0  # train.py hands it on as it is, and some models take no None

@@ -7,18 +7,30 @@ from search.exporters.base import (
     Exporter,
     Source,
     account_images,
+    check_keys,
     decisive,
     loss_weights,
     register,
+    start_weights,
     to_json,
     to_yaml,
 )
-from search.exporters.timm_recipe import UNREAD, hub_config, model_arguments, own_models, recipe_keys, shown_whole
+from search.exporters.timm_recipe import (
+    JUDGED,
+    UNREAD,
+    hub_config,
+    model_arguments,
+    own_models,
+    recipe_keys,
+    refusals,
+    shown_whole,
+)
 from trainables.config import TrialConfig
 
 KEYS = {
-    "model", "model_kwargs", "kd_model_name", "kd_distill_type", "kd_loss_type", "distill_loss_weight",
-    "task_loss_weight", "kd_temperature", "num_classes", "img_size", "data_dir", "dataset", "train_split", "val_split",
+    "model", "model_kwargs", "pretrained", "initial_checkpoint", "kd_model_name", "kd_distill_type", "kd_loss_type",
+    "distill_loss_weight", "task_loss_weight", "kd_temperature", "num_classes", "img_size", "data_dir", "dataset",
+    "train_split", "val_split",
     "batch_size", "opt", "momentum", "weight_decay", "clip_grad", "sched", "sched_on_updates", "lr", "warmup_lr",
     "min_lr", "epochs", "decay_epochs", "decay_rate", "warmup_epochs", "scale", "ratio", "hflip", "color_jitter", "aa",
     "bce_loss", "reprob", "mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "smoothing", "train_interpolation",
@@ -37,11 +49,11 @@ class TimmTrain(Exporter):
     title = "timm's train.py"
 
     def refuses(self, source: Source) -> list[str]:
-        return own_models(source)
+        return own_models(source) + refusals(source.config)
 
     def export(self, source: Source) -> Export:
         config = source.config
-        recipe, exact = recipe_keys(config)
+        recipe, exact = recipe_keys(source)
         keys = {
             "model": config.student,
             "model_kwargs": model_arguments(source, "student"),
@@ -62,12 +74,15 @@ class TimmTrain(Exporter):
             _account(config, export)
             export.files["teacher/config.json"] = to_json(hub_config(source, "teacher"))
             export.copies["teacher/model.safetensors"] = source.teacher
+            export.notes.append("Run it in this folder: the teacher is looked for in `./teacher`.")
         else:
             export.notes.append("This is the student's plain recipe, without any teacher.")
             if config.distiller == "none":
                 export.exact["distiller"] = "no `kd_*` keys"
             if config.gt_loss_weight == 1:
                 export.exact["gt_loss_weight"] = "the only loss"
+            elif config.distiller == "none":
+                export.dropped["gt_loss_weight"] = "its only loss has the weight 1"
             gone = decisive(config) - export.exact.keys() - export.dropped.keys() - UNREAD.keys()
             export.dropped |= dict.fromkeys(gone, "train.py has no such distillation")
         for name in decisive(config) & UNREAD.keys():
@@ -75,11 +90,16 @@ class TimmTrain(Exporter):
         keys |= recipe | {"sched_on_updates": True}
         if shown_whole(config):
             keys["crop_pct"] = 1.0  # as in a trial, small images are judged whole
+        if start := start_weights(source, export):
+            keys["initial_checkpoint"] = start
+        keys["pretrained"] = config.student_source == "pretrained"
         for name in ("amp", "channels_last", "torchcompile"):
             if getattr(config, name):
                 keys[name] = "inductor" if name == "torchcompile" else True
         if config.amp:
             keys["amp_dtype"] = config.amp_dtype
+        check_keys(keys, KEYS)
+        export.notes.append(JUDGED)
         head = f"Trial {source.record['trial']} of study {source.record['study']}"
         export.files["timm.yaml"] = to_yaml(keys, head)
         return export
@@ -128,5 +148,3 @@ def _account(config: TrialConfig, export: Export) -> None:
             export.exact[name] = where
     for name in read & {"stages", "taps", "ofa_loss_weight", "enhance", "logit_standardization"} - named:
         export.dropped[name] = NO_PLACE if name != "logit_standardization" else "train.py compares logits as they are"
-    for name in read & {"curriculum_temperature", "curriculum_range", "curriculum_epochs", "curriculum_strength"}:
-        export.dropped[name] = "train.py's temperature is fixed"

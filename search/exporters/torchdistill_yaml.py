@@ -11,10 +11,10 @@ from search.exporters.base import (
     decisive,
     loss_weights,
     register,
+    start_weights,
     to_yaml,
 )
 from search.exporters.ours import INSTALL, TEACHER
-from search.exporters.timm_recipe import shown_whole
 from trainables.config import TrialConfig
 
 PLUGIN = "trainables.adapters.torchdistill"
@@ -71,9 +71,7 @@ class TorchDistill(Exporter):
             }  # fmt: skip
         content |= {"models": _models(source), "train": _train(source, mixed)}
         export = Export(
-            files={
-                "torchdistill.yaml": to_yaml(content, f"Trial {source.record['trial']} of {source.record['study']}")
-            },
+            files={},
             command=["python", "-m", PLUGIN, "--config", "torchdistill.yaml"],
             needs=f"{INSTALL} torchdistill",
             copies={TEACHER: source.teacher},
@@ -84,6 +82,9 @@ class TorchDistill(Exporter):
             export.dropped[name] = "torchdistill keeps no average of the weights"
         export.exact = {name: WHERE[name] for name in read - export.dropped.keys() - {"images"}}
         account_images(export, source)
+        content["models"]["student_model"]["kwargs"]["weights"] = start_weights(source, export)
+        head = f"Trial {source.record['trial']} of study {source.record['study']}"
+        export.files["torchdistill.yaml"] = to_yaml(content, head)
         return export
 
 
@@ -95,13 +96,12 @@ def _datasets(source: Source) -> dict[str, Any]:
         "color_jitter": config.color_jitter, "auto_augment": config.aa, "re_prob": config.reprob, "re_mode": "pixel",
         "interpolation": config.train_interpolation,
     }  # fmt: skip
-    whole = {"crop_pct": 1.0, "crop_mode": "squash"} if shown_whole(config) else {}
 
     def images(folder: str, transform: dict[str, Any]) -> Tagged:
         arguments = {"root": f"data/{folder}", **common, **transform}
         return Tagged("!import_call", {"key": f"{PLUGIN}.images", "init": {"kwargs": arguments}})
 
-    return {"train": images("train", train), "validation": images("validation", whole)}
+    return {"train": images("train", train), "validation": images("validation", {"is_training": False})}
 
 
 def _student_of(config: TrialConfig) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _models(source: Source) -> dict[str, Any]:
         "num_classes": classes, "stages": _stages(config), "seed": config.seed, "taps": config.taps,
         "projector": config.projector, "projector_lr_scale": config.projector_lr_scale,
         "projector_weight_decay_scale": config.projector_weight_decay_scale, "source": config.student_source,
-        "weights": config.student_weights, "drop": config.drop, "drop_path": config.drop_path,
+        "drop": config.drop, "drop_path": config.drop_path,
     }  # fmt: skip
     teacher = {
         "name": config.teacher, "num_classes": classes, "img_size": config.img_size, "weights": TEACHER,

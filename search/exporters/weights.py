@@ -10,11 +10,9 @@ from search.statistics import summary
 CARD = """---
 {front}---
 
-# {student}, distilled from {teacher}
+# {title}
 
-An image classifier of {classes} classes, for images of {size} pixels. It was trained by
-[OFA-KD](https://arxiv.org/abs/2310.19444) or one of its rivals (`{distiller}`), with a frozen `{teacher}` as teacher,
-which reaches {teacher_top1:.2f} on the holdout. It is trial {trial} of study `{study}`.
+An image classifier of {classes} classes, for images of {size} pixels. {taught} It is trial {trial} of study `{study}`.
 
 ## How good it is
 
@@ -38,6 +36,10 @@ It knows the data it was trained on and imitates its teacher, with the teacher's
 data, under shift, or by groups of people. Its licence is for you to fill in: it follows from the data's and the
 teacher's.
 """
+TAUGHT = (
+    "It was trained by the distiller `{distiller}` ([OFA-KD](https://arxiv.org/abs/2310.19444) and its rivals), with a "
+    "frozen `{teacher}` as teacher, which reaches {top1:.2f} on the holdout."
+)
 LOADING = """import timm
 {imports}
 model = timm.create_model("local-dir:{folder}", pretrained=True)  # this folder
@@ -72,12 +74,13 @@ class Weights(Exporter):
 def card(source: Source) -> str:
     """The model card, Markdown with the front matter that model hubs read."""
     config, record = source.config, source.record
+    taught = config.distiller != "none"
     return CARD.format(
         front=_front_matter(source),
-        student=config.student,
-        teacher=config.teacher,
-        teacher_top1=record["teacher_top1"],
-        distiller=config.distiller,
+        title=f"{config.student}, distilled from {config.teacher}" if taught else config.student,
+        taught=TAUGHT.format(**vars(config), top1=record["teacher_top1"])
+        if taught
+        else "It was trained on labels alone.",
         classes=len(source.classes),
         size=config.img_size,
         trial=record["trial"],

@@ -184,7 +184,7 @@ def test_the_export_command_of_the_last_lines_works(job, tmp_path, capsys):
     assert export.main(["--study", "nosuch", "--to", "xml", "--out", str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.count("error:") == 2
     assert export.main([*study, "--trial", "99", "--to", "json", "--out", str(tmp_path / "new")]) == 2
-    assert f"--trial: '{NAME}' has no trial '99'; there are 0, 1" in capsys.readouterr().err
+    assert f"--trial: '{NAME}' has no trial '99'; there are scratch, kd, 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["python", "lightning", "hf", "hydra", "torchdistill"])
@@ -201,22 +201,29 @@ def test_what_a_trainer_cannot_run_is_refused(job, tmp_path, capsys):
     arguments = ["--study", NAME, "--storage", str(folder / "runs"), "--to", "ofakd", "--out", str(tmp_path / "out")]
     assert export.main(arguments) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert any("img_size: the script's projectors are for 224 pixels" in line for line in errors)
+    assert any("img_size: the script is for 224 pixels" in line for line in errors)
     assert all(line.startswith("error: --to ofakd: ") for line in errors) and not (tmp_path / "out").exists()
     arguments[arguments.index("ofakd")] = "timm"
     assert export.main(arguments) == 2
     assert "student: mixer_nano is no model of timm's own" in capsys.readouterr().err
+    for more, reason in (
+        (["--to", "weights", "--full-length"], "--full-length: weights is of a student that is trained"),
+        (["--to", "hf", "--onnx"], "--onnx: it is the weights' other form; give --to weights"),
+        (["--to", "hf", "--study", ""], "--study: give it"),
+    ):
+        assert export.main([*arguments[:4], "--out", str(tmp_path / "out"), *more]) == 2
+        assert reason in capsys.readouterr().err
 
 
-def test_a_record_is_another_study_s_first_guess(job, tmp_path, capsys):
+def test_a_record_is_another_study_s_first_guess(job, tmp_path, capfd):
     folder, *_ = job
     study = ["--study", NAME, "--storage", str(folder / "runs")]
     assert export.main([*study, "--to", "json", "--out", str(tmp_path / "out")]) == 0
     again = ["--space", str(studies.MAIN_SPACE), "--dry-run", "--storage", str(tmp_path / "runs")]
     assert search_main([*again, "--warm-start", str(tmp_path / "out" / "best.json")]) == 0
-    assert f"warm start from {NAME}: 1 first guess" in " ".join(capsys.readouterr().out.split())
+    assert f"warm start from {NAME}: 1 first guess" in " ".join(capfd.readouterr().out.split())
     assert search_main([*again, "--warm-start", str(tmp_path / "nosuch.json")]) == 2
-    assert "nosuch.json cannot be read (No such file or directory)" in capsys.readouterr().err
+    assert "nosuch.json cannot be read (No such file or directory)" in capfd.readouterr().err
 
 
 def test_the_study_s_features_are_compared_on_the_images_that_ranked_it(job, tmp_path, capfd):

@@ -125,7 +125,8 @@ def main(arguments: list[str]) -> None:
     training, distill = (Path(name) for name in arguments)
     (training_arguments,) = HfArgumentParser(TrainingArguments).parse_json_file(str(training))
     content = json.loads(distill.read_text())
-    trainer = DistillationTrainer(training_arguments, content["config"], distill.parent / content["teacher_weights"])
+    teacher = content["teacher_weights"] and distill.parent / content["teacher_weights"]
+    trainer = DistillationTrainer(training_arguments, content["config"], teacher)
     trainer.train()
     save_weights(trainer.parts.taught.student.model, Path(training_arguments.output_dir) / STUDENT)
 

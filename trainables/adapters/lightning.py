@@ -35,7 +35,8 @@ class Distillation(lightning.LightningModule):
         super().__init__()
         self.parts = Parts(config, teacher_weights)
         self.config, self.taught = self.parts.config, self.parts.taught
-        self.ema = timm.utils.ModelEmaV3(self.taught.student.model, self.config.model_ema_decay)
+        decay, averaged = self.config.model_ema_decay, self.config.model_ema
+        self.ema = timm.utils.ModelEmaV3(self.taught.student.model, decay) if averaged else None
         self._schedule = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -62,23 +63,25 @@ class Distillation(lightning.LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         """Moves the schedule and the average on."""
         self._schedule.step_update(self.global_step)
-        if self.config.model_ema:
+        if self.ema:
             self.ema.update(self.taught.student.model, step=self.global_step)
 
     def validation_step(self, batch: tuple[torch.Tensor, ...], batch_idx: int) -> None:
         """Judges a batch of the holdout."""
         images, target = batch
-        model = self.ema.module if self.config.model_ema else self.taught.student.model
-        logits = model(images).float()
+        logits = self.delivered()(images).float()
         options = {"batch_size": len(images), "sync_dist": True}
         self.log("val/top1", 100 * (logits.argmax(1) == target).float().mean(), prog_bar=True, **options)
         self.log("val/loss", F.cross_entropy(logits, target), **options)
 
+    def delivered(self) -> torch.nn.Module:
+        """The student that is judged and kept."""
+        return self.ema.module if self.ema else self.taught.student.model
+
     def on_fit_end(self) -> None:
         """Writes the student."""
         if self.trainer.is_global_zero:
-            model = self.ema.module if self.config.model_ema else self.taught.student.model
-            save_weights(model, Path(self.trainer.default_root_dir) / STUDENT)
+            save_weights(self.delivered(), Path(self.trainer.default_root_dir) / STUDENT)
 
 
 class TrialData(lightning.LightningDataModule):

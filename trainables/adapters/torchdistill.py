@@ -30,6 +30,7 @@ from trainables.checkpoint import save_weights, seed_everything
 from trainables.distillation import ground_truth_loss
 from trainables.losses.kd import kd_loss
 from trainables.losses.ofa import ofa_loss
+from trainables.stream import SMALL_SIDE
 from trainables.student import Student
 from trainables.teacher import Teacher
 
@@ -186,11 +187,26 @@ def images(root: str, student: dict[str, Any], num_classes: int, **transform: An
 
     Args:
         student: arguments of `build_model`, with `img_size`.
-        transform: arguments of timm's `create_transform`.
+        transform: arguments of timm's `create_transform`, of training images.
     """
     with torch.random.fork_rng():
         mean, std = normalization(build_model(num_classes=num_classes, **student))
-    return ImageFolder(root, create_transform(student["img_size"], mean=mean, std=std, **transform))
+    side = student["img_size"]
+    if transform.get("is_training"):
+        return ImageFolder(root, create_transform(side, mean=mean, std=std, **transform))
+    return ImageFolder(root, Shown(side, mean, std))
+
+
+class Shown:
+    """As our own evaluation shows an image: a small one whole, a large one by timm's central crop; pickles."""
+
+    def __init__(self, side: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        self._small = max(SMALL_SIDE, side)
+        self._whole = create_transform(side, crop_pct=1.0, crop_mode="squash", mean=mean, std=std)
+        self._centre = create_transform(side, mean=mean, std=std)
+
+    def __call__(self, image) -> Tensor:
+        return (self._whole if min(image.size) <= self._small else self._centre)(image)
 
 
 def register_mixup(key: str, **options: Any) -> None:
@@ -226,10 +242,12 @@ def main(arguments: list[str] | None = None) -> None:
     if mixup := config.get("mixup"):
         register_mixup("ofakd_mixup", **mixup)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models = config["models"]
+    train, models = config["train"], config["models"]
+    batch = train["train_data_loader"]["kwargs"]["batch_size"]
+    train["scheduler"]["kwargs"]["steps_per_epoch"] = len(config["datasets"]["train"]) // batch  # of the data at hand
     student = get_model(models["student_model"]["key"], **models["student_model"]["kwargs"])
     teacher = get_model(models["teacher_model"]["key"], **models["teacher_model"]["kwargs"])
-    box = DistillationBox(teacher, student, config["datasets"], config["train"], device, None, False, 1)
+    box = DistillationBox(teacher, student, config["datasets"], train, device, None, False, 1)
     for epoch in range(box.num_epochs):
         box.pre_epoch_process(epoch=epoch)
         losses = []

@@ -13,8 +13,12 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 @pytest.mark.long
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"distiller": "rkd", "stages": [], "eps": 1.0, "clip_grad": 0.5, "warmup_epochs": 1}],
-    ids=["ofa", "rkd"],
+    [
+        {},
+        {"distiller": "rkd", "stages": [], "eps": 1.0, "clip_grad": 0.5, "warmup_epochs": 1},
+        {"distiller": "none", "stages": [], "eps": 1.0},
+    ],
+    ids=["ofa", "rkd", "alone"],
 )
 def test_its_losses_are_ours(fields, source, trained, tmp_path):
     made = source(**fields)
