@@ -136,6 +136,7 @@ def _loading(config: dict[str, Any], classes: int, weights: Path) -> str:
     from safetensors.torch import load_file
 
     from trainables.foreign import is_import_path
+    from trainables.models import is_ours
 
     name, kwargs = config["student"], dict(config["student_kwargs"])
     if is_import_path(name):
@@ -148,10 +149,7 @@ def _loading(config: dict[str, Any], classes: int, weights: Path) -> str:
         del kwargs["img_size"]
         model = timm.create_model(name, num_classes=classes, **kwargs)
     model.load_state_dict(load_file(weights))
-    ours = type(model).__module__.startswith("trainables.") or timm.model_entrypoint(name).__module__.startswith(
-        "trainables."
-    )
-    imports = "\nimport trainables.models  # it is none of timm's own\n" if ours else ""
+    imports = "\nimport trainables.models  # it is none of timm's own\n" if is_ours(name) else ""
     return LOADING.format(name=name, classes=classes, kwargs=arguments_text(kwargs), imports=imports)
 
 

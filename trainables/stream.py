@@ -10,6 +10,7 @@ from itertools import chain, islice
 
 import numpy as np
 import torch
+from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import DataLoader
 
@@ -171,10 +172,20 @@ def eval_loader(
     """
     share = np.arange(len(split))[rank::world_size]
     keys = [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
-    whole = create_transform(img_size, crop_pct=1.0, crop_mode="squash", mean=mean, std=std)
-    centre = create_transform(img_size, mean=mean, std=std)
-    batches = _EvalBatches(split, max(SMALL_SIDE, img_size), whole, centre)
+    batches = _EvalBatches(split, EvalTransform(img_size, mean, std))
     return _EvalLoader(_loader(batches, keys, loader_workers))
+
+
+class EvalTransform:
+    """How evaluation shows an image, PIL to float32 [3, img_size, img_size], see `eval_loader`; pickles."""
+
+    def __init__(self, img_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        self._small = max(SMALL_SIDE, img_size)
+        self._whole = create_transform(img_size, crop_pct=1.0, crop_mode="squash", mean=mean, std=std)
+        self._centre = create_transform(img_size, mean=mean, std=std)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return (self._whole if min(image.size) <= self._small else self._centre)(image)
 
 
 class _Keys:
@@ -235,12 +246,11 @@ class _TrainBatches(_Batches):
 
 
 class _EvalBatches(_Batches):
-    def __init__(self, split: ImageList, small: int, whole, centre):
-        self.split, self.small, self.whole, self.centre = split, small, whole, centre
+    def __init__(self, split: ImageList, transform: EvalTransform):
+        self.split, self.transform = split, transform
 
     def make(self, key: np.ndarray) -> Tensors:
-        images = [self.split.image(index) for index in key]
-        tensors = [(self.whole if min(image.size) <= self.small else self.centre)(image) for image in images]
+        tensors = [self.transform(self.split.image(index)) for index in key]
         return torch.stack(tensors), torch.from_numpy(self.split.targets[key])
 
 

@@ -13,6 +13,7 @@ import yaml
 from trainables.config import Recipe, TrialConfig, fields_read
 from trainables.distillers import distillers_of
 from trainables.distillers.base import STAGE_LOGITS
+from trainables.errors import InputError
 
 # Fields of a recipe that ask for nothing where they have this value, so that a target need not know them
 NEUTRAL: dict[str, Any] = {
@@ -71,6 +72,11 @@ class Source:
     distributions: dict[str, Any] = field(default_factory=dict)
     trials: int = 0
     with_data: bool = False
+
+    @property
+    def name(self) -> str:
+        """Which trial of which study."""
+        return f"Trial {self.record['trial']} of study {self.record['study']}"
 
 
 @dataclass
@@ -170,6 +176,24 @@ def loss_weights(config: TrialConfig) -> dict[str, float]:
     return {name: weight / scale for name, weight in weights.items()}
 
 
+def eps_by_output(config: TrialConfig) -> list[float]:
+    """OFA's eps of each stage, in the order of `stages`, and of the logits."""
+    eps = config.eps if isinstance(config.eps, list) else [config.eps]
+    return eps if len(eps) > 1 else eps * (len(config.stages) + 1)
+
+
+def lacking(config: TrialConfig, distillers: Iterable[str], fields: Iterable[str], what: str) -> list[str]:
+    """Why a target of ours that has some distillers, and lacks some fields, cannot run a configuration."""
+    problems = []
+    if config.distiller not in distillers:
+        problems.append(
+            f"distiller: {what} has {', '.join(distillers)}, not {config.distiller}; lightning and hf have all"
+        )
+    return problems + [
+        f"{name}: {what} has no such thing; lightning and hf have" for name in fields if getattr(config, name)
+    ]
+
+
 def check_accounts(export: Export, config: TrialConfig) -> None:
     """That an export accounts for every field once.
 
@@ -195,10 +219,16 @@ def check_keys(keys: Iterable[str], known: set[str]) -> None:
 
 
 def start_weights(source: Source, export: Export) -> str | None:
-    """The name under which the checkpoint that the student begins with is copied; None where it begins otherwise."""
+    """The name under which the checkpoint that the student begins with is copied; None where it begins otherwise.
+
+    Raises:
+        InputError: it is no longer there.
+    """
     if source.config.student_source != "checkpoint":
         return None
     path = Path(source.config.student_weights)
+    if not path.exists():
+        raise InputError(f"student_weights: {path}, with which the trial began, is no longer there")
     export.copies[f"start{path.suffix}"] = path
     return f"start{path.suffix}"
 
@@ -228,7 +258,7 @@ def account(exporter: Exporter, source: Source, export: Export) -> str:
     """EXPORT.md: what was carried over exactly, what approximately, what not, and the command."""
     record, config = source.record, source.config
     lines = [
-        f"# Trial {record['trial']} of study {record['study']}, for {exporter.title}",
+        f"# {source.name}, for {exporter.title}",
         "",
         (
             f"`{config.teacher}` teaches `{config.student}`"

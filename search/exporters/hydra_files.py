@@ -28,7 +28,6 @@ class Hydra(Exporter):
             command=["python", "-m", APP, "--config-dir", "."],
             needs=f"{INSTALL} hydra-core",
         )
-        head = f"Trial {source.record['trial']} of study {source.record['study']}"
         main = {
             "defaults": ["_self_", {"experiment": "best"}],
             "teacher_weights": TEACHER,
@@ -39,8 +38,8 @@ class Hydra(Exporter):
         export.copies[TEACHER] = source.teacher
         params, lost = sweep_params(source.distributions, source.config)
         export.files = {
-            "config.yaml": to_yaml(main, head),
-            "experiment/best.yaml": "# @package _global_\n" + to_yaml(experiment, head),
+            "config.yaml": to_yaml(main, source.name),
+            "experiment/best.yaml": "# @package _global_\n" + to_yaml(experiment, source.name),
         }
         if params:
             export.files["sweep.yaml"] = to_yaml(

@@ -35,8 +35,7 @@ class Lightning(Exporter):
         if "model_ema" in decisive(config):
             export.approximated["model_ema"] = "the average alone is judged and kept; in a trial the better of both"
         model = {"config": whole(source, export), "teacher_weights": teacher_file(source)}
-        head = f"Trial {source.record['trial']} of study {source.record['study']}"
-        export.files["lightning.yaml"] = to_yaml({"trainer": trainer, "model": model}, head)
+        export.files["lightning.yaml"] = to_yaml({"trainer": trainer, "model": model}, source.name)
         export.notes.append("The student of the last epoch is `lightning/student.safetensors`.")
         return export
 

@@ -15,6 +15,7 @@ from search.exporters.base import (
     account_images,
     check_keys,
     decisive,
+    eps_by_output,
     loss_weights,
     register,
     to_yaml,
@@ -130,7 +131,7 @@ class OFAKDTrain(Exporter):
             export.pickles["start.pth"] = partial(old_weights, config.student, Path(config.student_weights))
         check_keys(keys, KEYS)
         export.notes.append(JUDGED)
-        export.files["ofakd.yaml"] = to_yaml(keys, f"Trial {source.record['trial']} of study {source.record['study']}")
+        export.files["ofakd.yaml"] = to_yaml(keys, source.name)
         return export
 
 
@@ -176,9 +177,8 @@ def _losses(config: TrialConfig) -> dict[str, Any]:
     if config.distiller == "kd":
         keys["kd_temperature"] = config.temperature
     elif config.distiller == "ofa":
-        eps = config.eps if isinstance(config.eps, list) else [config.eps]
         keys |= {
-            "ofa_eps": [float(one) for one in eps],
+            "ofa_eps": [float(one) for one in eps_by_output(config)],
             "ofa_stage": config.stages,
             "ofa_temperature": config.temperature,
         }

@@ -8,7 +8,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from search.exporters.base import Export, Exporter, Source, account_images, decisive, loss_weights, register
+from search.exporters.base import (
+    Export,
+    Exporter,
+    Source,
+    account_images,
+    decisive,
+    eps_by_output,
+    lacking,
+    loss_weights,
+    register,
+)
 from search.exporters.timm_recipe import model_arguments
 from trainables.config import TrialConfig
 
@@ -98,13 +108,8 @@ class PythonScript(Exporter):
     def refuses(self, source: Source) -> list[str]:
         from trainables.foreign import is_import_path
 
-        config, problems = source.config, []
-        if config.distiller not in DISTILLERS:
-            known = ", ".join(DISTILLERS)
-            problems.append(f"distiller: the script knows {known}, not {config.distiller}; lightning and hf know all")
-        for name in LEFT_OUT:
-            if getattr(config, name):
-                problems.append(f"{name}: the script has no such thing; lightning and hf have")
+        config = source.config
+        problems = lacking(config, DISTILLERS, LEFT_OUT, "the script")
         if config.student_source != "scratch":
             problems.append(f"student_source: the script begins from scratch, not {config.student_source}")
         for role in ("student", "teacher") if config.distiller != "none" else ("student",):
@@ -123,8 +128,7 @@ class PythonScript(Exporter):
         student = _student(source)
         if config.distiller == "ofa":
             settings["ofa_loss_weight"] = config.ofa_loss_weight
-            eps = config.eps if isinstance(config.eps, list) else [config.eps]
-            settings["eps"] = eps if len(eps) > 1 else eps * (len(student.indices) + 1)
+            settings["eps"] = eps_by_output(config)
         settings["features"] = student.indices
         settings |= loss_weights(config)
         script = FRAME.read_text()
@@ -238,10 +242,9 @@ def _own_module(name: str) -> Path | bool | None:
     """The file of a model of ours that stands on timm alone; None for timm's own, False for one that needs more."""
     import timm
 
-    import trainables.models  # noqa: F401
+    from trainables.models import is_ours
 
-    entry = timm.model_entrypoint(name.partition(".")[0])
-    if not entry.__module__.startswith("trainables."):
+    if not is_ours(name):
         return None
-    file = Path(inspect.getfile(entry))
+    file = Path(inspect.getfile(timm.model_entrypoint(name.partition(".")[0])))
     return file if "trainables" not in file.read_text() else False

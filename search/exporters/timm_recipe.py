@@ -35,19 +35,24 @@ def refusals(config: TrialConfig) -> list[str]:
     return problems
 
 
-def recipe_keys(source: Source) -> tuple[dict[str, Any], dict[str, str]]:
-    """The recipe by train.py's keys, and by field of ours which key has it.
+def bounded(source: Source) -> dict[str, Any]:
+    """The fields that our own loop bounds by others, as it takes them."""
+    config = source.config
+    return {
+        "batch_size": min(config.batch_size, source.train_images // 2 * 2),
+        "warmup_epochs": min(config.warmup_epochs, config.epochs - 1),
+        "warmup_lr": min(config.warmup_lr, config.lr),
+        "min_lr": min(config.min_lr, config.lr),
+    }
 
-    A warm-up lasts at most to the last epoch but one, and rates to which it rises or falls are at most `lr`, as in our
-    own loop.
-    """
+
+def recipe_keys(source: Source) -> tuple[dict[str, Any], dict[str, str]]:
+    """The recipe by train.py's keys, and by field of ours which key has it."""
     config, keys, exact = source.config, {}, {}
     for name in RECIPE:
         key = RENAMED.get(name, name)
         keys[key], exact[name] = getattr(config, name), f"`{key}`"
-    keys["batch_size"] = min(config.batch_size, source.train_images // 2 * 2)
-    keys["warmup_epochs"] = min(config.warmup_epochs, config.epochs - 1)
-    keys["warmup_lr"], keys["min_lr"] = min(config.warmup_lr, config.lr), min(config.min_lr, config.lr)
+    keys |= bounded(source)
     keys["drop"] = config.drop or 0.0  # train.py hands it on as it is, and some models take no None
     exact["batch_size"] += f", {BATCH}"
     return keys, exact
@@ -55,15 +60,13 @@ def recipe_keys(source: Source) -> tuple[dict[str, Any], dict[str, str]]:
 
 def own_models(source: Source) -> list[str]:
     """Why a trainer that knows timm's models alone cannot build both of these."""
-    import timm
-
-    import trainables.models  # noqa: F401 - so that ours are known by name
     from trainables.foreign import is_import_path
+    from trainables.models import is_ours
 
     problems = []
     for role in ("student", "teacher") if source.config.distiller != "none" else ("student",):
         name = getattr(source.config, role)
-        if is_import_path(name) or timm.model_entrypoint(name).__module__.startswith("trainables."):
+        if is_import_path(name) or is_ours(name):
             problems.append(f"{role}: {name} is no model of timm's own, and train.py knows no other")
     return problems
 

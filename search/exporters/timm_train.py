@@ -9,6 +9,7 @@ from search.exporters.base import (
     account_images,
     check_keys,
     decisive,
+    eps_by_output,
     loss_weights,
     register,
     start_weights,
@@ -100,8 +101,7 @@ class TimmTrain(Exporter):
             keys["amp_dtype"] = config.amp_dtype
         check_keys(keys, KEYS)
         export.notes.append(JUDGED)
-        head = f"Trial {source.record['trial']} of study {source.record['study']}"
-        export.files["timm.yaml"] = to_yaml(keys, head)
+        export.files["timm.yaml"] = to_yaml(keys, source.name)
         return export
 
 
@@ -131,7 +131,7 @@ def _account(config: TrialConfig, export: Export) -> None:
     if config.distiller == "ofa":
         if not config.temperature_squared:
             export.exact["kd_loss_weight"] += ", divided by T²: train.py multiplies its term by T², OFA does not"
-        eps = config.eps[-1] if isinstance(config.eps, list) else config.eps
+        eps = eps_by_output(config)[-1]
         form = "KL(p_t || p_s) in place of OFA's loss, whose gradients are the same at eps = 1"
         if eps == 1 and config.enhance == "all":
             export.exact |= {"eps": f"eps = 1: {form}", "enhance": "as the distiller"}

@@ -9,12 +9,15 @@ from search.exporters.base import (
     Tagged,
     account_images,
     decisive,
+    eps_by_output,
+    lacking,
     loss_weights,
     register,
     start_weights,
     to_yaml,
 )
 from search.exporters.ours import INSTALL, TEACHER
+from search.exporters.timm_recipe import bounded
 from trainables.config import TrialConfig
 
 PLUGIN = "trainables.adapters.torchdistill"
@@ -50,14 +53,7 @@ class TorchDistill(Exporter):
     title = "torchdistill, with a plugin that has the OFA loss"
 
     def refuses(self, source: Source) -> list[str]:
-        config, problems = source.config, []
-        if config.distiller not in DISTILLERS:
-            known = ", ".join(DISTILLERS)
-            problems.append(f"distiller: the plugin has {known}, not {config.distiller}; lightning and hf have all")
-        for name in LEFT_OUT:
-            if getattr(config, name):
-                problems.append(f"{name}: the plugin has no such thing; lightning and hf have")
-        return problems
+        return lacking(source.config, DISTILLERS, LEFT_OUT, "the plugin")
 
     def export(self, source: Source) -> Export:
         config = source.config
@@ -83,8 +79,7 @@ class TorchDistill(Exporter):
         export.exact = {name: WHERE[name] for name in read - export.dropped.keys() - {"images"}}
         account_images(export, source)
         content["models"]["student_model"]["kwargs"]["weights"] = start_weights(source, export)
-        head = f"Trial {source.record['trial']} of study {source.record['study']}"
-        export.files["torchdistill.yaml"] = to_yaml(content, head)
+        export.files["torchdistill.yaml"] = to_yaml(content, source.name)
         return export
 
 
@@ -143,7 +138,8 @@ def _train(source: Source, mixed: bool) -> dict[str, Any]:
             "kwargs": options | loader,
         }
 
-    batch = min(config.batch_size, source.train_images // 2 * 2)
+    bounds = bounded(source)
+    batch = bounds.pop("batch_size")
     hooks = [f"projectors.{stage}" for stage in _stages(config)]  # the final logits are there without
     model = {"forward_proc": "forward_batch_only", "sequential": [], "wrapper": None}
     return {
@@ -167,9 +163,7 @@ def _train(source: Source, mixed: bool) -> dict[str, Any]:
             "key": "ofakd_scheduler",
             "kwargs": {
                 "steps_per_epoch": source.train_images // batch, "sched": config.sched, "num_epochs": config.epochs,
-                "warmup_epochs": min(config.warmup_epochs, config.epochs - 1),
-                "warmup_lr": min(config.warmup_lr, config.lr), "min_lr": min(config.min_lr, config.lr),
-                "decay_epochs": config.decay_epochs, "decay_rate": config.decay_rate,
+                **bounds, "decay_epochs": config.decay_epochs, "decay_rate": config.decay_rate,
             },
             "scheduling_step": 1,
         },
@@ -183,8 +177,7 @@ def _terms(config: TrialConfig) -> dict[str, Any]:
     terms = {"gt": _term("GroundTruthLoss", truth, weights["gt_loss_weight"])}
     if config.distiller == "kd":
         return terms | {"kd": _term("LogitsKDLoss", {"temperature": config.temperature}, weights["kd_loss_weight"])}
-    eps = config.eps if isinstance(config.eps, list) else [config.eps]
-    eps = eps if len(eps) > 1 else eps * (len(config.stages) + 1)
+    eps = eps_by_output(config)
     options = {
         "temperature": config.temperature, "enhance": config.enhance, "temperature_squared": config.temperature_squared,
     }  # fmt: skip

@@ -42,7 +42,7 @@ TAUGHT = (
 )
 LOADING = """import timm
 {imports}
-model = timm.create_model("local-dir:{folder}", pretrained=True)  # this folder
+model = timm.create_model("local-dir:.", pretrained=True)  # this folder
 model.eval()"""
 TOLD = ("distiller", "stages", "eps", "temperature", "gt_loss_weight", "kd_loss_weight", "ofa_loss_weight", "opt", "lr",
         "weight_decay", "batch_size", "mixup", "cutmix", "smoothing", "seed")  # fmt: skip
@@ -124,14 +124,12 @@ def _front_matter(source: Source) -> str:
 
 
 def _loading(source: Source) -> str:
-    import timm
-
     from trainables.foreign import is_import_path
+    from trainables.models import is_ours
 
     name, kwargs = source.config.student, source.config.student_kwargs
     if is_import_path(name):
         module, _, factory = name.partition(":")
         options = {"module": module, "factory": factory, "classes": len(source.classes)}
         return LOADING_OWN.format(**options, kwargs=arguments_text(kwargs)).replace("student.safe", "model.safe")
-    ours = timm.model_entrypoint(name.partition(".")[0]).__module__.startswith("trainables.")
-    return LOADING.format(folder=".", imports="import trainables.models  # its architecture is ours\n" if ours else "")
+    return LOADING.format(imports="import trainables.models  # its architecture is ours\n" if is_ours(name) else "")

@@ -1,6 +1,7 @@
 """What the adapters share: a trial's parts, built as our own loop builds them."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,13 @@ from torch import Tensor
 
 from trainables import checkpoint
 from trainables.acceleration import accelerate
+from trainables.assets import EVAL_BATCH, Assets
 from trainables.build import normalization
 from trainables.config import TrialConfig
-from trainables.data import load_splits
 from trainables.distillation import Taught, make_taught, needs_of
 from trainables.loop import build_student
 from trainables.stream import TrainStream, eval_loader, train_loader
-from trainables.teacher import Teacher, build_teacher
-
-EVAL_BATCH = 256
+from trainables.teacher import Teacher
 
 
 class Parts:
@@ -40,25 +39,21 @@ class Parts:
     def __init__(self, fields: dict[str, Any], teacher_weights: str | Path | None, device: torch.device | None = None):
         device = device or torch.device("cpu")
         self.config = config = TrialConfig(**fields).on(device.type)
-        self.splits = load_splits(config)
+        weights = Path(teacher_weights) if teacher_weights else None
+        self._assets = Assets(device, weights)
+        self.splits = self._assets.splits(config)
         checkpoint.seed_everything(config.seed)
         student = build_student(config, len(self.splits.classes))
         self.mean, self.std = normalization(student.model)
-        self._weights, self._teacher = teacher_weights, None
         targets = torch.tensor(self.splits.train.targets)
         self.taught: Taught = make_taught(student, config, self.teacher, targets).to(device)
         accelerate(self.taught, config)
         checkpoint.seed_everything(config.seed)  # dropout and the like begin from here, as in our own loop
 
+    @cache  # noqa: B019 - it lives as long as the process that trains it
     def teacher(self) -> Teacher:
         """The frozen teacher, built when it is first asked for; takes images in the student's normalisation."""
-        if self._teacher is None:
-            state = torch.get_rng_state()
-            model = build_teacher(self.config, len(self.splits.classes), self._weights)
-            torch.set_rng_state(state)
-            model.eval().requires_grad_(False)
-            self._teacher = Teacher(model, self.mean, self.std, needs_of(self.config))
-        return self._teacher
+        return self._assets.teacher(self.config, self.mean, self.std, needs_of(self.config))
 
     def stream(self, rank: int = 0, world_size: int = 1) -> TrainStream:
         """A rank's part of the training stream, the very batches of our own loop; on the CPU."""

@@ -32,10 +32,8 @@ class DistillationTrainer(Trainer):
 
     def __init__(self, arguments: TrainingArguments, config: dict[str, Any], teacher_weights: str | Path | None = None):
         self.parts = Parts(config, teacher_weights)
-        super().__init__(
-            model=_Model(self.parts), args=arguments, eval_dataset=range(1)
-        )  # `evaluate` reads the holdout
-        self.terms: dict[str, float] = {}
+        # `evaluate` reads the holdout; the Trainer wants to see a data set of its own
+        super().__init__(model=_Model(self.parts), args=arguments, eval_dataset=range(1))
 
     def get_train_dataloader(self) -> Epochs:
         """One epoch of the stream after another."""
@@ -43,8 +41,8 @@ class DistillationTrainer(Trainer):
         return _Named(stream, lambda: int(self.state.epoch or 0))
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """The holdout; `evaluate` reads it."""
-        return self.parts.holdout(self.args.process_index, self.args.world_size)
+        """The holdout, whole in each process; `evaluate` reads it."""
+        return self.parts.holdout()
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """timm's optimizer over the student and its projectors."""
@@ -60,7 +58,6 @@ class DistillationTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of a batch."""
         terms = model(**inputs, number=self.state.global_step, epoch=int(self.state.epoch or 0))
-        self.terms = {name: float(value.detach()) for name, value in terms.items()}
         return (terms["loss"], terms) if return_outputs else terms["loss"]
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:

@@ -30,7 +30,7 @@ from trainables.checkpoint import save_weights, seed_everything
 from trainables.distillation import ground_truth_loss
 from trainables.losses.kd import kd_loss
 from trainables.losses.ofa import ofa_loss
-from trainables.stream import SMALL_SIDE
+from trainables.stream import EvalTransform
 from trainables.student import Student
 from trainables.teacher import Teacher
 
@@ -194,19 +194,7 @@ def images(root: str, student: dict[str, Any], num_classes: int, **transform: An
     side = student["img_size"]
     if transform.get("is_training"):
         return ImageFolder(root, create_transform(side, mean=mean, std=std, **transform))
-    return ImageFolder(root, Shown(side, mean, std))
-
-
-class Shown:
-    """As our own evaluation shows an image: a small one whole, a large one by timm's central crop; pickles."""
-
-    def __init__(self, side: int, mean: tuple[float, ...], std: tuple[float, ...]):
-        self._small = max(SMALL_SIDE, side)
-        self._whole = create_transform(side, crop_pct=1.0, crop_mode="squash", mean=mean, std=std)
-        self._centre = create_transform(side, mean=mean, std=std)
-
-    def __call__(self, image) -> Tensor:
-        return (self._whole if min(image.size) <= self._small else self._centre)(image)
+    return ImageFolder(root, EvalTransform(side, mean, std))
 
 
 def register_mixup(key: str, **options: Any) -> None:

@@ -48,7 +48,7 @@ def test_its_losses_are_ours(fields, source, trained, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"distiller": "crd", "stages": [], "eps": 1.0}, "distiller: the script knows ofa, kd, none, not crd"),
+        ({"distiller": "crd", "stages": [], "eps": 1.0}, "distiller: the script has ofa, kd, none, not crd"),
         ({"logit_standardization": True}, "logit_standardization: the script has no such thing"),
         ({"student": "cyclemlp_b1", "student_kwargs": {}}, "student: cyclemlp_b1 is no model of timm's"),
     ],
