@@ -105,7 +105,7 @@ def tracking_uri(settings: Settings) -> str:
 
 def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
     """What can be wrong around a study: its name, its folder, its port, its tracking store."""
-    from search.tracking_store import check_tracking, experiment_exists, shown
+    from search.tracking.store import check_tracking, experiment_exists, shown
 
     problems = []
     if folder.exists() and not resume and {path.name for path in folder.iterdir()} - AT_BIRTH:

@@ -19,7 +19,7 @@ from search.resume import as_before, check_same, sole_session, space_of
 from search.settings import resolve
 from search.space_file import load_space
 from search.terminal import noise_to, person_console
-from search.tracking import Tracker
+from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
 from trainables.store_mode import parse_store
 

@@ -14,7 +14,7 @@ from typing import Any
 from search.ledger import COMPLETE, PRUNED, Ledger, cut_off
 from search.objective import TOP1
 from search.resume import STARTED, comparable, stays_of
-from search.tracking_store import (
+from search.tracking.store import (
     as_text,
     connect,
     first_line,

@@ -16,7 +16,7 @@ from search.interrupts import Interrupts
 from search.ledger import RUNNING, Ledger, TrialRecord
 from search.preflight import Plan
 from search.stored import store_url
-from search.tracking import Tracker
+from search.tracking.tracker import Tracker
 from trainables.errors import StudyError
 from trainables.files import WARNINGS, drop_checkpoint
 

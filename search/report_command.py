@@ -9,7 +9,7 @@ from search.ledger import Ledger
 from search.paths import storage_folder, writable
 from search.report_facts import Facts, read_facts, read_study
 from search.terminal import noise_to, person_console
-from search.tracking_store import check_tracking, connect, experiment_exists, first_line, shown
+from search.tracking.store import check_tracking, connect, experiment_exists, first_line, shown
 from trainables.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from search.objective import parse_objectives
 from search.rungs import restarts
 from search.settings import Settings
-from search.tracking_store import shown
+from search.tracking.store import shown
 from trainables.config import DataFields, StudentFields, TeacherFields
 from trainables.errors import InputError
 from trainables.store_mode import parse_store

@@ -21,8 +21,8 @@ from search.preflight import Plan
 from search.report_command import write_report
 from search.resume import STARTED, began_with, comparable, what_stays
 from search.terminal import noise_to
-from search.tracking import Tracker
-from search.tracking_store import provenance, shown
+from search.tracking.store import provenance, shown
+from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
 
 FRONT = "pareto.png"  # of several objectives

@@ -16,7 +16,7 @@ from search.resume import comparable, remember, what_stays
 from search.settings import resolve, trial_config
 from search.space import SearchSpace
 from search.study import Scale, Study
-from search.tracking_writer import Writer
+from search.tracking.writer import Writer
 from search.warm_start import fitting, take_over
 from trainables.errors import InputError
 
@@ -170,7 +170,7 @@ def test_before_the_runs_told_what_was_searched_the_ledger_is_read(store):
 
 def test_a_study_of_before_in_the_store_is_read_from_its_folder(store, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("search.tracking_writer.split_tag", lambda name, text: {})
+        patched.setattr("search.tracking.writer.split_tag", lambda name, text: {})
         store.write("A", FIVE, settings())
     assert len(store.take(["A"], settings()).priors) == 5
     shutil.rmtree(store.storage / "A")

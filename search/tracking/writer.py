@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
-from search.tracking_store import (
+from search.tracking.store import (
     as_text,
     connect,
     finite,

@@ -1,4 +1,4 @@
-"""The process that writes to MLflow; what it writes is tested in tests/search/test_tracking_writer.py."""
+"""The process that writes to MLflow; what it writes is tested in tests/search/tracking/test_writer.py."""
 
 import os
 import signal
@@ -8,10 +8,10 @@ import sys
 import psutil
 import pytest
 
-from search.tracking import Tracker
-from search.tracking_store import connect
+from search.tracking.store import connect
+from search.tracking.tracker import Tracker
 from tests.search.studies import ROOT, left_behind, wait_for
-from tests.search.tracked import make_record, metrics_of, play
+from tests.search.tracking.tracked import make_record, metrics_of, play
 from trainables.errors import InputError
 
 
@@ -82,7 +82,7 @@ def test_a_killed_writer_is_told_once_and_training_goes_on(make_tracker):
 
 def test_it_does_not_outlive_the_study(tmp_path):
     code = (
-        "import time\nfrom search.tracking import Tracker\n"
+        "import time\nfrom search.tracking.tracker import Tracker\n"
         f"tracker = Tracker('sqlite:///{tmp_path}/mlflow.db', None, 's', spool='lost.log')\n"
         "print(tracker._process.pid, flush=True)\ntime.sleep(600)"
     )

@@ -9,12 +9,12 @@ import urllib.request
 
 import pytest
 
-from search import tracking_writer
 from search.ledger import FAILED, PRUNED
-from search.tracking_store import check_tracking, experiment_exists, flat_params, provenance, shown
-from search.tracking_writer import Writer
+from search.tracking import writer as tracking_writer
+from search.tracking.store import check_tracking, experiment_exists, flat_params, provenance, shown
+from search.tracking.writer import Writer
 from tests.search.studies import wait_for
-from tests.search.tracked import make_record, metrics_of, play
+from tests.search.tracking.tracked import make_record, metrics_of, play
 from trainables.errors import InputError
 
 

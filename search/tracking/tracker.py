@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from search.ledger import TrialRecord
-from search.tracking_writer import GRACE_S, Writer
+from search.tracking.writer import GRACE_S, Writer
 from trainables.errors import InputError
 
 
