@@ -117,8 +117,14 @@ def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
     if problems:
         raise InputError(problems)
     uri = tracking_uri(settings)
-    check_tracking(uri)
-    if experiment_exists(uri, settings.name) and not resume:
+    try:
+        check_tracking(uri)
+        taken = experiment_exists(uri, settings.name)
+    except InputError:
+        if not settings.tracking_offline:
+            raise
+        return  # the session says so, and finds out later whether the name is free
+    if taken and not resume:
         raise InputError(f"--name: MLflow at {shown(uri)} has an experiment '{settings.name}'; take another name")
 
 

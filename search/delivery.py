@@ -16,6 +16,7 @@ from search.paths import import_from_current_folder, storage_folder
 from search.preflight import Plan, preflight
 from search.recipes import family_recipe
 from search.resume import as_before, check_same, sole_session, space_of
+from search.session import sync_line
 from search.settings import resolve
 from search.space_file import load_space
 from search.terminal import noise_to, person_console
@@ -130,13 +131,12 @@ def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> 
     """Trains in a lane, logged under the study's parent run; whether it was interrupted."""
     tracker = Tracker(
         uri,
-        str(folder.parent / "artifacts"),
-        plan.settings.name,
-        spool=folder / "tracking_errors.log",
-        on_run_id=lambda record: experiment.ledger.save_again(record),
-        on_warning=lambda text: view.note(text),
+        folder,
+        DELIVERED,
+        offline=plan.settings.tracking_offline,
+        on_note=lambda text: view.note(text),
     )
-    experiment = Experiment(plan, folder, tracker, lambda: tracker.open_study({}, {}, {}, resume=True), DELIVERED)
+    experiment = Experiment(plan, folder, tracker, tracker.open_again, DELIVERED)
     title = f"{plan.settings.teacher} teaches {record.config['student']}"
     done = False
     with make_view(console, 1, study=f"{folder.name}: {record.of}", pair=title) as view:
@@ -147,14 +147,16 @@ def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> 
         except StudyError as error:
             record.finish(str(error))
             experiment.ledger.save(record)
-            tracker.trial_ended(record)
+            tracker.trial_changed(record)
             raise
         except Exception:
             traceback.print_exc()  # into the log
             raise
         finally:
-            tracker.close("FINISHED")
+            left = tracker.close(None)
             experiment.close()
+    if left:
+        console.print(sync_line(plan, left), soft_wrap=True, markup=False)
     return not done
 
 

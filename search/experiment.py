@@ -136,7 +136,7 @@ class Experiment:
                     self.view.note(line)
                 if record.add(metrics):
                     self.ledger.save(record)
-                    self._tracker.trial_epoch(record, metrics)
+                    self._tracker.trial_changed(record)
                     self.view.trial_epoch(record)
 
             if not record.whole:  # else it was cut off after its last epoch
@@ -146,7 +146,7 @@ class Experiment:
                     return False
             record.finish()
             self.ledger.save(record)
-            self._tracker.trial_ended(record)
+            self._tracker.trial_changed(record)
             self.view.trial_ended(record)
         return True
 
@@ -209,7 +209,6 @@ class Experiment:
         if teacher:
             self.view.phase("opening MLflow")
             self._open_tracking()
-            self._tracker.catch_up(list(self.ledger.records.values()))
             if not self.plan.curves:
                 self._tracker.study_metric("teacher/top1", teacher["top1"], 0)
                 self._tracker.study_tags({"teacher_sha256": teacher["sha256"]})
@@ -328,7 +327,7 @@ class Experiment:
             broker.forget.remote(record.trial_id)  # its lane stops at its next report
             if record.role == "trial":
                 tell(study, record)
-            self._tracker.trial_ended(record)
+            self._tracker.trial_changed(record)
             self.view.trial_ended(record)
         return len(running)
 

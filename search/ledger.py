@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class TrialRecord:
     started: float = field(default_factory=time.time)
     ended: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
-    run_id: str | None = None  # MLflow's
+    times: list[float] = field(default_factory=list)  # when each of them was reported, seconds since 1970
 
     @property
     def epoch(self) -> int:
@@ -103,6 +103,7 @@ class TrialRecord:
         if int(metrics["epoch"]) <= self.epoch:
             return False
         self.history.append(metrics)
+        self.times.append(time.time())
         return True
 
     def finish(self, error: str | None = None, stopped: str | None = None) -> None:
@@ -136,15 +137,25 @@ def cut_off(state: str, reason: str) -> bool:
     return state == PRUNED and not reason.startswith(STOPPED_EARLY)
 
 
+def load_record(path: Path) -> TrialRecord:
+    """The record of a file; one of an earlier version has no times, and gets those that its epochs took."""
+    content = json.loads(path.read_text())
+    record = TrialRecord(**{one.name: content[one.name] for one in fields(TrialRecord) if one.name in content})
+    while len(record.times) < len(record.history):
+        took = record.history[len(record.times)].get("time/epoch_s", 0.0)
+        record.times.append((record.times[-1] if record.times else record.started) + took)
+    return record
+
+
 class Ledger:
     """The records of one study, in memory and under `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()  # the tracking thread saves the runs' ids
+        self._lock = threading.Lock()
         self._watchers: list[Callable[[TrialRecord], None]] = []
-        records = [TrialRecord(**json.loads(path.read_text())) for path in self.folder.glob("*/record.json")]
+        records = [load_record(path) for path in self.folder.glob("*/record.json")]
         self.records = {record.trial_id: record for record in sorted(records, key=lambda record: record.started)}
 
     def trial_folder(self, trial_id: str) -> Path:
@@ -162,11 +173,6 @@ class Ledger:
             os.replace(partial, path)
         for watcher in self._watchers:
             watcher(record)
-
-    def save_again(self, record: TrialRecord) -> None:
-        """Writes a record that only got a run's id, unless another one has taken its place."""
-        if self.records.get(record.trial_id) is record:
-            self.save(record)
 
     def settle(self) -> None:
         """Ends the records of an earlier session that had reported all their epochs: nothing of them is left to run."""

@@ -58,7 +58,7 @@ class StudyCallback(Live, Callback):
         self._share_latency(record, metrics)
         if record.add(metrics):
             self._ledger.save(record)  # before the verdict: what a lane builds on is on disk
-            self._tracker.trial_epoch(record, metrics)
+            self._tracker.trial_changed(record)
             self._view.trial_epoch(record)
         # Tune marks the result as done where its scheduler decided to stop the trial.
         self._broker.verdict.remote(record.trial_id, int(metrics["epoch"]), not result.get("done", False))
@@ -72,7 +72,7 @@ class StudyCallback(Live, Callback):
     def _finished(self, trial) -> None:
         record = self._record(trial)
         drop_checkpoint(self._ledger.trial_folder(record.trial_id))  # an ended trial never goes on
-        self._tracker.trial_ended(record)
+        self._tracker.trial_changed(record)
         self._view.trial_ended(record)
         self._broker.forget.remote(record.trial_id)
 

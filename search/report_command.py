@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from search.ledger import Ledger
 from search.paths import storage_folder, writable
 from search.report_facts import Facts, read_facts, read_study
+from search.resume import store_of
 from search.terminal import noise_to, person_console
 from search.tracking.store import check_tracking, connect, experiment_exists, first_line, shown
 from trainables.errors import InputError
@@ -31,7 +32,7 @@ def run_report(arguments) -> int:
         if not writable(facts.folder):
             raise InputError(f"--storage: {facts.folder} cannot be written; give a folder that can")
         said = write(facts, ledger, study)
-        problem = _log(facts, _tracking_uri(facts, storage, arguments.tracking_uri))
+        problem = _log(facts, store_of(facts.folder, arguments.tracking_uri))
     if problem:
         print(f"warning: the report is not in MLflow: {problem}", file=sys.stderr)
     console.print(said, markup=False)
@@ -71,14 +72,6 @@ def write(facts: Facts, ledger: Ledger, study: "optuna.Study | None") -> str:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, facts.folder / name)
     return said
-
-
-def _tracking_uri(facts: Facts, storage: Path, given: str | None) -> str:
-    """The store that is given, the study's own, or SQLite in the storage."""
-    from search.values import parse_sets
-
-    started = {**facts.started.get("flags", {}), **parse_sets(facts.started.get("set", []), [])}
-    return given or started.get("tracking_uri") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
 def _log(facts: Facts, uri: str) -> str | None:

@@ -13,6 +13,7 @@ from search.objective import parse_objectives
 from search.rungs import restarts
 from search.settings import Settings
 from search.tracking.store import shown
+from search.values import parse_sets
 from trainables.config import DataFields, StudentFields, TeacherFields
 from trainables.errors import InputError
 from trainables.store_mode import parse_store
@@ -133,6 +134,13 @@ def space_of(folder: Path) -> Path:
     if found is None:
         raise InputError(f"--study: the space file of '{folder.name}' is gone ({before}); put it back")
     return found
+
+
+def store_of(folder: Path, given: str | None = None) -> str:
+    """MLflow's store of the study in a folder: the given one, the one it was started with, or SQLite in the storage."""
+    started = _read(folder) or {}
+    fields = {**started.get("flags", {}), **parse_sets(started.get("set", []), [])}
+    return given or fields.get("tracking_uri") or f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
 
 
 def stays_of(folder: Path) -> dict[str, Any]:

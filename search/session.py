@@ -21,6 +21,7 @@ from search.preflight import Plan
 from search.report_command import write_report
 from search.resume import STARTED, began_with, comparable, what_stays
 from search.terminal import noise_to
+from search.tracking.mirror import SIMULATED
 from search.tracking.store import provenance, shown
 from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
@@ -49,12 +50,9 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
     with noise_to(folder / LOG):
         tracker = Tracker(
             uri,
-            str(folder.parent / "artifacts"),
-            settings.name,
-            spool=folder / "tracking_errors.log",
-            on_run_id=lambda record: experiment.ledger.save_again(record),
-            on_warning=lambda text: view.note(text),
-            trial_tags=_simulated(settings),
+            folder,
+            offline=settings.tracking_offline,
+            on_note=lambda text: view.note(text),
         )
         opening = partial(_open_tracking, tracker, plan, folder, space, resume)
         experiment = Experiment(plan, folder, tracker, opening, splits=splits)
@@ -93,8 +91,10 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
                 problem = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
             interrupted = outcome is not None and outcome.interrupted
             failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)
-            tracker.close("FAILED" if failed else "KILLED" if interrupted else "FINISHED")
+            left = tracker.close("FAILED" if failed else "KILLED" if interrupted else "FINISHED")
             experiment.close()
+    if left:
+        console.print(sync_line(plan, left), soft_wrap=True, markup=False)
     again = _command("run", plan, "--space", str(space), "--name", settings.name, "--resume")
     if problem:
         print(f"error: {' '.join(problem.split())}; see {folder / LOG}; go on with: {again}", file=sys.stderr)
@@ -143,8 +143,9 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
     }  # fmt: skip
     versions = yaml.safe_dump(facts, sort_keys=True)
     shared = [Path(module.__file__) for name, module in list(sys.modules.items()) if name.startswith("spaces.")]
-    files = {space.name: space, "settings.yaml": dumped, "versions.yaml": versions}
-    tracker.open_study(tags, params, files | {f"spaces/{path.name}": path for path in shared}, resume)
+    texts = {space.name: space.read_text(), "settings.yaml": dumped, "versions.yaml": versions}
+    texts |= {f"spaces/{path.name}": path.read_text() for path in shared}
+    tracker.open_study(tags, params, texts, {}, {}, resume)
 
 
 def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker, view: View) -> None:
@@ -236,6 +237,12 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     console.print("\n".join(lines), soft_wrap=True, markup=False)  # commands are pasted: no line may be broken
 
 
+def sync_line(plan: Plan, left: int) -> str:
+    """What to do where MLflow lacks something at a session's end."""
+    command = _command("sync", plan, "--study", plan.settings.name)
+    return f"MLflow lacks {left} run(s) or parts of them; once it answers:\n  {command}"
+
+
 def _verdict(ledger: Ledger, plan: Plan, folder: Path) -> str:
     images = plan.test_images, plan.holdout_images
     return results.lead(ledger, plan.settings.simulate, *images, began_with(json.loads((folder / STARTED).read_text())))
@@ -243,7 +250,7 @@ def _verdict(ledger: Ledger, plan: Plan, folder: Path) -> str:
 
 def _simulated(settings) -> dict[str, str]:
     """What marks a simulated study wherever its results are kept."""
-    return {"simulated": settings.simulate} if settings.simulate else {}
+    return {SIMULATED: settings.simulate} if settings.simulate else {}
 
 
 def _ui_command(uri: str) -> str:

@@ -77,6 +77,7 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     warm_start: list[str] = []  # earlier studies whose best parameters are tried first
     storage: str = "runs"
     tracking_uri: str | None = None  # None: SQLite in the storage
+    tracking_offline: bool = False  # a study may start while MLflow's server is away; `search/sync.py` writes later
     address: str | None = None  # of a running Ray cluster; None starts one here
     dashboard_port: int | None = Field(None, ge=1, le=65535)  # of Ray's dashboard; None: no dashboard
 

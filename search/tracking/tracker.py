@@ -1,6 +1,7 @@
-"""The study's side of MLflow: a process of its own writes, and training only ever sends it a few bytes.
+"""The study's side of MLflow: a process of its own writes, and training only ever tells it what has changed.
 
-MLflow's client takes longer for a trial than search and scheduler together; in a thread it would hold up both.
+MLflow's client takes longer for a trial than search and scheduler together; in a thread it would hold up both. What
+there is to write is in the study's folder before that process is told, so nothing is lost with it.
 """
 
 import multiprocessing
@@ -8,104 +9,161 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from search.ledger import TrialRecord
-from search.tracking.writer import GRACE_S, Writer
+from search.tracking.mirror import Mirror
+from search.tracking.study_run import StudyRun
+from search.tracking.writer import GRACE_S, STUDY, Writer
 from trainables.errors import InputError
+
+CLOSE_S = 30.0  # seconds that a study waits at its end for what is not written yet
+MOST_DEATHS = 3  # of the writing process; another one goes on
+NICE = 10  # training comes first
 
 
 class Tracker:
     """Has one study written to MLflow.
 
     Args:
-        place, options: those of `Writer`, which is made of them in the other process.
-        on_run_id, on_warning: as `Writer` has them; told in a thread of this process.
+        uri: MLflow's tracking URI.
+        folder: the study's, whose name is the study's.
+        records: the folder of the ledger within it.
+        offline: whether the server may be away as the study starts.
+        on_note: told in a thread of this process what a person should know: the server is away, it is back.
     """
 
     def __init__(
         self,
-        *place: Any,
-        on_run_id: Callable[[TrialRecord], None] = lambda record: None,
-        on_warning: Callable[[str], None] = lambda text: None,
-        **options: Any,
+        uri: str,
+        folder: Path,
+        records: str = "trials",
+        *,
+        offline: bool = False,
+        on_note: Callable[[str], None] = lambda text: None,
     ):
-        self._on_run_id, self._on_warning = on_run_id, on_warning
-        self._records: dict[str, TrialRecord] = {}
+        self.folder = Path(folder)
+        self._run: StudyRun | None = None
+        self._records, self._offline, self._on_note = records, offline, on_note
+        self._place = (uri, self.folder)
+        self._live: set[str] = set()
         self._answers: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
-        self._sending = threading.Lock()
-        self._closing = False
-        context = multiprocessing.get_context("spawn")  # a fork would take over the locks of Ray's threads
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=write_for, args=(theirs, place, options), name="tracking", daemon=True)
-        self._process.start()
-        theirs.close()  # so that its end is seen here
+        self._changing = threading.RLock()  # the study's run changes, or the connection is another
+        self._closing, self._deaths = False, 0
+        self._left: int | None = None
+        self._begin_process()
         self._listener = threading.Thread(target=self._listen, name="tracking", daemon=True)
         self._listener.start()
 
-    def open_study(self, tags: dict, params: dict, artifacts: dict[str, Path | str], resume: bool) -> None:
-        """As `Writer.open_study`.
+    def _begin_process(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would take over the locks of Ray's threads
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=write_for, args=(theirs, *self._place), name="tracking", daemon=True)
+        self._process.start()
+        theirs.close()  # so that its end is seen here
+
+    def open_study(
+        self,
+        tags: dict[str, Any],
+        params: dict[str, Any],
+        texts: dict[str, str],
+        experiment: dict[str, str],
+        dataset: dict[str, Any],
+        resume: bool,
+    ) -> None:
+        """Begins a session: the experiment and its parent run are made, or found again.
+
+        Args:
+            tags, params: the parent run's.
+            texts: its artifacts by name, as their text.
+            experiment: the experiment's tags.
+            dataset: what `dataset_inputs` takes.
+            resume: whether the study was begun before.
 
         Raises:
             InputError: the name is taken, or the store refuses.
         """
-        self._ask("open_study", tags, params, artifacts, resume)
+        with self._changing:
+            run = self._run = StudyRun.read(self.folder) or StudyRun(self.folder, self.folder.name, adopts=resume)
+            run.experiment, run.dataset = experiment, dataset
+            run.begin(tags, params, texts)
+        self._ask("open", self._offline)
 
-    def catch_up(self, records: Iterable[TrialRecord]) -> None:
-        """As `Writer.catch_up`.
+    def open_again(self) -> None:
+        """Goes on with the run of a study that has ended, and leaves its status.
 
         Raises:
-            InputError: the store refuses.
+            InputError: the study has no run, or the store refuses.
         """
-        records = list(records)
-        self._records |= {record.trial_id: record for record in records}
-        self._ask("catch_up", records)
+        self._run = StudyRun.read(self.folder)
+        if self._run is None:
+            raise InputError(
+                f"--study: '{self.folder.name}' was never logged to MLflow; go on with it first (--resume)"
+            )
+        self._ask("open", self._offline)
 
     def trial_started(self, record: TrialRecord) -> None:
-        self._records[record.trial_id] = record
-        self._send("trial_started", record)
+        """Its record is in the ledger."""
+        place = self._place_of(record)
+        self._live.add(place)
+        self._send("tell", place, True)
 
-    def trial_epoch(self, record: TrialRecord, metrics: dict[str, float]) -> None:
-        """An epoch of a trial that was started."""
-        self._send("trial_epoch", record.trial_id, metrics)
+    def trial_changed(self, record: TrialRecord) -> None:
+        """It reported or ended, as its record in the ledger says."""
+        self._send("tell", self._place_of(record))
 
-    def trial_ended(self, record: TrialRecord) -> None:
-        """Also for a trial of an earlier session: whatever MLflow lacks of it is then written."""
-        self._records[record.trial_id] = record
-        self._send("trial_ended", record)
+    def _place_of(self, record: TrialRecord) -> str:
+        return f"{self._records}/{record.trial_id}"
 
     def study_metric(self, key: str, value: float, step: int) -> None:
-        self._send("study_metric", key, value, step)
+        self._change(lambda run: run.add_metric(key, value, step))
 
     def study_artifact(self, path: Path) -> None:
-        """A file for the parent run; it is read when its turn comes."""
-        self._send("study_artifact", path)
+        """A file of the study's folder, for the parent run; it is read when its turn comes."""
+        self._change(lambda run: run.add_artifact(path))
 
     def study_tags(self, tags: dict[str, Any]) -> None:
-        self._send("study_tags", tags)
+        self._change(lambda run: run.set_tags(tags))
 
-    def close(self, status: str = "FINISHED", timeout: float = 30.0) -> None:
+    def best_model(self) -> None:
+        """The best student lies in the folder: it is logged as a model, and registered."""
+        self._change(lambda run: run.set_best_model())
+
+    def _change(self, change: Callable[[StudyRun], None]) -> None:
+        with self._changing:
+            change(self._run)
+        self._send("tell", STUDY)
+
+    def close(self, status: str | None = "FINISHED", timeout: float = CLOSE_S) -> int:
         """Writes what is pending and ends the parent run; trials still open can be continued by a resumed study.
 
         Args:
-            status: FINISHED, FAILED or KILLED.
-            timeout: seconds after which the rest goes to the spool.
+            status: FINISHED, FAILED or KILLED; None leaves that of the parent run.
+            timeout: seconds after which the rest stays for later.
+
+        Returns:
+            How much was not written (trials, and the study's own run as one), which `search/sync.py` does; 0 for a
+            study that was never opened.
         """
-        self._closing = True
-        self._send("close", status, timeout)
+        with self._changing:
+            if status and self._run:
+                self._run.end(status)
+            self._closing = True
+        self._send("close", timeout)
         self._process.join(timeout + 2 * GRACE_S)
         self._process.kill()  # one that hangs; the others have ended
         self._listener.join()
+        return 0 if self._run is None else 1 if self._left is None else self._left
 
     def _send(self, *message: Any) -> None:
         try:
-            with self._sending:
+            with self._changing:
                 self._connection.send(message)
         except OSError:
-            pass  # it has died, which the listener tells
+            pass  # it has died, which the listener sees
 
     def _ask(self, *message: Any) -> None:
         self._send(*message)
@@ -115,63 +173,64 @@ class Tracker:
     def _listen(self) -> None:
         while True:
             try:
-                kind, *content = self._connection.recv()
+                kind, content = self._connection.recv()
             except (EOFError, OSError):
-                break
-            if kind == "run_id":
-                trial_id, run_id = content
-                record = self._records[trial_id]
-                record.run_id = run_id
-                self._on_run_id(record)
-            elif kind == "warning":
-                self._on_warning(*content)
+                if not self._again():
+                    return
+                continue
+            if kind == "note":
+                self._on_note(content)
+            elif kind == "left":
+                self._left = content
             else:
-                self._answers.put(*content)
-        died = "tracking: the process that writes to MLflow died; training goes on, --resume writes what is missing"
-        if not self._closing:
-            self._answers.put([died])  # to one that waits, if any
-            self._on_warning(died)
+                self._answers.put(content)
+
+    def _again(self) -> bool:
+        """Has another process go on where one died."""
+        with self._changing:
+            if self._closing:
+                return False
+            self._deaths += 1
+            if self._deaths > MOST_DEATHS:
+                died = "tracking: the process that writes to MLflow keeps dying; search/sync.py writes what is missing"
+                self._answers.put([died])  # to one that waits, if any
+                self._on_note(died)
+                return False
+            self._on_note("tracking: the process that writes to MLflow died; another one goes on")
+            self._begin_process()
+            if self._run:
+                self._send("open", True)
+                for place in sorted(self._live):
+                    self._send("tell", place, True)
+            return True
 
 
-def write_for(connection: Connection, place: tuple, options: dict[str, Any]) -> None:
+def write_for(connection: Connection, uri: str, folder: Path) -> None:
     """The writing process: what a `Tracker` sends goes to its `Writer`, until it closes it or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the study says what is to end
-    sending = threading.Lock()  # the writer tells from a thread of its own
+    os.nice(NICE)
+    sending = threading.Lock()  # the writer tells from threads of its own
 
-    def tell(*message: Any) -> None:
+    def say(kind: str, content: Any) -> None:
         with sending:
-            connection.send(message)
+            connection.send((kind, content))
 
-    writer = Writer(
-        *place,
-        **options,
-        on_run_id=lambda record: tell("run_id", record.trial_id, record.run_id),
-        on_warning=lambda text: tell("warning", text),
-    )
+    writer = Writer(Mirror(uri, folder), on_note=lambda text: say("note", text))
     writer.warm_up()
-    records: dict[str, TrialRecord] = {}
     while True:
         try:
             call, *content = connection.recv()
         except (EOFError, OSError):
             os._exit(1)  # at once: a resumed study writes the rest, and two may not write to one run
-        if call in ("open_study", "catch_up"):
+        if call == "open":
             try:
-                getattr(writer, call)(*content)
+                writer.open(*content)
             except InputError as error:
-                tell("answer", error.problems)
+                say("answer", error.problems)
             else:
-                tell("answer", None)
-        elif call == "trial_epoch":
-            trial_id, metrics = content
-            records[trial_id].add(metrics)
-            writer.trial_epoch(records[trial_id], metrics)
+                say("answer", None)
         elif call == "close":
-            writer.close(*content)
+            say("left", writer.close(*content))
             return
         else:
-            if call == "trial_started":
-                records[content[0].trial_id] = content[0]
-            elif call == "trial_ended":
-                records.pop(content[0].trial_id, None)
-            getattr(writer, call)(*content)
+            writer.tell(*content)

@@ -9,14 +9,15 @@ from optuna.trial import TrialState
 
 from search import earlier as reading
 from search.earlier import read_studies
-from search.ledger import RUNNING, Ledger, TrialRecord
+from search.ledger import Ledger, TrialRecord
 from search.objective import parse_objectives
 from search.optuna_study import kept_guesses, open_study
 from search.resume import comparable, remember, what_stays
 from search.settings import resolve, trial_config
 from search.space import SearchSpace
 from search.study import Scale, Study
-from search.tracking.writer import Writer
+from search.tracking.mirror import Mirror
+from search.tracking.study_run import StudyRun
 from search.warm_start import fitting, take_over
 from trainables.errors import InputError
 
@@ -67,20 +68,19 @@ class Store:
         return ledger
 
     def track(self, name, ledger, settings, data, objectives, tags):
-        writer = Writer(self.uri, str(self.storage / "artifacts"), name, spool=self.storage / "lost.log")
         known = {
             "pair": f"{settings.teacher} -> {settings.student}",
             "data_fingerprint": data,
             "comparable": comparable(what_stays(settings, data)),
             "objectives": json.dumps(objectives),
         }
-        writer.open_study(known | tags, {"epochs": settings.epochs}, {}, False)
-        for record in ledger.records.values():
-            writer.trial_started(record)
-            if record.state != RUNNING:
-                writer.trial_ended(record)
-        writer.close()
-        assert writer.lost == 0
+        folder = self.storage / name
+        StudyRun(folder, name).begin(known | tags, {"epochs": settings.epochs}, {})
+        mirror = Mirror(self.uri, folder)
+        mirror.open()
+        for place in mirror.places():
+            mirror.trial(place, live=True)
+        mirror.study()
 
     def take(self, names, settings, data=DATA, function=ofa):
         """What a study of these settings takes over."""
@@ -170,7 +170,7 @@ def test_before_the_runs_told_what_was_searched_the_ledger_is_read(store):
 
 def test_a_study_of_before_in_the_store_is_read_from_its_folder(store, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("search.tracking.writer.split_tag", lambda name, text: {})
+        patched.setattr("search.tracking.mirror.split_tag", lambda name, text: {})
         store.write("A", FIVE, settings())
     assert len(store.take(["A"], settings()).priors) == 5
     shutil.rmtree(store.storage / "A")

@@ -1,4 +1,4 @@
-"""The process that writes to MLflow; what it writes is tested in tests/search/tracking/test_writer.py."""
+"""The process that writes to MLflow; when it writes is tested in test_writer.py, and what in test_mirror.py."""
 
 import os
 import signal
@@ -8,82 +8,95 @@ import sys
 import psutil
 import pytest
 
-from search.tracking.store import connect
-from search.tracking.tracker import Tracker
+from search.tracking.tracker import MOST_DEATHS, Tracker
 from tests.search.studies import ROOT, left_behind, wait_for
-from tests.search.tracking.tracked import make_record, metrics_of, play
+from tests.search.tracking.tracked import STUDY, Seen, Told, make_record, points_of
 from trainables.errors import InputError
 
 
 @pytest.fixture
-def make_tracker(tmp_path):
+def uri(tmp_path):
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def make_tracker(tmp_path, uri):
     trackers = []
 
     def make(resume=False, **told):
-        uri = f"sqlite:///{tmp_path}/mlflow.db"
-        trackers.append(Tracker(uri, str(tmp_path / "artifacts"), "a study", spool=tmp_path / "lost.log", **told))
-        trackers[-1].open_study({"pair": "a-b"}, {"trials": 4}, {"settings/space.py": "x = 1"}, resume)
-        return trackers[-1]
+        (tmp_path / STUDY).mkdir(exist_ok=True)
+        tracker = Tracker(uri, tmp_path / STUDY, **told)
+        trackers.append(tracker)
+        tracker.open_study({"pair": "a-b"}, {"trials": 4}, {"settings/space.py": "x = 1"}, {}, {}, resume)
+
+        def tell(place, live=False):
+            record = ledger.ledger.records[place.split("/")[-1]]
+            (tracker.trial_started if live else tracker.trial_changed)(record)
+
+        ledger = Told(tmp_path / STUDY, tell)
+        return tracker, ledger
 
     yield make
     for tracker in trackers:
         tracker.close()
 
 
-@pytest.fixture
-def children(tmp_path):
-    def read():
-        client = connect(f"sqlite:///{tmp_path}/mlflow.db")
-        runs = client.search_runs([client.get_experiment_by_name("a study").experiment_id])
-        return {run.data.tags["trial_id"]: run for run in runs if "trial_id" in run.data.tags}
-
-    return read
-
-
-def test_all_that_is_told_is_written_and_the_process_ends(make_tracker, children):
-    told = []
-    tracker = make_tracker(on_run_id=told.append)
+def test_all_that_is_told_is_written_and_the_process_ends(make_tracker, uri, tmp_path):
+    tracker, told = make_tracker()
     one, other = make_record("1"), make_record("2")
     os.kill(tracker._process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does to both
-    play(tracker, one, [1, 2, 3])
-    play(tracker, other, [1], end=False)
-    tracker.close("KILLED")
-    runs = children()
-    assert told == [one, other] and {run.info.run_id for run in runs.values()} == {one.run_id, other.run_id}
-    assert {key: run.info.status for key, run in runs.items()} == {"1": "FINISHED", "2": "KILLED"}
-    assert runs["1"].data.metrics["val/top1"] == 53.0
+    told.play(one, [1, 2, 3])
+    told.play(other, [1], end=False)
+    (tmp_path / STUDY / "picture.txt").write_text("a picture")
+    tracker.study_artifact(tmp_path / STUDY / "picture.txt")
+    tracker.study_metric("best", 53.0, 0)
+    tracker.study_tags({"verdict": "fine"})
+    assert tracker.close("KILLED") == 0
+    seen = Seen(uri)
+    assert {key: run.info.status for key, run in seen.children.items()} == {"1": "FINISHED", "2": "KILLED"}
+    assert seen.points(seen.children["1"]) == points_of(one)
+    assert (seen.parent.info.status, seen.parent.data.tags["verdict"]) == ("KILLED", "fine")
+    assert seen.parent.data.metrics == {"best": 53.0}
+    assert {entry.path for entry in seen.client.list_artifacts(seen.parent.info.run_id)} == {"picture.txt", "settings"}
     assert tracker._process.exitcode == 0
 
 
-def test_a_taken_name_is_refused_and_a_resumed_study_catches_up(make_tracker, children):
-    make_tracker().close("KILLED")
-    with pytest.raises(InputError, match="--resume"):
+def test_a_taken_name_is_refused(make_tracker, tmp_path):
+    make_tracker()[0].close("KILLED")
+    (tmp_path / STUDY / "tracking.json").unlink()
+    with pytest.raises(InputError, match="of another study"):
         make_tracker()
-    unseen = make_record("3")
-    unseen.add(metrics_of(1))
-    unseen.finish(error="lost")
-    tracker = make_tracker(resume=True)
-    tracker.catch_up([unseen])
-    tracker.close()
-    assert children()["3"].data.tags["state"] == "failed" and children()["3"].info.run_id == unseen.run_id
 
 
-def test_a_killed_writer_is_told_once_and_training_goes_on(make_tracker):
-    warnings = []
-    tracker = make_tracker(on_warning=warnings.append)
+def test_where_the_writing_process_dies_another_one_goes_on(make_tracker, uri):
+    notes = []
+    tracker, told = make_tracker(on_note=notes.append)
+    first, second = make_record("1"), make_record("2")
+    told.play(first, [1], end=False)
     tracker._process.kill()
-    wait_for(lambda: warnings, "the warning")
-    play(tracker, make_record("1"), [1, 2, 3])
-    with pytest.raises(InputError, match="the process that writes to MLflow died"):
-        tracker.catch_up([])
-    tracker.close()
-    assert len(warnings) == 1 and "--resume" in warnings[0]
+    wait_for(lambda: notes, "the note")
+    told.play(second, [1, 2, 3])
+    assert tracker.close("KILLED", timeout=120) == 0
+    assert notes == ["tracking: the process that writes to MLflow died; another one goes on"]
+    seen = Seen(uri)
+    for record in (first, second):
+        assert seen.points(seen.children[record.trial_id]) == points_of(record)
+
+
+def test_one_that_dies_again_and_again_is_told_and_training_goes_on(make_tracker):
+    notes = []
+    tracker, told = make_tracker(on_note=notes.append)
+    for deaths in range(1, MOST_DEATHS + 2):
+        tracker._process.kill()
+        wait_for(lambda deaths=deaths: len(notes) == deaths, "the note")
+    told.play(make_record("1"), [1, 2, 3])
+    assert tracker.close() == 1 and "search/sync.py" in notes[-1]
 
 
 def test_it_does_not_outlive_the_study(tmp_path):
     code = (
         "import time\nfrom search.tracking.tracker import Tracker\n"
-        f"tracker = Tracker('sqlite:///{tmp_path}/mlflow.db', None, 's', spool='lost.log')\n"
+        f"tracker = Tracker('sqlite:///{tmp_path}/mlflow.db', '{tmp_path}')\n"
         "print(tracker._process.pid, flush=True)\ntime.sleep(600)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
