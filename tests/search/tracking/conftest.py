@@ -21,7 +21,7 @@ def server(tmp_path):
 
     def start():
         with (tmp_path / "server.log").open("a") as log:
-            started.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True))
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), "the server's start")
         return started[-1]
 

@@ -235,7 +235,8 @@ def test_a_deleted_experiment_keeps_its_name(uri, folder, told):
 
 def test_a_study_that_was_logged_before_its_folder_kept_that_goes_on(uri, folder, told, look):
     client = connect(uri)
-    client.create_run(client.create_experiment(folder.name), tags={"role": "study"}, run_name=folder.name)
+    experiment = client.create_experiment(folder.name, artifact_location=(folder.parent / "artifacts").as_uri())
+    client.create_run(experiment, tags={"role": "study"}, run_name=folder.name)
     begin(folder, adopts=True)
     write(uri, folder)
     assert look().parent.data.params == {"trials": "4"}
