@@ -27,6 +27,7 @@ BENCHMARKS = {
     "store": "what the teacher store takes, and after how many trials it has paid",
     "samplers": "how far from the optimum searches end, by sampler and scheduler, on synthetic landscapes",
     "warmstart": "what a related pair's earlier study saves",
+    "tracking": "what logging costs the training, and how many trials a second a local MLflow server takes",
     "search": "what 1,000 simulated trials cost through Tune, Optuna, ledger and MLflow, and with Ray's own parts",
 }
 
