@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from trainables.errors import InputError
+from trainables.trial_log import TrialLog
 
 
 class TrialFailure(Exception):
@@ -23,6 +24,9 @@ class RunContext:
         rank, world_size: as in torch.distributed; a process group stands where world_size > 1.
         device: where models live.
         control: the process group for control messages (gloo, with a time-out of its own); None takes the default.
+
+    Attributes:
+        log: the trial's own; on the other ranks it keeps nothing.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class RunContext:
         self.folder, self._report = Path(folder), report
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
         self._control = control
+        self.log = TrialLog(self.folder if rank == 0 else None)
 
     def report(self, metrics: dict[str, float]) -> bool:
         """Reports one epoch; every rank calls it and gets the same answer: True to go on, False to stop."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 WARNINGS = "warnings"  # in an epoch's report: lines for the user
 CHECKPOINT = "checkpoint.pt"
+LOG = "log.txt"  # what happened in its worker, see `trial_log`
 
 
 def drop_checkpoint(folder: Path) -> None:

@@ -34,6 +34,7 @@ from trainables.pack import Pack, Packed
 from trainables.step import NOT_CAPTURED
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
+from trainables.trial_log import hear
 
 TAKE_WAIT_S = 2.0  # an idle lane's ranks exchange a no-op this often, so that no time-out ends the group
 CONTROL_TIMEOUT = timedelta(minutes=30)  # longest wait between ranks: rank 0 waits for Tune's verdict meanwhile
@@ -150,7 +151,7 @@ class Worker:
 
     def _ready_assets(self, job: dict) -> Assets:
         if self._assets is None:
-            self._assets = Assets(self._messages.device, warn=self._warnings.put)
+            self._assets = Assets(self._messages.device, warn=self._warn)
             if self._lane["data"] is not None:
                 self._assets.take(*ray.get(self._lane["data"]))  # arrays in shared memory, not copies
         teaches = job["kind"] == "trial"
@@ -165,6 +166,10 @@ class Worker:
             return ray.get(self._broker.report.remote(*ticket, metrics | self._told()))
 
         return self._place(Path(job["folder"]), report)
+
+    def _warn(self, line: str) -> None:
+        hear(f"warning: {line}")  # in the trial's log, too
+        self._warnings.put(line)
 
     def _told(self) -> dict[str, list[str]]:
         """The warnings since the last report, which go with the next one."""

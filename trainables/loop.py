@@ -73,21 +73,32 @@ def run_trial(
         TrialFailure: the loss is not finite.
         InputError: the configuration does not fit the models or the data, or a metric of the user's cannot be had.
     """
-    run = Run(config, assets, context, test)
     try:
-        for metrics in run.unreported(known_epoch):
-            if not context.report(metrics):
-                return False
-        while not run.whole:
-            run.begin_epoch()
-            for batch in run.feed.epoch(run.epoch):
-                run.train(batch)
-            if not context.report(run.end_epoch()):
-                return False
-        run.complete()
-        return True
-    finally:
-        run.feed.close()
+        run = Run(config, assets, context, test)
+        try:
+            whole = _train(run, known_epoch)
+        finally:
+            run.feed.close()
+    except BaseException as error:
+        context.log.end(error)
+        raise
+    context.log.end(run.outcome)
+    return whole
+
+
+def _train(run: "Run", known_epoch: int) -> bool:
+    """Trains what is left of a trial, as `run_trial`."""
+    for metrics in run.unreported(known_epoch):
+        if not run.context.report(metrics):
+            return False
+    while not run.whole:
+        run.begin_epoch()
+        for batch in run.feed.epoch(run.epoch):
+            run.train(batch)
+        if not run.context.report(run.end_epoch()):
+            return False
+    run.complete()
+    return True
 
 
 class Run:
@@ -107,6 +118,7 @@ class Run:
         self.begun, self.first_step_s = time.perf_counter(), None
         config = config.on(context.device.type)
         self.config, self.assets, self.context, self.test = config, assets, context, test
+        context.log.begin(config, context.device, context.world_size)
         own_metrics(config.metrics)  # what judging refuses is refused before anything trains
         if test:
             assets.split("test", config)
@@ -131,11 +143,17 @@ class Run:
         self.step = TrainStep(self.module, self.optimizer, config, context.device, assets.warn)
         self.epoch, self.history = 0, []
         self._resume()
+        context.log.write(f"goes on after epoch {self.epoch}, from its checkpoint" if self.epoch else "from epoch 1")
 
     @property
     def whole(self) -> bool:
         """Whether it has made its last epoch."""
         return self.epoch >= self.config.epochs
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, for its log."""
+        return f"{'ended' if self.whole else 'stopped, as the report was answered,'} after epoch {self.epoch}"
 
     def unreported(self, known_epoch: int) -> list[dict[str, float]]:
         """The metrics of the epochs in the checkpoint after that one."""
@@ -191,6 +209,7 @@ class Run:
             judged = self._evaluate(self.delivered(), part="test", look=self._keep_predictions)
             metrics |= {f"test/{name}": value for name, value in judged.items()}
         self._save()
+        self.context.log.epoch(metrics, self.config.epochs)
         return metrics
 
     def delivered(self) -> torch.nn.Module:

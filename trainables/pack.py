@@ -94,7 +94,8 @@ class _Member:
     def working(self) -> Iterator[None]:
         """Within this its own random numbers are drawn and its own stream is used; an error ends it."""
         try:
-            with self._random(), torch.cuda.stream(self._stream):  # which does nothing where there is none
+            # Without a stream, that of the device stays.
+            with self.trial.context.log.turn(), self._random(), torch.cuda.stream(self._stream):
                 yield
         except Exception as error:
             self.leave(error)
@@ -133,7 +134,8 @@ class _Member:
 
     def leave(self, error: Exception | None = None) -> None:
         """It makes no further step."""
-        self.run = self.verdict = None
+        run, self.run, self.verdict = self.run, None, None
+        self.trial.context.log.end(error or run.outcome)
         self.trial.ended(error)
 
     def _complete(self) -> None:

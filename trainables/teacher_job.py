@@ -20,7 +20,8 @@ from trainables.teacher import ABOUT, HOLDOUT, WEIGHTS, build_teacher, fit_confi
 def prepare_teacher(config: TrialConfig, recipe: dict, assets: Assets, context: RunContext, kept: Path) -> dict:
     """Leaves `teacher.safetensors`, `teacher.json` and `holdout.npy` in `kept` and returns what the second says.
 
-    The third has the class that it gives to each image of the holdout, int64 [N] in order.
+    The third has the class that it gives to each image of the holdout, int64 [N] in order. Where it was fitted, the
+    log of that is beside them.
 
     A teacher that stands there already is only read. A fitted one trains on the training split without the holdout in
     the context's own folder, going on from its checkpoint after a restart; then that folder becomes `kept` in one step,

@@ -19,6 +19,7 @@ import trainables.models  # noqa: F401 - the student's name
 from search import export, features, train
 from search.run import main as search_main
 from tests.search import studies
+from trainables.files import LOG
 
 NAME = "smoke"
 
@@ -66,6 +67,22 @@ def test_the_terminal_tells_the_end(job):
         assert said in ran.out
     assert ran.err == ""
     assert "Traceback" not in ran.out
+
+
+def test_each_trial_has_a_log_of_its_own(job):
+    folder, *_ = job
+    records = [json.loads(path.read_text()) for path in trials(folder).glob("*/record.json")]
+    assert len(records) == 8
+    for record in records:
+        lines = (trials(folder) / record["trial_id"] / LOG).read_text().splitlines()
+        assert " begins on " in lines[0] and f'"seed": {record["config"]["seed"]}' in lines[1]
+        assert [line.split(":")[-2].split()[-1] for line in lines if " epoch " in line and "/2: " in line] == [
+            "1/2",
+            "2/2",
+        ]
+        assert lines[-1].endswith(" ended after epoch 2") and not any("WARNING" in line for line in lines), lines
+    (log,) = (folder / "runs" / "teachers").glob(f"*/{LOG}")
+    assert log.read_text().rstrip().endswith(" ended after epoch 2")
 
 
 def test_no_process_outlives_the_study(job):

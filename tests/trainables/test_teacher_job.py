@@ -12,7 +12,7 @@ from trainables.assets import Assets
 from trainables.checkpoint import save_weights
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
-from trainables.files import CHECKPOINT
+from trainables.files import CHECKPOINT, LOG
 from trainables.teacher import ABOUT, HOLDOUT, WEIGHTS, build_teacher, weights_hash
 from trainables.teacher_job import prepare_teacher
 
@@ -32,7 +32,7 @@ def test_a_teacher_is_fitted_once_and_read_after(tmp_path, assets):
     about = prepare(tmp_path / "a", tmp_path / "kept", assets)
     assert about["epochs"] == 2 and about["classes"] == len(about["class_names"]) == len(about["by_class"]) == 10
     assert about["sha256"] == weights_hash(tmp_path / "kept" / WEIGHTS)
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [HOLDOUT, ABOUT, WEIGHTS]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [HOLDOUT, LOG, ABOUT, WEIGHTS]
     reports = []
     assert prepare(tmp_path / "b", tmp_path / "kept", assets, reports.append) == about
     assert reports == [] and not (tmp_path / "b").exists()
