@@ -12,7 +12,8 @@ from search.students import student_of
 from trainables.files import WARNINGS, drop_checkpoint
 
 LATENCY = "cost/latency_ms"
-GROUPS = ("train", "val", "test", "best", "teacher", "time", "cost")  # the metrics' first words; the rest is Tune's own
+# The metrics' first words; the rest is Tune's own
+GROUPS = ("train", "val", "test", "best", "teacher", "time", "cost", "system")
 
 
 class TrialError(RuntimeError):

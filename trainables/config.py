@@ -62,6 +62,7 @@ class RunFields(Strict):
     teacher_store: str = "full"  # of the teacher's answers: off, full, topk:N (logits), views:V, topk:N+views:V
     teacher_store_dtype: Literal["float16", "float32"] = "float16"
     teacher_store_at: str | None = None  # a folder or any URL of fsspec's; None: in the storage
+    system_metrics: bool = False  # how busy CPU, memory and GPU are goes with each epoch's report, as system/…
 
     @field_validator("teacher_store")
     @classmethod

@@ -19,6 +19,7 @@ NOT_FED = (set(Distillation.model_fields) | set(StudentFields.model_fields)) | {
     "opt", "lr", "momentum", "weight_decay", "projector_lr_scale", "projector_weight_decay_scale", "sched", "min_lr",
     "warmup_lr", "warmup_epochs", "decay_epochs", "decay_rate", "sched_restarts", "clip_grad", "bce_loss", "drop",
     "drop_path", "model_ema", "model_ema_decay", "torchcompile", "opt_fused", "cuda_graph", "objective", "metrics",
+    "system_metrics",
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from trainables.metrics import Predictions, own_metrics
 from trainables.optim import make_optimizer, make_scheduler
 from trainables.step import TrainStep
 from trainables.student import Student
+from trainables.system import system_metrics
 
 STUDENT, TEST = "student.safetensors", "test.npz"
 TERM_NAMES = {"loss": "train/loss", "temperature": "train/temperature"}  # the others are train/loss_TERM
@@ -78,6 +79,7 @@ def run_trial(
         try:
             whole = _train(run, known_epoch)
         finally:
+            run.close()
             run.feed.close()
     except BaseException as error:
         context.log.end(error)
@@ -144,6 +146,7 @@ class Run:
         self.epoch, self.history = 0, []
         self._resume()
         context.log.write(f"goes on after epoch {self.epoch}, from its checkpoint" if self.epoch else "from epoch 1")
+        self._system = system_metrics(context) if config.system_metrics else None
 
     @property
     def whole(self) -> bool:
@@ -201,6 +204,7 @@ class Run:
         metrics["time/epoch_s"] = time.perf_counter() - self._epoch_begun
         metrics["time/trained_s"] = sum(entry["time/epoch_s"] for entry in [*self.history, metrics])
         metrics["time/start_s"] = self.first_step_s  # from the slot to the first step of this attempt
+        metrics |= self._system.means() if self._system else {}
         if not self.history:  # once a trial
             with uncompiled(self.config):
                 metrics |= costs(self.taught, self.config.img_size)
@@ -226,6 +230,11 @@ class Run:
         """After the last epoch's report: what only served to go on is removed."""
         if self.context.rank == 0:
             drop_checkpoint(self.context.folder)
+
+    def close(self) -> None:
+        """Ends what is its own beside its training; its feed may be others' too."""
+        if self._system:
+            self._system.close()
 
     def _judge(self) -> dict[str, float]:
         """The holdout's figures of the student, or of the average of its weights where that is the better."""

@@ -135,6 +135,8 @@ class _Member:
     def leave(self, error: Exception | None = None) -> None:
         """It makes no further step."""
         run, self.run, self.verdict = self.run, None, None
+        if run:
+            run.close()
         self.trial.context.log.end(error or run.outcome)
         self.trial.ended(error)
 

@@ -71,6 +71,7 @@ def fit_config(config: TrialConfig, recipe: dict) -> TrialConfig:
         gt_loss_weight=1.0,
         logit_standardization=False,
         teacher_store="off",
+        system_metrics=False,  # a teacher's epochs are kept nowhere
         curriculum_temperature=False,
         **Recipe(**recipe).model_dump(),  # all of it: nothing of the student's recipe remains
     )
