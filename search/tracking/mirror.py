@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord, load_record
-from search.tracking.store import as_text, connect, finite, flat_params, split_tag
+from search.tracking.store import as_text, best_first, connect, finite, flat_params, split_tag
 from search.tracking.study_run import RUNNING as OPEN
 from search.tracking.study_run import StudyRun
 from trainables.errors import InputError
@@ -203,7 +203,7 @@ class Mirror:
         return [
             (key, value, int(when * 1000), int(entry["epoch"]))
             for entry, when in zip(record.history[known:], record.times[known:], strict=True)
-            for key, value in finite(entry).items()
+            for key, value in best_first(finite(entry)).items()
             if key != "epoch"
         ]
 

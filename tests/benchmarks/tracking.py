@@ -14,14 +14,9 @@ one worker process on SQLite.
 """
 
 import multiprocessing
-import os
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 PAIRS, SIDE_BY_SIDE, TRIALS, EPOCHS = 15, 2, 3, 5
@@ -39,40 +34,16 @@ PARAMS = (
 
 def measure() -> dict[str, float]:
     """Trains, and writes."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        server, uri = _server(folder)
-        try:
-            figures = {"trials_per_s": _waiting(folder / "served", uri)}
-            figures["over_calls"] = figures["trials_per_s"] / _called(uri)
-            figures["direct_trials_per_s"] = _waiting(folder / "direct", f"sqlite:///{folder}/direct.db")
-            for key, value in figures.items():
-                print(f"  {key} {value:.1f}", flush=True)
-            return {"overhead": _overhead(folder, uri), **figures}
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)  # its worker processes too, which it would leave behind
-            server.wait()
+    from tests.search.tracking.servers import mlflow_server
 
-
-def _server(folder: Path) -> tuple[subprocess.Popen, str]:
-    from tests.search.tracking.servers import free_port
-
-    uri = f"http://127.0.0.1:{free_port()}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--port", uri.split(":")[-1], "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    log = (folder / "server.log").open("w")
-    server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    while True:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-        except OSError:
-            if server.poll() is not None:
-                raise RuntimeError((folder / "server.log").read_text()[-2000:]) from None
-            time.sleep(0.2)
-        else:
-            return server, uri
+    with tempfile.TemporaryDirectory() as name, mlflow_server(folder := Path(name)) as (uri, start):
+        start()
+        figures = {"trials_per_s": _waiting(folder / "served", uri)}
+        figures["over_calls"] = figures["trials_per_s"] / _called(uri)
+        figures["direct_trials_per_s"] = _waiting(folder / "direct", f"sqlite:///{folder}/direct.db")
+        for key, value in figures.items():
+            print(f"  {key} {value:.1f}", flush=True)
+        return {"overhead": _overhead(folder, uri), **figures}
 
 
 def _record(number: int):

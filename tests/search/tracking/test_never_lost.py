@@ -163,7 +163,7 @@ def test_a_study_may_start_without_its_server_where_that_is_allowed(place, serve
     study = studies.start(*simulated(uri, "tracking_offline=true"), cwd=place)
     let_pass(place, 6)
     start()
-    wait_for(lambda: Seen(uri, "s").experiment and Seen(uri, "s").children, "what waited")
+    wait_for(lambda: Seen(uri, "s").experiment and len(Seen(uri, "s").runs()) > 6, "what waited")
     let_all_pass(place)
     out, err = study.communicate(timeout=studies.LIMIT_S)
     assert study.returncode == 0 and "sync.py" not in out, err + out
