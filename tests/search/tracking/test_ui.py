@@ -137,8 +137,10 @@ def test_the_view_of_the_final_has_what_the_test_split_says(browser, study):
     follow(browser, study, page.FINAL)
     finalists = {name_of(record) for record in study.records.values() if record.role == "finalist"}
     shown(browser, lambda: set(rows(browser)) == finalists, "the finalists")
-    values = texts(browser, '.ag-row [col-id="metrics.`test/top1`"]')
-    assert len(values) == len(finalists) and all(float(value) > 0 for value in values)
+    tested = {name_of(record): record.metric("test/top1") for record in study.records.values()}
+    order = [tested[name] for name in rows(browser)]
+    assert order == sorted(order, reverse=True)
+    assert len(texts(browser, '.ag-row [col-id="metrics.`test/top1`"]')) == len(finalists)
 
 
 def test_the_charts_draw_every_trial(browser, study):
