@@ -159,7 +159,7 @@ def _charts(ranking: str, more: bool, axes: list[str]) -> dict[str, Any]:
 def _note(
     study: str, experiment_id: str, ranking: str, more: bool, columns: list[str], axes: list[str], pair: str, keys
 ) -> str:
-    """The experiment's description, Markdown; the UI renders it above its runs."""
+    """The experiment's description, Markdown, where the UI breaks a line at each line's end."""
 
     def link(text: str, key: str, mode: str = "TABLE") -> str:
         where = f"viewStateShareKey={key}&compareRunsMode={mode}&workflowType=machine_learning"
@@ -182,15 +182,15 @@ def _note(
 | baseline NAME | `baseline` | what the search has to beat: `scratch` is the student alone, `kd` classic distillation |
 | finalist NAME | `finalist` | a trial or baseline trained again with another seed; judged on the test split too |
 
-- Tag `state`: `complete`; `pruned`, stopped early, so its best says little beside a complete one's; `failed`, with its
-  `reason`; `interrupted`, goes on with `--resume`; `running`.
-- Metrics, one step an epoch: `train/…` losses in training; `val/…` on the holdout, which ranks trials, and of these
-  `val/agreement`, the share of images on which student and teacher agree; `{best}`, the best so far,
-  {"more" if more else "less"} is better; `test/…` on the test split; `time/…` and `cost/…` what it took.
+- Tag `state`: `complete`; `pruned`, stopped early, so its best says little beside a complete one's; `failed`, with \
+its `reason`; `interrupted`, goes on with `--resume`; `running`.
+- Metrics, one step an epoch: `train/…` losses in training; `val/…` on the holdout, which ranks trials, and of these \
+`val/agreement`, the share of images on which student and teacher agree; `{best}`, the best so far, \
+{"more" if more else "less"} is better; `test/…` on the test split; `time/…` and `cost/…` what it took.
 - Searched here: {_named(columns)}. `eps_logits` and `stage_count` say `eps` and `stages` in one number each, for plots.
 
-**To compare** open the first link, tick the box in the table's header, press *Compare*. The plots open on the first
-names by alphabet, which may be constants. Parallel coordinates: the params {_named(axes or columns)}, the metric
+**To compare** open the first link, tick the box in the table's header, press *Compare*. The plots open on the first \
+names by alphabet, which may be constants. Parallel coordinates: the params {_named(axes or columns)}, the metric \
 `{best}`. Scatter: X `{x}`, Y `{best}`. Contour: X `{x}`, Y `{y}`, Z `{best}`.
 """
 
