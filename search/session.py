@@ -22,6 +22,7 @@ from search.report_command import write_report
 from search.resume import STARTED, began_with, comparable, what_stays
 from search.terminal import noise_to
 from search.tracking.mirror import SIMULATED
+from search.tracking.page import experiment_tags, run_note
 from search.tracking.store import provenance, shown
 from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
@@ -117,6 +118,7 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
         "teacher_recipe": plan.teacher_recipe,
         "family": plan.family,
     }
+    objectives = {objective.metric: objective.maximize for objective in plan.objectives}
     dumped = yaml.safe_dump(resolved, sort_keys=False)
     (folder / "settings.yaml").write_text(dumped)
     shutil.copyfile(space, folder / "space.py")
@@ -128,7 +130,7 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
         "git_commit": facts.get("git/commit", "unknown"),
         # Studies that start warm from this one judge by these whether its results mean the same there.
         "comparable": comparable(what_stays(settings, plan.data_fingerprint)),
-        "objectives": json.dumps({objective.metric: objective.maximize for objective in plan.objectives}),
+        "objectives": json.dumps(objectives),
     }
     if settings.pair:
         tags["pair_name"] = settings.pair
@@ -145,7 +147,9 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
     shared = [Path(module.__file__) for name, module in list(sys.modules.items()) if name.startswith("spaces.")]
     texts = {space.name: space.read_text(), "settings.yaml": dumped, "versions.yaml": versions}
     texts |= {f"spaces/{path.name}": path.read_text() for path in shared}
-    tracker.open_study(tags, params, texts, {}, {}, resume)
+    drawn = [config.model_dump() for config in plan.drawn]
+    page = experiment_tags(settings.name, objectives, drawn, pair=tags["pair"], finalists=settings.finalists)
+    tracker.open_study(tags, params, texts, page, {}, resume)
 
 
 def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker, view: View) -> None:
@@ -189,6 +193,8 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
         view.note(f"no report: {error}")
     sentences = {"verdict": _verdict(ledger, plan, folder), "branches": comparisons.branches(ledger)}
     tracker.study_tags({name: sentence for name, sentence in sentences.items() if sentence})
+    next_steps = _next_steps(plan) if best else {}
+    tracker.study_tags(run_note(sentences["verdict"], best and best.trial_id, next_steps))
     for name in written:
         tracker.study_artifact(folder / name)
 
@@ -223,11 +229,8 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     console.print(f"spent: {outcome.spent}", markup=False)
     console.print(f"files:  {folder}/ ({', '.join(written)})")
     lines = ["", "compare the trials in MLflow's UI:", f"  {_ui_command(uri)}"]
-    if best and not plan.curves:
-        export = _command("export", plan, "--study", plan.settings.name, "--to", "json", "--out", "exported")
-        lines += ["export the best configuration:", f"  {export}"]
-        train = _command("train", plan, "--study", plan.settings.name)
-        lines += ["train it in full, on training split and holdout together, for use:", f"  {train}"]
+    for purpose, command in _next_steps(plan).items() if best else ():
+        lines += [f"{purpose}:", f"  {command}"]
     if plan.curves:
         lines += [
             "",
@@ -235,6 +238,17 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
             "nothing of real models, and there are no weights.",
         ]
     console.print("\n".join(lines), soft_wrap=True, markup=False)  # commands are pasted: no line may be broken
+
+
+def _next_steps(plan: Plan) -> dict[str, str]:
+    """What may be done with a study's best configuration: a command by its purpose; nothing with a simulated one's."""
+    if plan.curves:
+        return {}
+    study = "--study", plan.settings.name
+    return {
+        "export the best configuration": _command("export", plan, *study, "--to", "json", "--out", "exported"),
+        "train it in full, on training split and holdout together, for use": _command("train", plan, *study),
+    }
 
 
 def sync_line(plan: Plan, left: int) -> str:

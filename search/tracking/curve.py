@@ -10,7 +10,7 @@ from search.ledger import FAILED, PRUNED, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
 from search.results import in_words
 
-CURVE = "curve.png"
+CURVE = "learning_curve.png"
 SIZE = (9.0, 4.0)  # inches of 100 pixels
 AGREEMENT = "val/agreement"
 LOSS = "train/loss"

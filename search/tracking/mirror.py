@@ -6,16 +6,20 @@ as the same point: so whatever may not have arrived is simply written again.
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord, load_record
+from search.tracking.curve import CURVE, draw_curve
+from search.tracking.page import HERE
 from search.tracking.store import as_text, best_first, connect, finite, flat_params, split_tag
 from search.tracking.study_run import RUNNING as OPEN
 from search.tracking.study_run import StudyRun
 from trainables.errors import InputError
+from trainables.files import LOG
 
 INTERRUPTED = "interrupted"
 SIMULATED = "simulated"  # the tag that marks a simulated study's runs; such trials have no files
@@ -71,6 +75,8 @@ class Mirror:
         self._client: Any = None
         self._runs: dict[str, _Run] = {}
         self._written = _Written()
+        self._drawing = threading.Lock()
+        self._logs: dict[Path, tuple[str, int]] = {}  # of trials: the run, and how long it was
 
     def reach(self) -> None:
         """Raises where the store does not answer; a new database is made ready by it, which takes seconds."""
@@ -208,12 +214,21 @@ class Mirror:
         ]
 
     def _trial_files(self, record: TrialRecord, folder: Path, run_id: str) -> None:
-        pass
+        """The trial's learning curves as a picture, and its log."""
+        with self._drawing:
+            drawn = draw_curve(record, folder / CURVE)
+        if drawn:
+            self._client.log_artifact(run_id, str(folder / CURVE))
+        log = folder / LOG
+        if log.exists():
+            self._logs[log] = run_id, log.stat().st_size
+            self._client.log_artifact(run_id, str(log))
 
     def study(self) -> None:
         """Writes what MLflow lacks of the parent run, but for its end."""
         wanted, there = self._wanted(), self._written
-        for name, value in wanted.experiment.items():
+        for name, text in wanted.experiment.items():
+            value = text.replace(HERE, self.experiment_id)
             if there.experiment.get(name) != value:
                 self._client.set_experiment_tag(self.experiment_id, name, value)
                 there.experiment[name] = value
@@ -239,6 +254,9 @@ class Mirror:
 
     def end(self) -> None:
         """Gives the parent run its status, when everything else is there."""
+        for log, (run_id, size) in self._logs.items():
+            if log.stat().st_size != size:  # a worker's last words came after its trial had been stopped
+                self._client.log_artifact(run_id, str(log))
         wanted = self._wanted()
         if wanted.status not in (OPEN, self._written.status):
             self._client.set_terminated(self.parent_id, wanted.status, wanted.ended)

@@ -15,6 +15,7 @@ NOTE = "mlflow.note.content"
 VIEW = "mlflow.sharedViewState."
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI guesses, and asks
 TRIALS, CHARTS, FINAL = "trials", "charts", "final"  # the views' keys
+HERE = "EXPERIMENT_ID"  # stands in the links for MLflow's number of the experiment, until there is one
 MOST_PARAMS = 10  # columns; more cannot be read, the UI's Columns button has the others
 MOST_SCATTERS, MOST_RUNS = 6, 1000  # in the charts
 NARROWEST, LETTER, MARGIN, NAME = 85, 7, 25, 170  # pixels of columns; the names are in their headers
@@ -24,18 +25,16 @@ NOT_TRIED = "tags.role != 'study' and tags.role != 'finalist' and tags.role != '
 
 def experiment_tags(
     study: str,
-    experiment_id: str,
     objectives: Mapping[str, bool],
     drawn: Iterable[Mapping[str, Any]] = (),
     *,
     pair: str = "",
     finalists: int = 0,
 ) -> dict[str, str]:
-    """The tags of a study's experiment: what its page says, and the views that it links to.
+    """The tags of a study's experiment: what its page says, and the views that it links to; see `HERE`.
 
     Args:
         study: its name.
-        experiment_id: MLflow's, for the links.
         objectives: whether more is better, by metric; the first ranks the trials.
         drawn: whole configurations that the space gave; what differs among them is what is searched.
         pair: who teaches whom, in words.
@@ -52,7 +51,7 @@ def experiment_tags(
     if finalists:
         tested = ["test/top1", "test/loss", *(name for name in metrics if name != best_of(ranking))]
         views[FINAL] = _table("tags.role = 'finalist'", "test/top1", True, tested, columns)
-    note = _note(study, experiment_id, ranking, more, columns, axes, pair, views)
+    note = _note(study, ranking, more, columns, axes, pair, views)
     return {NOTE: note, **KIND, **{VIEW + key: json.dumps(view) for key, view in views.items()}}
 
 
@@ -156,14 +155,12 @@ def _charts(ranking: str, more: bool, axes: list[str]) -> dict[str, Any]:
     }
 
 
-def _note(
-    study: str, experiment_id: str, ranking: str, more: bool, columns: list[str], axes: list[str], pair: str, keys
-) -> str:
+def _note(study: str, ranking: str, more: bool, columns: list[str], axes: list[str], pair: str, keys) -> str:
     """The experiment's description, Markdown, where the UI breaks a line at each line's end."""
 
     def link(text: str, key: str, mode: str = "TABLE") -> str:
         where = f"viewStateShareKey={key}&compareRunsMode={mode}&workflowType=machine_learning"
-        return f"[{text}](#/experiments/{experiment_id}/runs?{where})"
+        return f"[{text}](#/experiments/{HERE}/runs?{where})"
 
     best, (x, y) = best_of(ranking), [*axes, "a param", "another param"][:2]
     views = {

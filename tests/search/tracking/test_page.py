@@ -28,13 +28,13 @@ def test_a_table_of_many_params_stays_readable():
     wide |= {name: [0.5, 0.7] for name in ("temperature", "gt_loss_weight", "kd_loss_weight", "ofa_loss_weight", "eps")}
     base = make_record().config
     drawn = [base | {name: values[number] for name, values in wide.items()} for number in (0, 1)]
-    tags = page.experiment_tags("s", "1", {"val/top1": True}, drawn)
+    tags = page.experiment_tags("s", {"val/top1": True}, drawn)
     assert len(page.searched_params(drawn)) == page.MOST_PARAMS
     assert max(map(len, tags.values())) <= 5000  # more, a store refuses
 
 
 def test_views_are_ordered_by_the_best_of_the_first_objective():
-    tags = page.experiment_tags("s", "7", {"val/loss": False, "val/top1": True}, DRAWN, pair="a teaches b", finalists=1)
+    tags = page.experiment_tags("s", {"val/loss": False, "val/top1": True}, DRAWN, pair="a teaches b", finalists=1)
     found = views(tags)
     assert set(found) == {page.TRIALS, page.CHARTS, page.FINAL}
     trials = found[page.TRIALS]
@@ -45,12 +45,12 @@ def test_views_are_ordered_by_the_best_of_the_first_objective():
     ]  # fmt: skip
     assert found[page.FINAL]["orderByKey"] == "metrics.`test/top1`" and not found[page.FINAL]["orderByAsc"]
     for key in found:
-        assert f"#/experiments/7/runs?viewStateShareKey={key}&" in tags[page.NOTE]
+        assert f"#/experiments/{page.HERE}/runs?viewStateShareKey={key}&" in tags[page.NOTE]
     assert "a teaches b" in tags[page.NOTE] and "less is better" in tags[page.NOTE]
 
 
 def test_views_that_would_be_empty_are_left_out():
-    tags = page.experiment_tags("s", "7", {"val/top1": True})
+    tags = page.experiment_tags("s", {"val/top1": True})
     assert set(views(tags)) == {page.TRIALS}
     assert "charts" not in tags[page.NOTE] and "the final]" not in tags[page.NOTE]
 
