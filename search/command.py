@@ -23,6 +23,7 @@ from search.resume import JOURNAL, LOCK, STARTED, as_before, check_same, remembe
 from search.settings import Settings, resolve
 from search.space_file import load_space
 from search.terminal import noise_to, person_console
+from search.tracking.credentials import without_secrets, words_without
 from trainables.errors import InputError
 
 FLAGS = (  # those that are fields of the settings, by the same name
@@ -41,7 +42,8 @@ def run_command(arguments, argv: list[str]) -> int:
         InputError: what is wrong with the flags, the space, the data, the models or the surroundings.
     """
     flags = {flag: getattr(arguments, flag) for flag in FLAGS if getattr(arguments, flag) is not None}
-    sets, space, resume = list(arguments.set), arguments.space, arguments.resume
+    flags, sets = without_secrets(flags, list(arguments.set))
+    space, resume = arguments.space, arguments.resume
     given = (dict(flags), list(sets))
     import_from_current_folder()
     if resume:
@@ -182,6 +184,7 @@ def _carried(plan: Plan, folder: Path, write: bool) -> list[str]:
 
 def _detach(argv: list[str], name: str, folder: Path, console) -> int:
     """Starts the same command in the background, its lines in the study's folder."""
+    argv = words_without(argv)
     again = [item for item in argv if item not in ("--detach", "--resume")] + ["--resume", "--name", name]
     with open(folder / "console.log", "a") as lines:
         child = subprocess.Popen(

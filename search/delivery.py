@@ -20,6 +20,7 @@ from search.session import sync_line
 from search.settings import resolve
 from search.space_file import load_space
 from search.terminal import noise_to, person_console
+from search.tracking.store import check_tracking
 from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
 from trainables.store_mode import parse_store
@@ -48,6 +49,7 @@ def deliver(arguments) -> int:
     goes_on = known is not None and known.config == record.config and known.state != FAILED
     record = known if goes_on else record
     if record.state != COMPLETE:
+        check_tracking(tracking_uri(plan.settings))
         teacher = teacher_folder(plan, folder)
         if not teacher.is_dir():
             raise InputError(

@@ -16,6 +16,7 @@ from search.paths import import_from_current_folder, storage_folder, writable
 from search.resume import known_studies
 from search.settings import describe
 from search.terminal import noise_to, person_console
+from search.tracking.credentials import set_aside
 from search.tracking.store import as_text, check_tracking, connect, experiment_exists, finite, first_line, shown
 from search.values import Part, parse_sets
 from trainables.config import DataFields, data_fields
@@ -57,7 +58,7 @@ def run_features(arguments) -> int:
         InputError: what is wrong with the flags, the study, the data, the models or the surroundings.
     """
     import_from_current_folder()
-    storage, uri = storage_folder(arguments.storage), arguments.tracking_uri
+    storage, uri = storage_folder(arguments.storage), set_aside(arguments.tracking_uri or "")
     study = _study(storage, arguments.study) if arguments.study else {}
     fields = _resolve(arguments, study)
     pair = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{fields.teacher}-{fields.student}").strip("-.")

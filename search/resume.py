@@ -12,7 +12,7 @@ from typing import Any
 from search.objective import parse_objectives
 from search.rungs import restarts
 from search.settings import Settings
-from search.tracking.store import shown
+from search.tracking.credentials import set_aside, shown, without_secrets
 from search.values import parse_sets
 from trainables.config import DataFields, StudentFields, TeacherFields
 from trainables.errors import InputError
@@ -94,7 +94,7 @@ def as_before(flags: dict[str, Any], sets: list[str], asked: str = "--resume") -
         asked: the flag that named the study, for the error message.
 
     Raises:
-        InputError: there is no such study.
+        InputError: there is no such study, or as `without_secrets`.
     """
     if "name" not in flags:
         raise InputError("--resume: give the study's --name")
@@ -104,7 +104,8 @@ def as_before(flags: dict[str, Any], sets: list[str], asked: str = "--resume") -
         raise InputError(f"{asked}: there is no study '{flags['name']}' in {storage}{known_studies(storage)}")
     given = {*flags, *(item.split("=")[0] for item in sets)}
     kept = [item for item in before["set"] if item.split("=")[0] not in given]
-    return {**{key: value for key, value in before["flags"].items() if key not in given}, **flags}, kept + sets
+    flags = {**{key: value for key, value in before["flags"].items() if key not in given}, **flags}
+    return without_secrets(flags, kept + sets)
 
 
 def typed(space: str, flags: dict[str, Any], sets: list[str], resume: bool = False) -> str:
@@ -137,10 +138,15 @@ def space_of(folder: Path) -> Path:
 
 
 def store_of(folder: Path, given: str | None = None) -> str:
-    """MLflow's store of the study in a folder: the given one, the one it was started with, or SQLite in the storage."""
+    """MLflow's store of the study in a folder: the given one, the one it was started with, or SQLite in the storage; without secrets.
+
+    Raises:
+        InputError: see `set_aside`.
+    """
     started = _read(folder) or {}
     fields = {**started.get("flags", {}), **parse_sets(started.get("set", []), [])}
-    return given or fields.get("tracking_uri") or f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
+    uri = given or fields.get("tracking_uri")
+    return set_aside(uri) if uri else f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
 
 
 def stays_of(folder: Path) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from search.preflight import Plan
 from search.report_command import write_report
 from search.resume import STARTED, began_with, comparable, what_stays
 from search.terminal import noise_to
+from search.tracking.credentials import masked, reminder, shown
 from search.tracking.mirror import SIMULATED
 from search.tracking.page import experiment_tags, run_note
-from search.tracking.store import provenance, shown
+from search.tracking.store import provenance
 from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
 
@@ -97,11 +98,13 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
     if left:
         console.print(sync_line(plan, left), soft_wrap=True, markup=False)
     again = _command("run", plan, "--space", str(space), "--name", settings.name, "--resume")
+    also = f" ({reminder()})" if reminder() else ""
     if problem:
-        print(f"error: {' '.join(problem.split())}; see {folder / LOG}; go on with: {again}", file=sys.stderr)
+        problem = masked(" ".join(problem.split()))
+        print(f"error: {problem}; see {folder / LOG}; go on with: {again}{also}", file=sys.stderr)
         return 1
     if interrupted:
-        console.print(f"interrupted; go on with\n  {again}", soft_wrap=True, markup=False)
+        console.print(f"interrupted; go on with{also}\n  {again}", soft_wrap=True, markup=False)
         return 130
     _print_end(console, outcome, plan, folder, uri)
     if failed:

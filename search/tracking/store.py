@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import re
 import socket
 import subprocess
 import urllib.error
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from search.tracking.credentials import LOG_IN, PASSWORD, TOKEN, USERNAME, masked, shown, with_password
 from trainables.config import Distillation, Recipe
 from trainables.distillers import DISTILLERS, hyperparameters
 from trainables.errors import InputError
@@ -22,6 +24,21 @@ LOGGED = ("student", "teacher", *Distillation.model_fields, *Recipe.model_fields
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 LONGEST_TAG = 5000  # characters; MLflow's stores take 5000 or 8000
 REACH_S = 3.0  # how long a server may take to answer before a study starts
+TAKE_A_TIMEOUT = ("psycopg2", "psycopg", "pymysql", "mysqldb")  # as `connect_timeout`, in whole seconds
+DRIVERS = {  # the package of each module
+    "psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient", "pymysql": "PyMySQL",
+}  # fmt: skip
+HALVES = ((PASSWORD, USERNAME), (USERNAME, PASSWORD))
+DATABASE_FIXES = (  # what PostgreSQL, its driver or MLflow says, and what to do
+    (r"no password", "set PGPASSWORD, have it in ~/.pgpass, or give --tracking-uri with it; no study keeps it"),
+    (r'password authentication failed for user "[^"]*"', "correct it in --tracking-uri, PGPASSWORD or ~/.pgpass"),
+    (r'database "[^"]*" does not exist', "make it on its server: createdb --owner {user} {database}"),
+    (r'role "[^"]*" does not exist', "make it on its server: createuser --pwprompt {user}"),
+    (r'(Peer|Ident) authentication failed for user "[^"]*"', "give a host, as postgresql://{user}@localhost/{database}"),
+    (r"permission denied for schema \w+", "make it the user's: ALTER DATABASE {database} OWNER TO {user}"),
+    (r"Can't load plugin: .*", "leave the +DRIVER out"),
+    (r"out-of-date database schema", "back it up, then: mlflow db upgrade {uri}"),
+)  # fmt: skip
 
 # MLflow's own defaults hold a caller for minutes; the retries are ours. Set before its import, a user's values win.
 ENVIRONMENT = {
@@ -82,29 +99,106 @@ def check_tracking(uri: str) -> None:
     """Refuses a place where nothing could be written, within seconds and without creating anything.
 
     Raises:
-        InputError: naming the URI and the fix.
+        InputError: naming the URI and the fix; a missing or wrong log-in is found too.
     """
     parts = urlsplit(uri)
     if parts.scheme in ("", "file"):
         fix = "write to a database instead: sqlite:///PATH/mlflow.db"
-        raise InputError(f"tracking_uri: {uri!r} is a folder, which MLflow no longer develops; {fix}")
+        raise InputError(f"tracking_uri: {shown(uri)!r} is a folder, which MLflow no longer develops; {fix}")
     dialect = parts.scheme.split("+")[0]
     if dialect not in ("http", "https", "sqlite", *DATABASE_PORTS):
         known = "http(s)://…, sqlite:///… or postgresql://…"
-        raise InputError(f"tracking_uri: {uri!r} has an unknown scheme; give {known}")
+        raise InputError(f"tracking_uri: {shown(uri)!r} has an unknown scheme; give {known}")
     try:
         if dialect in ("http", "https"):
-            urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=REACH_S).close()
+            _check_server(uri)
         elif dialect in DATABASE_PORTS:
-            socket.create_connection((parts.hostname, parts.port or DATABASE_PORTS[dialect]), REACH_S).close()
+            if parts.hostname:  # else a socket, which the driver knows where to look for
+                socket.create_connection((parts.hostname, parts.port or DATABASE_PORTS[dialect]), REACH_S).close()
+            _check_database(uri, dialect)
         elif dialect == "sqlite" and _sqlite_path(uri).is_dir():
             raise InputError(unreachable(uri, "it is a folder"))
-    except urllib.error.HTTPError as error:
-        # A server that asks for a log-in is there; MLflow's client brings the user's credentials later.
-        if error.code not in (401, 403):
-            raise InputError(unreachable(uri, f"{error} at /health, is this an MLflow server?")) from error
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        raise InputError(unreachable(uri, str(getattr(error, "reason", error)))) from error
+        raise InputError(unreachable(uri, first_line(str(getattr(error, "reason", error))))) from error
+
+
+def _check_server(uri: str) -> None:
+    """Whether an MLflow server answers and lets us in, asked by MLflow's own client with the user's credentials."""
+    import ssl
+
+    for name in (PASSWORD, TOKEN):
+        if (value := os.environ.get(name, "")) != value.strip():
+            raise InputError(f"{name}: it begins or ends with white space; leave that out")
+    certificates = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        certificates.check_hostname, certificates.verify_mode = False, ssl.CERT_NONE
+    try:
+        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=REACH_S, context=certificates).close()
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):  # one that asks for a log-in is there
+            raise InputError(unreachable(uri, f"{error} at /health, is this an MLflow server?")) from error
+    try:
+        connect(uri).search_experiments(max_results=1)
+    except Exception as error:  # the client has more than MLflow's own
+        raise InputError(refused(uri, error)) from error
+
+
+def _check_database(uri: str, dialect: str) -> None:
+    """Whether the driver is there and the database lets us in; MLflow's own try would take minutes to give up."""
+    import sqlalchemy
+
+    driver = ""
+    try:
+        url = sqlalchemy.make_url(with_password(uri))
+        driver = url.get_dialect().driver
+        options = {"connect_timeout": int(REACH_S)} if driver in TAKE_A_TIMEOUT else {}
+        engine = sqlalchemy.create_engine(url, connect_args=options, poolclass=sqlalchemy.pool.NullPool)
+        engine.connect().close()
+    except ModuleNotFoundError as error:
+        package = DRIVERS.get(error.name, error.name)
+        fix = f"python -m pip install '{package}'"
+        raise InputError(
+            f"tracking_uri: {dialect} needs the driver {error.name}, which is not installed; {fix}"
+        ) from error
+    except Exception as error:  # each driver has its own
+        raise InputError(refused(uri, error)) from error
+
+
+def refused(uri: str, error: Exception) -> str:
+    """What a store's own error means: one line with the fix, without secrets.
+
+    Args:
+        error: MLflow's, SQLAlchemy's or a driver's.
+    """
+    status = getattr(error, "get_http_status_code", lambda: None)()
+    if uri.startswith("http"):
+        return _log_in(uri, error, status) if status in (401, 403) else unreachable(uri, first_line(error))
+    for pattern, fix in DATABASE_FIXES:
+        if found := re.search(pattern, str(error)):
+            parts = urlsplit(uri)
+            names = {"user": parts.username or "USER", "database": parts.path[1:] or "DATABASE", "uri": shown(uri)}
+            return masked(f"tracking_uri: {shown(uri)}: {' '.join(found[0].split())}; {fix.format(**names)}")
+    if "FATAL:" in str(error):
+        what = first_line(str(error).partition("FATAL:")[2])
+        return f"tracking_uri: {shown(uri)} refuses ({what}); give a user and a database that it lets in"
+    return unreachable(uri, first_line(error))
+
+
+def _log_in(uri: str, error: Exception, status: int) -> str:
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    who = read_mlflow_creds()  # of the environment, or of ~/.mlflow/credentials
+    if status == 403:
+        return f"tracking_uri: {shown(uri)} forbids it ({first_line(error)}); have its admin permit it to the user"
+    if who.username and who.password:
+        fix = f"correct {USERNAME} and {PASSWORD}, or set {TOKEN} alone"
+        return f"tracking_uri: {shown(uri)} refuses this user or password; {fix}"
+    if os.environ.get(TOKEN):
+        return f"tracking_uri: {shown(uri)} refuses the token; correct {TOKEN}, or set {USERNAME} and {PASSWORD}"
+    half = next((f", and {name} is not set" for name, other in HALVES if os.environ.get(other)), "")
+    return f"tracking_uri: {shown(uri)} asks for a log-in{half}; set {LOG_IN}"
 
 
 def unreachable(uri: str, problem: str) -> str:
@@ -112,15 +206,9 @@ def unreachable(uri: str, problem: str) -> str:
     return f"tracking_uri: {shown(uri)} unreachable ({problem}); start the server or leave --tracking-uri out"
 
 
-def shown(uri: str) -> str:
-    """A URI as it may be shown and kept: without the user's password."""
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
-
-
 def first_line(error: Exception | str) -> str:
-    """An error as part of a one-line message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """An error as part of a one-line message, without secrets."""
+    return masked((str(error).strip() or type(error).__name__).splitlines()[0])[:300]
 
 
 def experiment_exists(uri: str, study: str) -> bool:
@@ -134,7 +222,7 @@ def experiment_exists(uri: str, study: str) -> bool:
     try:
         return connect(uri).get_experiment_by_name(study) is not None
     except Exception as error:  # each store and driver has its own
-        raise InputError(unreachable(uri, first_line(error))) from error
+        raise InputError(refused(uri, error)) from error
 
 
 def store_exists(uri: str) -> bool:
@@ -159,7 +247,7 @@ def connect(uri: str):
         logging.getLogger(name).setLevel(logging.WARNING)
     if uri.startswith("sqlite:"):
         _sqlite_path(uri).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri)
+    return MlflowClient(with_password(uri))
 
 
 def provenance() -> dict[str, str]:

@@ -34,9 +34,9 @@ PARAMS = (
 
 def measure() -> dict[str, float]:
     """Trains, and writes."""
-    from tests.search.tracking.servers import mlflow_server
+    from tests.search.tracking.servers import over_sqlite
 
-    with tempfile.TemporaryDirectory() as name, mlflow_server(folder := Path(name)) as (uri, start):
+    with tempfile.TemporaryDirectory() as name, over_sqlite(folder := Path(name)) as (uri, start):
         start()
         figures = {"trials_per_s": _waiting(folder / "served", uri)}
         figures["over_calls"] = figures["trials_per_s"] / _called(uri)

@@ -11,7 +11,8 @@ from search.tracking import page
 from search.tracking.store import connect
 from tests.search import studies
 from tests.search.studies import wait_for
-from tests.search.tracking.servers import chromium, mlflow_server
+from tests.search.tracking.browsers import chromium
+from tests.search.tracking.servers import over_sqlite
 
 pytestmark = pytest.mark.long
 LIMIT_S = 120
@@ -28,7 +29,7 @@ PLOTS = """return [...document.querySelectorAll('.js-plotly-plot')].filter(one =
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     os.environ["OFAKD_TEST"] = str(folder)
-    with mlflow_server(folder) as (uri, start):
+    with over_sqlite(folder) as (uri, start):
         start()
         options = ["--concurrency", "1", "--epochs", "9", "--trials", str(TRIALS), "--tracking-uri", uri]
         options += ["--set", "simulate=synthetic", "finalists=1", "seeds=2", "grace_epochs=3"]
