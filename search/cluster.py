@@ -56,6 +56,14 @@ def start_ray(settings) -> None:
     )
 
 
+def keep_secrets_from_ray() -> None:
+    """Ray Tune gives each trial the user's AWS keys, which Ray writes into its log; ours only pass messages on."""
+    from ray.tune.execution import class_cache
+
+    named = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(named)
+
+
 def _start_here(**options) -> None:
     """A cluster on this machine; Ray gives its own processes 30 s, which a busy machine may not have at first."""
     import ray

@@ -10,7 +10,7 @@ from pathlib import Path
 from search import account as phases
 from search.account import Account
 from search.budgets import Budgets, Ending, Spent, all_ran
-from search.cluster import start_ray
+from search.cluster import keep_secrets_from_ray, start_ray
 from search.finalists import FINALIST
 from search.interrupts import Interrupts
 from search.ledger import RUNNING, Ledger, TrialRecord
@@ -291,6 +291,7 @@ class Experiment:
 
         from search.proxy import StudyCallback, StudyStopper, make_proxy
 
+        keep_secrets_from_ray()
         tune.Tuner(
             make_proxy(broker),
             tune_config=tune.TuneConfig(

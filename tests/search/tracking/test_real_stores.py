@@ -96,12 +96,11 @@ def test_a_study_on_a_server_over_postgresql_with_a_log_in(stores, place, monkey
         monkeypatch.setenv(name, value)
     study(place, stores.uri)
     every = assert_the_same(place, stores.uri)
+    experiment = every[0].info.experiment_id
     with psycopg.connect(stores.database.uri("mlflow", "tracking", stores.database_password)) as connection:
-        kept = connection.execute(
-            "select count(*) from runs join experiments using (experiment_id) where experiments.name = 's'"
-        )
+        kept = connection.execute("select count(*) from runs where experiment_id = %s", [int(experiment)])
         assert kept.fetchone() == (len(every),)
-    on_disk = [path.name for path in (stores.folder / "artifacts").rglob("*.csv")]
+    on_disk = [path.name for path in (stores.folder / "artifacts" / experiment).rglob("*.csv")]
     assert on_disk == ["trials.csv"] and not (place / "runs" / "artifacts").exists()
     ran = studies.run("--study", "s", cwd=place, script="report")
     assert (ran.code, ran.err) == (0, "")

@@ -90,7 +90,7 @@ def test_a_study_to_its_end_on_a_server(stores, place):
     unknown = studies.run(*STUDY, "--set", f"tracking_url={uri}", cwd=place)
     assert (dry.code, ran.code, report.code, mistyped.code, unknown.code) == (0, 0, 0, 2, 2), ran.err
     watch.assert_none_said(dry, ran, report, mistyped, unknown)
-    watch.assert_none_under(place, least=30)
+    watch.assert_none_under(place, least=20)
     watch.assert_none_under(os.environ["RAY_TMPDIR"], least=10)
     watch.assert_none_in("the server's database", rows(stores.database, "tracking", Stores.database_password))
     watch.assert_none_under(stores.folder / "artifacts", least=5)
@@ -122,7 +122,7 @@ def test_a_study_whose_database_goes_away(place, tmp_path):
         wrong = studies.run(*STUDY, "--name", "hushed", "--resume", cwd=place)
         assert (refused.code, wrong.code) == (2, 2), refused.err + wrong.err
         watch.assert_none_said(ran, refused, wrong)
-        watch.assert_none_under(place, least=30)
+        watch.assert_none_under(place, least=20)
         watch.assert_none_under(os.environ["RAY_TMPDIR"], least=10)
         watch.assert_none_in("the database", rows(database, "tracking", password))
 
@@ -147,5 +147,5 @@ def test_a_study_whose_server_goes_away(place):
     refused = studies.run(*STUDY, "--tracking-uri", typed, cwd=place)
     assert refused.code == 2 and "unreachable" in refused.err
     watch.assert_none_said(studies.Ran(130, out, err), refused)
-    watch.assert_none_under(place, least=30)
+    watch.assert_none_under(place, least=20)
     watch.assert_none_under(os.environ["RAY_TMPDIR"], least=10)
