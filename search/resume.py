@@ -138,7 +138,7 @@ def space_of(folder: Path) -> Path:
 
 
 def store_of(folder: Path, given: str | None = None) -> str:
-    """MLflow's store of the study in a folder: the given one, the one it was started with, or SQLite in the storage; without secrets.
+    """MLflow's store of the study in a folder, without secrets: the given one, its own, or SQLite in the storage.
 
     Raises:
         InputError: see `set_aside`.

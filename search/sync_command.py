@@ -7,7 +7,7 @@ from search.paths import storage_folder
 from search.resume import known_studies, sole_session, store_of
 from search.terminal import noise_to, person_console
 from search.tracking.mirror import Mirror
-from search.tracking.store import check_tracking, first_line, shown, unreachable
+from search.tracking.store import check_tracking, refused, shown
 from search.tracking.study_run import RUNNING, StudyRun
 from trainables.errors import InputError
 
@@ -48,5 +48,5 @@ def _write_all(mirror: Mirror, uri: str) -> tuple[int, int]:
     except InputError:
         raise
     except Exception as error:  # each store and driver has its own
-        raise InputError(unreachable(uri, first_line(error))) from error
+        raise InputError(refused(uri, error)) from error
     return written, len(places)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from search.tracking.mirror import Mirror
-from search.tracking.store import first_line, shown, unreachable
+from search.tracking.store import first_line, refused, shown
 from trainables.errors import InputError
 
 TOGETHER_S = 1.0  # changes that come within it are written together: each request costs more than what is in it
@@ -67,7 +67,7 @@ class Writer:
             raise
         except Exception as error:  # each store and driver has its own
             if not offline:
-                raise InputError(unreachable(self._mirror.uri, first_line(error))) from error
+                raise InputError(refused(self._mirror.uri, error)) from error
             self._away(error)
         self._thread.start()
 

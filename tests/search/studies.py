@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,32 @@ def run(*arguments: str, cwd: Path, script: str = "run") -> Ran:
     process = start(*arguments, cwd=cwd, script=script)
     out, err = process.communicate(timeout=LIMIT_S)
     return Ran(process.returncode, out, err)
+
+
+class Followed:
+    """A command whose lines can be read while it runs."""
+
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+        self._out, self._err = [], []
+        self._readers = [
+            threading.Thread(target=lambda kept=kept, pipe=pipe: [kept.append(line) for line in pipe], daemon=True)
+            for kept, pipe in ((self._out, process.stdout), (self._err, process.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def out(self) -> str:
+        """What it has printed so far."""
+        return "".join(self._out)
+
+    def end(self) -> Ran:
+        """Waits until it has ended."""
+        code = self.process.wait(LIMIT_S)
+        for reader in self._readers:
+            reader.join()
+        return Ran(code, self.out, "".join(self._err))
 
 
 def wait_for(condition, what: str, limit: float = LIMIT_S):

@@ -6,7 +6,6 @@ The studies are simulated, at the pace of training, but for the last one.
 import json
 import os
 import signal
-import threading
 
 import pandas
 import pytest
@@ -108,10 +107,7 @@ def sync(place, code=0):
 def test_a_server_that_is_killed_and_frozen_amid_a_study_misses_nothing(place, server):
     uri, start = server
     process = start()
-    study = studies.start(*simulated(uri), cwd=place)
-    lines = []  # of the terminal
-    reading = threading.Thread(target=lambda: [lines.append(line) for line in study.stdout], daemon=True)
-    reading.start()
+    study = studies.Followed(studies.start(*simulated(uri), cwd=place))
     let_pass(place, 6)
     stop(process)
     let_pass(place, 6)
@@ -120,12 +116,11 @@ def test_a_server_that_is_killed_and_frozen_amid_a_study_misses_nothing(place, s
     wait_for(lambda: len(Seen(uri, "s").children) >= known, "what waited")
     os.killpg(process.pid, signal.SIGSTOP)  # it takes requests and answers them, too late
     let_pass(place, 6)
-    wait_for(lambda: "".join(lines).count("waits in") == 2, "the second outage's note")
+    wait_for(lambda: study.out.count("waits in") == 2, "the second outage's note")
     os.killpg(process.pid, signal.SIGCONT)
     let_all_pass(place)
-    assert study.wait(studies.LIMIT_S) == 0, lines
-    reading.join()
-    assert "sync.py" not in "".join(lines)
+    ran = study.end()
+    assert ran.code == 0 and "sync.py" not in ran.out, ran.err + ran.out
     assert_equal(place, uri)
 
 

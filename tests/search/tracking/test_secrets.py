@@ -106,17 +106,17 @@ def test_a_study_whose_database_goes_away(place, tmp_path):
         sets = ("--tracking-uri", uri, "--set", *SETS[2:], "finalists=0")
         many = ("--trials", "400")
         process = studies.start(*STUDY, "--name", "hushed", *sets, *many, cwd=place)
+        study = studies.Followed(process)
         kept = place / "runs" / "hushed"
         studies.wait_for(
             lambda: len(list(kept.glob("trials/*/record.json"))) > 4 or process.poll() is not None, "trials"
         )
         database.stop()
-        studies.wait_for((kept / "tracking_errors.log").exists, "an item that is lost")
+        studies.wait_for(lambda: "waits in" in study.out, "the outage's note")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=studies.LIMIT_S)
-        ran = studies.Ran(process.returncode, out, err)
-        assert ran.code == 130, err
-        assert "the log-in that --tracking-uri had is kept nowhere: give it again, or set PGPASSWORD" in out
+        ran = study.end()
+        assert ran.code == 130, ran.err
+        assert "the log-in that --tracking-uri had is kept nowhere: give it again, or set PGPASSWORD" in ran.out
         refused = studies.run(*STUDY, "--name", "other", *sets, cwd=place)
         database.start()
         wrong = studies.run(*STUDY, "--name", "hushed", "--resume", cwd=place)
@@ -137,15 +137,16 @@ def test_a_study_whose_server_goes_away(place):
         process = studies.start(
             *STUDY, "--name", "hushed", "--tracking-uri", typed, "--set", *SETS[2:], "--trials", "400", cwd=place
         )
+        study = studies.Followed(process)
         studies.wait_for(
             lambda: len(list(kept.glob("trials/*/record.json"))) > 4 or process.poll() is not None, "trials"
         )
-    studies.wait_for((kept / "tracking_errors.log").exists, "an item that is lost")
+    studies.wait_for(lambda: "waits in" in study.out, "the outage's note")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=studies.LIMIT_S)
-    assert process.returncode == 130 and "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in out, err
+    ran = study.end()
+    assert ran.code == 130 and "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in ran.out, ran.err
     refused = studies.run(*STUDY, "--tracking-uri", typed, cwd=place)
     assert refused.code == 2 and "unreachable" in refused.err
-    watch.assert_none_said(studies.Ran(130, out, err), refused)
+    watch.assert_none_said(ran, refused)
     watch.assert_none_under(place, least=20)
     watch.assert_none_under(os.environ["RAY_TMPDIR"], least=10)
