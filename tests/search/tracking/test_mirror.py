@@ -87,7 +87,7 @@ def test_a_study_is_one_parent_with_a_child_a_trial(uri, folder, told, look):
     assert names == set(runs["9"].data.params) == set(runs["scratch"].data.params)
     assert {"student", "teacher", "distiller", "eps", "temperature", "stages", "lr", "epochs", "opt"} <= names
     assert not names & {"seed", "data", "epoch"}
-    assert set(runs["8"].data.params) - names == {"eps_stage1", "eps_stage3", "eps_logits"}
+    assert set(runs["8"].data.params) - names == {"eps_stage1", "eps_stage3"}
     assert runs["7"].data.params["stages"] == "1,2,4"
     assert runs["9"].data.params["stages"] == "none"
     assert runs["8"].data.params["eps"] == "1.5,0.5,2.0"
