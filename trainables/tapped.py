@@ -37,13 +37,13 @@ class Tapped:
     pretrained_cfg: dict[str, Any]
     tapped_classifier: str | None = None
 
-    def forward(self, *args, **kwargs) -> Tensor:
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:  # torch.export wants the images to have a name
         """The model's own forward.
 
         Raises:
             InputError: its output is no tensor, as with auxiliary classifiers in training.
         """
-        output = super().forward(*args, **kwargs)
+        output = super().forward(x, *args, **kwargs)
         if not isinstance(output, Tensor):
             mode = "training" if self.training else "evaluation"
             raise InputError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.exporters.base import Source
+from trainables.config import TrialConfig
 from trainables.errors import InputError, StudyError, one_line
 
 if TYPE_CHECKING:  # naming the targets goes without torch
@@ -31,15 +32,15 @@ def write_torch_export(source: Source, path: Path) -> float:
     """
     import torch
 
-    model = _student(source)
+    model = trained_student(source.config, len(source.classes), source.weights)
 
     def written() -> "Graph":
         batch = {0: torch.export.Dim("batch", min=1)}
-        program = torch.export.export(model, (_images(source, 2),), dynamic_shapes=(batch,))
+        program = torch.export.export(model, (_images(source.config, 2),), dynamic_shapes=(batch,))
         torch.export.save(program, path)
         return torch.export.load(path).module()
 
-    return _compared("torch.export", written, model, source)
+    return compared("torch.export", written, model, source.config)
 
 
 def write_onnx(source: Source, path: Path) -> float:
@@ -60,12 +61,12 @@ def write_onnx(source: Source, path: Path) -> float:
         raise InputError(f"--onnx: {error.name} is missing; {PACKAGES}") from error
     import torch
 
-    model = _student(source)
+    model = trained_student(source.config, len(source.classes), source.weights)
 
     def written() -> "Graph":
         torch.onnx.export(
             model,
-            (_images(source, 2),),
+            (_images(source.config, 2),),
             path,
             input_names=["images"],
             output_names=["logits"],
@@ -77,42 +78,60 @@ def write_onnx(source: Source, path: Path) -> float:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
-    return _compared("onnx", written, model, source)
+    return compared("onnx", written, model, source.config)
 
 
-def _student(source: Source) -> "nn.Module":
+def trained_student(config: TrialConfig, classes: int, weights: Path) -> "nn.Module":
+    """The plain student as it was trained, without projectors, for evaluation.
+
+    Raises:
+        InputError: it can no longer be built, or the weights do not fit it.
+    """
     from trainables.build import build_model
 
-    config = source.config
     return build_model(
         config.student,
-        num_classes=len(source.classes),
+        num_classes=classes,
         img_size=config.img_size,
         source="checkpoint",
-        weights=str(source.weights),
+        weights=str(weights),
         kwargs=config.student_kwargs,
+        taps=config.taps,
     ).eval()
 
 
-def _images(source: Source, count: int) -> "Tensor":
-    import torch
+def compared(form: str, write: "Callable[[], Graph]", model: "nn.Module", config: TrialConfig) -> float:
+    """Has a graph written and compares its logits with PyTorch's, for other batches than it was made with.
 
-    side = source.config.img_size
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    Args:
+        form: what it is, for the message.
+        write: writes it, and gives what runs it.
+        model, config: the student.
 
+    Returns:
+        As `write_torch_export`.
 
-def _compared(form: str, write: "Callable[[], Graph]", model: "nn.Module", source: Source) -> float:
+    Raises:
+        StudyError: it cannot be exported, or its logits are others.
+    """
     import torch
 
     try:
         graph, worst = write(), 0.0
         for count in COMPARED:
-            images = _images(source, count)
+            images = _images(config, count)
             with torch.no_grad():
                 expected = model(images)
             worst = max(worst, ((graph(images) - expected).abs().max() / expected.abs().max()).item())
     except Exception as error:  # a model's code may be beyond an exporter in any way it likes
-        raise StudyError(f"{source.config.student} cannot be exported by {form}: {one_line(error)}") from error
+        raise StudyError(f"{config.student} cannot be exported by {form}: {one_line(error)}") from error
     if worst > TOLERANCE:
-        raise StudyError(f"the logits of {source.config.student} by {form} are off by {worst:.1e} of the largest")
+        raise StudyError(f"the logits of {config.student} by {form} are off by {worst:.1e} of the largest")
     return worst
+
+
+def _images(config: TrialConfig, count: int) -> "Tensor":
+    import torch
+
+    side = config.img_size
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -40,7 +40,12 @@ def test_timm_loads_the_folder(student, tmp_path):
     assert "| top1 | test split, 3 seed(s) | 70.00 (95% interval 65.03 to 74.97) |" in card
 
 
-@pytest.mark.parametrize("fields", [{}, {"student": "resnet10t", "student_kwargs": {}, "img_size": 32, "eps": 1.0}])
+PLAIN = {"student_kwargs": {}, "img_size": 32, "stages": [], "eps": 1.0, "distiller": "kd"}
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, PLAIN | {"student": "resnet10t"}, PLAIN | {"student": "torchvision.models:mobilenet_v3_small"}]
+)
 def test_torch_export_gives_the_same_logits(student, tmp_path, fields):
     assert write_torch_export(student(**fields), tmp_path / "student.pt2") < 1e-5
 
