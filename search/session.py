@@ -22,6 +22,7 @@ from search.report_command import write_report
 from search.resume import STARTED, began_with, comparable, what_stays
 from search.terminal import noise_to
 from search.tracking.credentials import masked, reminder, shown
+from search.tracking.dataset import data_facts
 from search.tracking.mirror import SIMULATED
 from search.tracking.page import experiment_tags, run_note
 from search.tracking.store import provenance
@@ -152,7 +153,7 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
     texts |= {f"spaces/{path.name}": path.read_text() for path in shared}
     drawn = [config.model_dump() for config in plan.drawn]
     page = experiment_tags(settings.name, objectives, drawn, pair=tags["pair"], finalists=settings.finalists)
-    tracker.open_study(tags, params, texts, page, {}, resume)
+    tracker.open_study(tags, params, texts, page, data_facts(plan), resume)
 
 
 def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker, view: View) -> None:
@@ -186,6 +187,8 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
         }
         results.write_best_yaml(best, canonical, folder / "best.yaml", study=plan.settings.name)
         written += BEST_RESULTS[:1] if plan.curves else BEST_RESULTS
+        if not plan.curves:
+            tracker.best_model()
         for name in dict.fromkeys((ledger.objective, TOP1)):
             if (value := best.metric(name)) is not None:
                 tracker.study_metric(results.best_name(name), value, 0)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord, load_record
+from search.tracking.best_model import log_best_model
 from search.tracking.curve import CURVE, draw_curve
+from search.tracking.dataset import dataset_inputs
 from search.tracking.page import HERE
 from search.tracking.store import as_text, best_first, connect, finite, flat_params, split_tag
 from search.tracking.study_run import RUNNING as OPEN
@@ -52,6 +54,8 @@ class _Written:
     metrics: int = 0
     texts: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, int] = field(default_factory=dict)
+    dataset: bool = False
+    best_model: int = 0
     status: str = OPEN
 
 
@@ -243,6 +247,9 @@ class Mirror:
             there.params |= set(params)
             there.tags |= tags
             there.metrics = len(wanted.metrics)
+        if not there.dataset and (inputs := dataset_inputs(wanted.dataset)):
+            self._client.log_inputs(self.parent_id, inputs)
+            there.dataset = True
         for name, text in wanted.texts.items():
             if there.texts.get(name) != text:
                 self._client.log_text(self.parent_id, text, name)
@@ -251,6 +258,12 @@ class Mirror:
             if there.artifacts.get(name) != when and (self.folder / name).exists():
                 self._client.log_artifact(self.parent_id, str(self.folder / name))
                 there.artifacts[name] = when
+        if there.best_model != wanted.best_model:
+            classes = wanted.dataset.get("classes", [])
+            problem = log_best_model(self._client, self.parent_id, wanted.study, self.folder, classes)
+            if problem:
+                self._client.set_tag(self.parent_id, "best_model", problem)
+            there.best_model = wanted.best_model
 
     def end(self) -> None:
         """Gives the parent run its status, when everything else is there."""

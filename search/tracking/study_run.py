@@ -44,7 +44,7 @@ class StudyRun:
     artifacts: dict[str, int] = field(default_factory=dict)  # files of the folder, and when they were written
     experiment: dict[str, str] = field(default_factory=dict)  # the experiment's tags
     dataset: dict[str, Any] = field(default_factory=dict)  # see `search/tracking/dataset.py`
-    best_model: bool = False  # whether the folder's best student is to be logged and registered
+    best_model: int = 0  # when the folder's best student was written, which is logged as a model; 0: there is none
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -91,7 +91,7 @@ class StudyRun:
 
     def set_best_model(self) -> None:
         """The folder's best student is to be logged and registered."""
-        self.best_model = True
+        self.best_model = now_ms()
         self.save()
 
     def end(self, status: str) -> None:

@@ -20,7 +20,7 @@ from search.tracking.study_run import StudyRun
 from search.tracking.writer import GRACE_S, STUDY, Writer
 from trainables.errors import InputError
 
-CLOSE_S = 30.0  # seconds that a study waits at its end for what is not written yet
+CLOSE_S = 120.0  # seconds that a study waits at its end for what is not written yet, the best model above all
 MOST_DEATHS = 3  # of the writing process; another one goes on
 NICE = 10  # training comes first
 

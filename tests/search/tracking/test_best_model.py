@@ -21,7 +21,6 @@ from search.tracking.best_model import BEST, WEIGHTS, log_best_model
 from search.tracking.store import connect
 from tests.conftest import TINY
 from tests.search.studies import ROOT
-from tests.search.tracking.test_writer import server  # noqa: F401 - a fixture
 from trainables.checkpoint import save_weights
 from trainables.config import TrialConfig
 from trainables.loop import build_student
@@ -269,7 +268,7 @@ def test_a_study_without_a_student_has_no_model(client, parent_id, tmp_path):
 
 
 @pytest.mark.long
-def test_through_a_server_and_a_kill(left, server, tmp_path, monkeypatch):  # noqa: F811
+def test_through_a_server_and_a_kill(left, server, tmp_path, monkeypatch):
     uri, start = server
     start()
     client, folder = connect(uri), left()

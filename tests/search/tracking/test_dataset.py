@@ -13,7 +13,6 @@ from search.study import Scale, Study
 from search.tracking.dataset import data_facts, dataset_inputs
 from search.tracking.store import connect
 from tests.conftest import TINY
-from tests.search.tracking.test_writer import server  # noqa: F401 - a fixture
 
 FIELDS = {key: value for key, value in TINY.items() if key not in ("stages", "eps", "lr", "batch_size", "hflip")}
 PROFILE = {"train_images": 80, "holdout_images": 287, "test_images": 359, "classes": 10, "labels_per_class": 8}
@@ -60,7 +59,7 @@ def test_the_data_are_an_input_of_the_run(plan, tmp_path):
 
 
 @pytest.mark.long
-def test_the_data_are_an_input_through_a_server(plan, server):  # noqa: F811
+def test_the_data_are_an_input_through_a_server(plan, server):
     uri, start = server
     start()
     client = connect(uri)
