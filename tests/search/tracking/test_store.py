@@ -26,8 +26,13 @@ def test_a_bad_place_is_refused_at_once(uri, text):
     assert uri in str(error.value)
 
 
-def test_one_eps_in_a_list_is_one_eps():
-    assert "eps_logits" not in flat_params(make_record(eps=[1.2]).config)
+def test_every_configuration_has_one_number_for_eps_and_for_stages():
+    """A list is text to MLflow's plots, which leave its run out or make a word of it."""
+    one, many = flat_params(make_record(eps=[1.2]).config), make_record(stages=[1, 3], eps=[1.5, 0.5, 2.0])
+    assert (one["eps_logits"], one["stage_count"]) == (1.2, 4) and not {"eps_stage1", "eps_stage4"} & set(one)
+    many = flat_params(many.config)
+    assert (many["eps_stage1"], many["eps_stage3"], many["eps_logits"], many["stage_count"]) == (1.5, 0.5, 2.0, 2)
+    assert flat_params(make_record(distiller="none", stages=[]).config)["stage_count"] == 0
 
 
 def test_a_password_is_never_shown():
