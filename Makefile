@@ -33,7 +33,9 @@ test-long: $(STAMP) ## pass the tests that take minutes each
 	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 ui: $(STAMP) ## open MLflow's UI on the default store (PORT=5000)
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --port $(PORT)
+	@mkdir -p runs && echo "open http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+	  $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --port $(PORT) --workers 1
 
 lint: $(STAMP) ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

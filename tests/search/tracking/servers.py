@@ -132,7 +132,9 @@ def startable_server(
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store, "--artifacts-destination", artifacts, *options]
-    whole = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"} | environment
+    # Its jobs are seven processes, for evaluations that no study asks for.
+    plain = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    whole = os.environ | plain | environment
     started: list[subprocess.Popen] = []
 
     def answers() -> bool:

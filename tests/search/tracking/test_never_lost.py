@@ -37,7 +37,7 @@ def curves(config, params, epochs, seed):
         time.sleep(0.05)
     return Synthetic()(config, params, epochs, seed)
 """
-TRIALS, ALL = 40, "1000"
+TRIALS, ALL = 40, 1000
 BODY = 'return {"stages": [3, 4], "eps": trial.suggest_float("eps", 1.0, 2.0)}'
 TRAINED = "trials=2, epochs=10, scheduler='none', student='mixer_nano', student_kwargs={}, holdout=0.5"
 
@@ -54,14 +54,17 @@ def place(tmp_path, monkeypatch):
 def let_pass(place, trials):
     """Waits until so many trials have ended, which had to wait for it, besides those that end as the study begins."""
     before = ended(place)
-    passing = place / "passing"
-    passing.with_suffix(".new").write_text(str(int(passing.read_text()) + trials))
-    passing.with_suffix(".new").replace(passing)
+    _write_passing(place, int((place / "passing").read_text()) + trials)
     wait_for(lambda: ended(place) >= before + trials - 1, f"{trials} more trials")
 
 
 def let_all_pass(place):
-    (place / "passing").write_text(ALL)
+    _write_passing(place, ALL)
+
+
+def _write_passing(place, trials):
+    (place / "passing.new").write_text(str(trials))
+    (place / "passing.new").replace(place / "passing")  # whole, for those that read it meanwhile
 
 
 def simulated(uri, *more):
@@ -91,8 +94,8 @@ def assert_equal(place, uri, simulated=True):
     if (folder / "trials.csv").exists():
         for row in pandas.read_csv(folder / "trials.csv", dtype={"trial_id": str}).to_dict("records"):
             run = children[row["trial_id"]]
-            assert run.data.metrics["val/top1"] == pytest.approx(row["val/top1"], rel=1e-12)
-            assert run.data.metrics["best/val_top1"] == pytest.approx(row["best/val_top1"], rel=1e-12)
+            for name in ("val/top1", "best/val_top1"):
+                assert run.data.metrics[name] == pytest.approx(row[name], rel=1e-12)
             assert run.data.tags["state"] == row["state"]
         held = {entry.path for entry in seen.client.list_artifacts(seen.parent.info.run_id)}
         assert {"trials.csv", "best.yaml", "report.html", "history.png", "settings.yaml"} <= held
