@@ -24,7 +24,7 @@ from search.terminal import noise_to
 from search.tracking.credentials import masked, reminder, shown
 from search.tracking.dataset import data_facts
 from search.tracking.mirror import SIMULATED
-from search.tracking.page import experiment_tags, run_note
+from search.tracking.page import HOME, experiment_tags, run_note
 from search.tracking.store import provenance
 from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
@@ -234,7 +234,7 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     console.print(f"ended by: {outcome.ending.reason}", markup=False)
     console.print(f"spent: {outcome.spent}", markup=False)
     console.print(f"files:  {folder}/ ({', '.join(written)})")
-    lines = ["", "compare the trials in MLflow's UI:", f"  {_ui_command(uri)}"]
+    lines = ["", "compare the trials in MLflow's UI:", *(f"  {line}" for line in _ui_lines(uri))]
     for purpose, command in _next_steps(plan).items() if best else ():
         lines += [f"{purpose}:", f"  {command}"]
     if plan.curves:
@@ -273,11 +273,13 @@ def _simulated(settings) -> dict[str, str]:
     return {SIMULATED: settings.simulate} if settings.simulate else {}
 
 
-def _ui_command(uri: str) -> str:
+def _ui_lines(uri: str) -> list[str]:
+    """What to type and to open to see the study in MLflow."""
     if uri.startswith("http"):
-        return shlex.join(["open", shown(uri)])
+        return [f"{shown(uri).rstrip('/')}/{HOME}"]
     mlflow, store = _relative(Path(sys.executable).with_name("mlflow")), uri.replace(f"{Path.cwd()}/", "")
-    return shlex.join([mlflow, "ui", "--backend-store-uri", shown(store), "--port", "5000"])
+    command = shlex.join([mlflow, "ui", "--backend-store-uri", shown(store), "--port", "5000"])
+    return [command, f"http://127.0.0.1:5000/{HOME}"]
 
 
 def _command(name: str, plan: Plan, *flags: str) -> str:

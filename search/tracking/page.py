@@ -11,6 +11,7 @@ from typing import Any
 from search.tracking.store import LOGGED, flat_params
 from trainables.config import Distillation
 
+HOME = "#/experiments?workflowType=machine_learning"  # the UI opens on its pages for language models otherwise
 NOTE = "mlflow.note.content"
 VIEW = "mlflow.sharedViewState."
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI guesses, and asks

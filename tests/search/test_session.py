@@ -18,14 +18,19 @@ def test_printed_commands_can_be_pasted():
     words = shlex.split(session._command("run", plan(), "--space", "it's a space.py", "--name", "mine", "--resume"))
     assert words[2:] == ["--space", "it's a space.py", "--name", "mine", "--resume", "--storage", "my dir/runs"]
     assert session._command("train", plan(storage="runs"), "--study", "mine").endswith("search/train.py --study mine")
-    words = shlex.split(session._ui_command(f"sqlite:///{Path.cwd()}/my dir/mlflow.db"))
+    command, page = session._ui_lines(f"sqlite:///{Path.cwd()}/my dir/mlflow.db")
+    words = shlex.split(command)
     assert words[1:] == ["ui", "--backend-store-uri", "sqlite:///my dir/mlflow.db", "--port", "5000"]
-    assert shlex.split(session._ui_command("http://host/a?b=1&c=2")) == ["open", "http://host/a?b=1&c=2"]
+    assert page.startswith("http://127.0.0.1:5000/#/")
+    assert session._ui_lines("http://host/mlflow/") == [
+        "http://host/mlflow/#/experiments?workflowType=machine_learning"
+    ]
 
 
 def test_printed_commands_have_no_password():
     for uri in ("postgresql://me:secret@host/db", "http://me:secret@host"):
-        assert "me:***@host" in session._ui_command(uri) and "secret" not in session._ui_command(uri)
+        lines = " ".join(session._ui_lines(uri))
+        assert "me:***@host" in lines and "secret" not in lines
 
 
 def test_how_to_follow_a_study_in_the_background_can_be_pasted(monkeypatch, tmp_path, capsys):
