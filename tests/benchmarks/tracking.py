@@ -21,7 +21,7 @@ from pathlib import Path
 
 PAIRS, SIDE_BY_SIDE, TRIALS, EPOCHS = 15, 2, 3, 5
 WAITING, CALLED = 300, 40  # trials
-IMAGES, SIZE, BATCH = 1000, 32, 64
+IMAGES, SIZE, BATCH = 400, 32, 64
 METRICS = (
     "train/loss", "train/loss_gt", "train/loss_kd", "train/loss_ofa", "val/top1", "val/top5", "val/loss",
     "val/agreement", "best/val_top1", "time/epoch_s", "time/images_per_s",
