@@ -151,7 +151,7 @@ def test_a_gpu_is_the_one_that_the_worker_has(tmp_path):
         told = made.means()
     finally:
         made.close()
-    assert told.keys() == MACHINE | GPU
+    assert GPU <= told.keys() <= MACHINE | GPU  # the CPUs' clock may not have ticked
     assert (
         told["system/gpu_0_memory_usage_megabytes"] > taken.nbytes / 1e6 and told["system/gpu_0_power_usage_watts"] > 0
     )
