@@ -13,7 +13,7 @@ from search.tracking.mirror import Mirror
 from search.tracking.store import first_line, refused, shown
 from trainables.errors import InputError
 
-TOGETHER_S = 1.0  # changes that come within it are written together: each request costs more than what is in it
+TOGETHER_S = 5.0  # changes that come within it are written together: each request costs more than what is in it
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # between looks for a server that is away
 TRIES = 3  # of what a server that answers refuses
 GRACE_S = 3.0  # for the request in hand when closing runs out of time

@@ -3,7 +3,8 @@
 A trial is a run of 12 params and 5 epochs of 11 metrics, without artifacts but for `overhead`, to an `mlflow server` of
 one worker process on SQLite.
 
-- `overhead`: two processes train three trials each, one after another, so that both cores are busy as in a study;
+- `overhead`: two processes train two trials each, one after another, so that both cores are busy as in a study,
+  with epochs as long as the main job has (2 s);
   their time with everything logged through `search/tracking/`, pictures and logs included, over the time without,
   minus 1; the median of interleaved pairs. What is still to be written when they end is not waited for: in a study the
   next trials train then.
@@ -19,9 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-PAIRS, SIDE_BY_SIDE, TRIALS, EPOCHS = 15, 2, 3, 5
+PAIRS, SIDE_BY_SIDE, TRIALS, EPOCHS = 15, 2, 2, 5
 WAITING, CALLED = 300, 40  # trials
-IMAGES, SIZE, BATCH = 400, 32, 64
+IMAGES, SIZE, BATCH = 800, 32, 64
 METRICS = (
     "train/loss", "train/loss_gt", "train/loss_kd", "train/loss_ofa", "val/top1", "val/top5", "val/loss",
     "val/agreement", "best/val_top1", "time/epoch_s", "time/images_per_s",
