@@ -33,7 +33,8 @@ test-long: $(STAMP) ## pass the tests that take minutes each
 	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 ui: $(STAMP) ## open MLflow's UI on the default store (PORT=5000)
-	@mkdir -p runs && echo "open http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
+	@echo "open http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
+	@$(BIN)/python -c "from search.tracking.store import connect; connect('sqlite:///runs/mlflow.db')"
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	  $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --port $(PORT) --workers 1
 

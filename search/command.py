@@ -107,7 +107,8 @@ def tracking_uri(settings: Settings) -> str:
 
 def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
     """What can be wrong around a study: its name, its folder, its port, its tracking store."""
-    from search.tracking.store import check_tracking, experiment_exists, shown
+    from search.tracking.credentials import shown
+    from search.tracking.store import Unreachable, check_tracking, experiment_exists
 
     problems = []
     if folder.exists() and not resume and {path.name for path in folder.iterdir()} - AT_BIRTH:
@@ -122,7 +123,7 @@ def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
     try:
         check_tracking(uri)
         taken = experiment_exists(uri, settings.name)
-    except InputError:
+    except Unreachable:
         if not settings.tracking_offline:
             raise
         return  # the session says so, and finds out later whether the name is free

@@ -20,7 +20,7 @@ from search.session import sync_line
 from search.settings import resolve
 from search.space_file import load_space
 from search.terminal import noise_to, person_console
-from search.tracking.store import check_tracking
+from search.tracking.store import Unreachable, check_tracking
 from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
 from trainables.store_mode import parse_store
@@ -49,8 +49,11 @@ def deliver(arguments) -> int:
     goes_on = known is not None and known.config == record.config and known.state != FAILED
     record = known if goes_on else record
     if record.state != COMPLETE:
-        if not plan.settings.tracking_offline:
+        try:
             check_tracking(tracking_uri(plan.settings))
+        except Unreachable:
+            if not plan.settings.tracking_offline:
+                raise
         teacher = teacher_folder(plan, folder)
         if not teacher.is_dir():
             raise InputError(
@@ -137,13 +140,13 @@ def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> 
         folder,
         DELIVERED,
         offline=plan.settings.tracking_offline,
-        on_note=lambda text: view.note(text),
     )
     experiment = Experiment(plan, folder, tracker, tracker.open_again, DELIVERED)
     title = f"{plan.settings.teacher} teaches {record.config['student']}"
     done = False
     with make_view(console, 1, study=f"{folder.name}: {record.of}", pair=title) as view:
         experiment.view = view
+        tracker.hear(view.note)
         try:
             with experiment.interruptible():
                 done = experiment.train(record)
@@ -158,7 +161,7 @@ def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> 
         finally:
             left = tracker.close(None)
             experiment.close()
-    if left:
+    if left != 0:
         console.print(sync_line(plan, left), soft_wrap=True, markup=False)
     return not done
 

@@ -14,16 +14,9 @@ from typing import Any
 from search.ledger import COMPLETE, PRUNED, Ledger, cut_off
 from search.objective import TOP1
 from search.resume import STARTED, comparable, stays_of
-from search.tracking.store import (
-    as_text,
-    connect,
-    first_line,
-    flat_params,
-    joined_tag,
-    shown,
-    store_exists,
-    unreachable,
-)
+from search.tracking.credentials import shown
+from search.tracking.facts import as_text, flat_params, joined_tag
+from search.tracking.store import connect, first_line, store_exists, unreachable
 from trainables.errors import InputError
 
 PAGE = 1000  # runs a request
@@ -144,7 +137,7 @@ def _from_tracking(name: str, uri: str) -> tuple[EarlierStudy | None, bool]:
         told = [(run, text) for run in ended if (text := joined_tag(run.data.tags, "searched"))]
         trials = [_tracked_trial(client, run, json.loads(text)) for run, text in told]
     except Exception as error:  # each store and driver has its own
-        raise InputError(unreachable(uri, first_line(error))) from error
+        raise unreachable(uri, first_line(error)) from error
     facts = {**parent.data.params, **parent.data.tags}
     objectives = json.loads(facts.get("objectives") or "null") or {TOP1: True}
     trials.sort(key=lambda trial: int(trial.trial_id))
@@ -199,4 +192,4 @@ def _experiments(uri: str) -> list[str]:
     try:
         return [one.name for one in connect(uri).search_experiments() if one.name != "Default"]
     except Exception as error:  # each store and driver has its own
-        raise InputError(unreachable(uri, first_line(error))) from error
+        raise unreachable(uri, first_line(error)) from error

@@ -16,8 +16,9 @@ from search.paths import import_from_current_folder, storage_folder, writable
 from search.resume import known_studies
 from search.settings import describe
 from search.terminal import noise_to, person_console
-from search.tracking.credentials import set_aside
-from search.tracking.store import as_text, check_tracking, connect, experiment_exists, finite, first_line, shown
+from search.tracking.credentials import set_aside, shown
+from search.tracking.facts import as_text, finite
+from search.tracking.store import check_tracking, connect, experiment_exists, first_line
 from search.values import Part, parse_sets
 from trainables.config import DataFields, data_fields
 from trainables.errors import InputError

@@ -22,7 +22,7 @@ from search.replay import NOWHERE, as_in, replay, words
 from search.resume import JOURNAL
 from search.samplers import COMMON_ONLY, PARTIAL
 from search.space import SAMPLES, SearchSpace
-from search.tracking.store import as_text
+from search.tracking.facts import as_text
 from trainables.config import Distillation, TrialConfig
 from trainables.errors import InputError
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from search.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
-from search.tracking.store import as_text
+from search.tracking.facts import as_text
 from trainables.config import fields_read
 
 STATE_STYLES = {COMPLETE: "green", PRUNED: "yellow", FAILED: "red"}

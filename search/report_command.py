@@ -10,7 +10,9 @@ from search.paths import storage_folder, writable
 from search.report_facts import Facts, read_facts, read_study
 from search.resume import store_of
 from search.terminal import noise_to, person_console
-from search.tracking.store import check_tracking, connect, experiment_exists, first_line, shown
+from search.tracking.credentials import shown
+from search.tracking.mirror import Mirror
+from search.tracking.store import first_line
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,18 +81,8 @@ def _log(facts: Facts, uri: str) -> str | None:
 
     The report stands in the folder either way, so nothing here is an error.
     """
-    name = facts.settings.name
     try:
-        check_tracking(uri)
-        if not experiment_exists(uri, name):
-            return f"{shown(uri)} has no experiment '{name}'; name its store with --tracking-uri"
-        client = connect(uri)
-        experiment = client.get_experiment_by_name(name)
-        runs = client.search_runs([experiment.experiment_id], "tags.role = 'study'", max_results=1)
-        if not runs:
-            return f"experiment '{name}' at {shown(uri)} has no parent run"
-        for file in (PAGE, TEXT):
-            client.log_artifact(runs[0].info.run_id, str(facts.folder / file))
+        Mirror(uri, facts.folder).attach(facts.folder / name for name in (PAGE, TEXT))
     except InputError as error:
         return "; ".join(error.problems)
     except Exception as error:  # each store and driver has its own

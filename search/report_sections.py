@@ -16,7 +16,7 @@ from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import format_value
 from search.report_facts import Facts
 from search.report_page import Block, Charts, Section, Table, Text
-from search.tracking.store import as_text
+from search.tracking.facts import as_text
 
 if TYPE_CHECKING:
     import optuna

@@ -11,7 +11,7 @@ from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import PERCENT, TOP1, format_value
 from search.statistics import NORMAL_95
 from search.students import student_of
-from search.tracking.store import as_text, flat_params
+from search.tracking.facts import as_text, flat_params
 from trainables.config import Distillation
 
 if TYPE_CHECKING:

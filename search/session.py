@@ -23,9 +23,9 @@ from search.resume import STARTED, began_with, comparable, what_stays
 from search.terminal import noise_to
 from search.tracking.credentials import masked, reminder, shown
 from search.tracking.dataset import data_facts
+from search.tracking.facts import provenance
 from search.tracking.mirror import SIMULATED
 from search.tracking.page import HOME, experiment_tags, run_note
-from search.tracking.store import provenance
 from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
 
@@ -55,7 +55,6 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
             uri,
             folder,
             offline=settings.tracking_offline,
-            on_note=lambda text: view.note(text),
         )
         opening = partial(_open_tracking, tracker, plan, folder, space, resume)
         experiment = Experiment(plan, folder, tracker, opening, splits=splits)
@@ -68,6 +67,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
             finished=finished,
         ) as view:
             experiment.view = view
+            tracker.hear(view.note)
             view.note(f"data: {plan.data}")
             view.note(f"log of Ray and other libraries: {folder / LOG}")
             for note in plan.notes:
@@ -94,9 +94,10 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
                 problem = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
             interrupted = outcome is not None and outcome.interrupted
             failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)
+            view.phase("writing the rest to MLflow")
             left = tracker.close("FAILED" if failed else "KILLED" if interrupted else "FINISHED")
             experiment.close()
-    if left:
+    if left != 0:
         console.print(sync_line(plan, left), soft_wrap=True, markup=False)
     again = _command("run", plan, "--space", str(space), "--name", settings.name, "--resume")
     also = f" ({reminder()})" if reminder() else ""
@@ -257,10 +258,11 @@ def _next_steps(plan: Plan) -> dict[str, str]:
     }
 
 
-def sync_line(plan: Plan, left: int) -> str:
-    """What to do where MLflow lacks something at a session's end."""
+def sync_line(plan: Plan, left: int | None) -> str:
+    """What to do where MLflow lacks something at a session's end, or may do so."""
     command = _command("sync", plan, "--study", plan.settings.name)
-    return f"MLflow lacks {left} run(s) or parts of them; once it answers:\n  {command}"
+    lacks = "may lack parts of this study" if left is None else f"lacks {left} run(s) or parts of them"
+    return f"MLflow {lacks}; once it answers:\n  {command}"
 
 
 def _verdict(ledger: Ledger, plan: Plan, folder: Path) -> str:

@@ -12,7 +12,7 @@ from search.objective import parse_objectives
 from search.resume import comparable, what_stays
 from search.settings import Settings
 from search.space import SAMPLES, SearchSpace
-from search.tracking.store import as_text, flat_params
+from search.tracking.facts import as_text, flat_params
 from trainables.config import TrialConfig
 from trainables.errors import InputError
 

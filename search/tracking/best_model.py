@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from search.terminal import noise_to
-from search.tracking.store import as_text, first_line, flat_params
+from search.tracking.facts import as_text, flat_params
+from search.tracking.store import first_line
 from trainables.config import TrialConfig
 from trainables.errors import StudyError, one_line
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from search.tracking.store import LOGGED, flat_params
+from search.tracking.facts import LOGGED, flat_params
 from trainables.config import Distillation
 
 HOME = "#/experiments?workflowType=machine_learning"  # the UI opens on its pages for language models otherwise

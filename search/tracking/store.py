@@ -1,28 +1,19 @@
-"""Where MLflow lives and what it is told of a configuration: reaching the store, flat params, provenance."""
+"""Reaching MLflow's store: whether it is there and lets us in, a client of it, and what its errors mean."""
 
-import math
+import fcntl
 import os
-import platform
 import re
 import socket
-import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
+from search.paths import writable
 from search.tracking.credentials import LOG_IN, PASSWORD, TOKEN, USERNAME, masked, shown, with_password
-from trainables.config import Distillation, Recipe
-from trainables.distillers import DISTILLERS, hyperparameters
 from trainables.errors import InputError
 
-OWN_FIELDS = {field for name, one in DISTILLERS.items() if name != "ofa" for field in one.Fields.model_fields}
-LOGGED = ("student", "teacher", *Distillation.model_fields, *Recipe.model_fields)  # the params of every trial's run
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-LONGEST_TAG = 5000  # characters; MLflow's stores take 5000 or 8000
 REACH_S = 3.0  # how long a server may take to answer before a study starts
 TAKE_A_TIMEOUT = ("psycopg2", "psycopg", "pymysql", "mysqldb")  # as `connect_timeout`, in whole seconds
 DRIVERS = {  # the package of each module
@@ -43,56 +34,10 @@ DATABASE_FIXES = (  # what PostgreSQL, its driver or MLflow says, and what to do
 # MLflow's own defaults hold a caller for minutes; the retries are ours. Set before its import, a user's values win.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",  # a model goes in one request; whether a server is there is asked apart
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-
-
-def as_text(value: Any) -> str:
-    """A value as MLflow and tables show it: lists as `1,2,4`, an empty one as `none`."""
-    return (",".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
-
-
-def flat_params(config: dict[str, Any], names: Iterable[str] = LOGGED) -> dict[str, Any]:
-    """Some fields of a whole `TrialConfig`, `eps` also one by one where it is a list.
-
-    Of the distillers' own fields those that this trial's reads, and OFA's, which all trials show. Beside `eps`
-    and `stages`, which may be lists, are `eps_logits` and `stage_count`, numbers: a plot takes `1.2,1.1` for a word.
-    """
-    unread = OWN_FIELDS - hyperparameters(config["distiller"])
-    params = {name: config[name] for name in names if name in config and name not in unread}
-    if "eps" in params:
-        eps = params["eps"] if isinstance(params["eps"], list) else [params["eps"]]
-        stages = config["stages"] if len(eps) > 1 else []
-        params.update(zip([f"eps_stage{stage}" for stage in stages] + ["eps_logits"], eps, strict=True))
-    if "stages" in params:
-        params["stage_count"] = len(params["stages"])
-    return params
-
-
-def split_tag(name: str, text: str) -> dict[str, str]:
-    """A text as one tag, or as several (`NAME`, `NAME/1`, …) where it is longer than MLflow takes."""
-    pieces = range(0, max(1, len(text)), LONGEST_TAG)
-    return {f"{name}/{number}" if number else name: text[at : at + LONGEST_TAG] for number, at in enumerate(pieces)}
-
-
-def joined_tag(tags: dict[str, str], name: str) -> str:
-    """The text that `split_tag` made tags of; empty where there is none."""
-    pieces = [tags.get(name, "")]
-    while (piece := tags.get(f"{name}/{len(pieces)}")) is not None:
-        pieces.append(piece)
-    return "".join(pieces)
-
-
-def finite(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Without NaN and infinities, which MLflow's stores mangle."""
-    return {key: value for key, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
-
-
-def best_first(metrics: dict[str, Any]) -> dict[str, Any]:
-    """In the order to log them in: MLflow's page that compares runs opens on the metric that came first."""
-    return dict(sorted(metrics.items(), key=lambda item: not item[0].startswith("best/")))
 
 
 def check_tracking(uri: str) -> None:
@@ -116,12 +61,22 @@ def check_tracking(uri: str) -> None:
             if parts.hostname:  # else a socket, which the driver knows where to look for
                 socket.create_connection((parts.hostname, parts.port or DATABASE_PORTS[dialect]), REACH_S).close()
             _check_database(uri, dialect)
-        elif dialect == "sqlite" and _sqlite_path(uri).is_dir():
-            raise InputError(unreachable(uri, "it is a folder"))
+        else:
+            _check_file(uri)
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise InputError(unreachable(uri, first_line(str(getattr(error, "reason", error))))) from error
+        raise unreachable(uri, first_line(str(getattr(error, "reason", error)))) from error
+
+
+def _check_file(uri: str) -> None:
+    path = _sqlite_path(uri)
+    if uri.rstrip("/") in ("sqlite:", "sqlite:///:memory:"):
+        raise InputError(f"tracking_uri: {uri} keeps nothing; give a file: sqlite:///PATH/mlflow.db")
+    if path.is_dir():
+        raise InputError(f"tracking_uri: {uri} unreachable (it is a folder); give a file in it: …/mlflow.db")
+    if not writable(path.parent):
+        raise InputError(f"tracking_uri: {path.parent} cannot be written; give a file in a folder that can")
 
 
 def _check_server(uri: str) -> None:
@@ -138,11 +93,11 @@ def _check_server(uri: str) -> None:
         urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=REACH_S, context=certificates).close()
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):  # one that asks for a log-in is there
-            raise InputError(unreachable(uri, f"{error} at /health, is this an MLflow server?")) from error
+            raise unreachable(uri, f"{error} at /health, is this an MLflow server?") from error
     try:
         connect(uri).search_experiments(max_results=1)
     except Exception as error:  # the client has more than MLflow's own
-        raise InputError(refused(uri, error)) from error
+        raise refused(uri, error) from error
 
 
 def _check_database(uri: str, dialect: str) -> None:
@@ -163,26 +118,29 @@ def _check_database(uri: str, dialect: str) -> None:
             f"tracking_uri: {dialect} needs the driver {error.name}, which is not installed; {fix}"
         ) from error
     except Exception as error:  # each driver has its own
-        raise InputError(refused(uri, error)) from error
+        raise refused(uri, error) from error
 
 
-def refused(uri: str, error: Exception) -> str:
-    """What a store's own error means: one line with the fix, without secrets.
+def refused(uri: str, error: Exception) -> InputError:
+    """What a store's own error means, to be raised: one line with the fix, without secrets.
 
     Args:
         error: MLflow's, SQLAlchemy's or a driver's.
     """
     status = getattr(error, "get_http_status_code", lambda: None)()
     if uri.startswith("http"):
-        return _log_in(uri, error, status) if status in (401, 403) else unreachable(uri, first_line(error))
+        asked = status in (401, 403)
+        return InputError(_log_in(uri, error, status)) if asked else unreachable(uri, first_line(error))
     for pattern, fix in DATABASE_FIXES:
         if found := re.search(pattern, str(error)):
             parts = urlsplit(uri)
             names = {"user": parts.username or "USER", "database": parts.path[1:] or "DATABASE", "uri": shown(uri)}
-            return masked(f"tracking_uri: {shown(uri)}: {' '.join(found[0].split())}; {fix.format(**names)}")
+            said = " ".join(found[0].split())
+            return InputError(masked(f"tracking_uri: {shown(uri)}: {said}; {fix.format(**names)}"))
     if "FATAL:" in str(error):
         what = first_line(str(error).partition("FATAL:")[2])
-        return f"tracking_uri: {shown(uri)} refuses ({what}); give a user and a database that it lets in"
+        fix = "give a user and a database that it lets in"
+        return InputError(f"tracking_uri: {shown(uri)} refuses ({what}); {fix}")
     return unreachable(uri, first_line(error))
 
 
@@ -201,14 +159,14 @@ def _log_in(uri: str, error: Exception, status: int) -> str:
     return f"tracking_uri: {shown(uri)} asks for a log-in{half}; set {LOG_IN}"
 
 
-def unreachable(uri: str, problem: str) -> str:
-    """The one wording for a store that cannot be used."""
-    return f"tracking_uri: {shown(uri)} unreachable ({problem}); start the server or leave --tracking-uri out"
+class Unreachable(InputError):
+    """The store does not answer, which may pass."""
 
 
-def first_line(error: Exception | str) -> str:
-    """An error as part of a one-line message, without secrets."""
-    return masked((str(error).strip() or type(error).__name__).splitlines()[0])[:300]
+def unreachable(uri: str, problem: str) -> Unreachable:
+    """The one wording for a store that cannot be used, to be raised."""
+    fix = "start the server or leave --tracking-uri out"
+    return Unreachable(f"tracking_uri: {shown(uri)} unreachable ({problem}); {fix}")
 
 
 def experiment_exists(uri: str, study: str) -> bool:
@@ -222,7 +180,7 @@ def experiment_exists(uri: str, study: str) -> bool:
     try:
         return connect(uri).get_experiment_by_name(study) is not None
     except Exception as error:  # each store and driver has its own
-        raise InputError(refused(uri, error)) from error
+        raise refused(uri, error) from error
 
 
 def store_exists(uri: str) -> bool:
@@ -246,24 +204,26 @@ def connect(uri: str):
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if uri.startswith("sqlite:"):
-        _sqlite_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        _make_database(_sqlite_path(uri))
     return MlflowClient(with_password(uri))
 
 
-def provenance() -> dict[str, str]:
-    """What a result depends on besides its settings: versions of all packages, commit, platform."""
-    facts = {"platform": platform.platform(), "version/python": platform.python_version()}
-    facts |= {f"version/{found.name.lower()}": found.version for found in metadata.distributions() if found.name}
-    here = Path(__file__)
+def _make_database(path: Path) -> None:
+    """A new database, whole or not at all: two that make its tables at once, or one that is killed, tear it."""
+    if path.exists():
+        return
+    from mlflow import MlflowClient
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():  # nobody else was faster
+            partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+            partial.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{partial}").search_experiments(max_results=1)
+            os.replace(partial, path)
 
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie in somebody else's repository
-        facts["git/commit"] = git("rev-parse", "HEAD")
-        facts["git/dirty"] = str(bool(git("status", "--porcelain"))).lower()
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return facts
+
+def first_line(error: Exception | str) -> str:
+    """An error as part of a one-line message, without secrets."""
+    return masked((str(error).strip() or type(error).__name__).splitlines()[0])[:300]

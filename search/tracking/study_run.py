@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from search.tracking.store import as_text
+from search.tracking.facts import as_text
 from trainables.errors import InputError
 
 FILE = "tracking.json"

@@ -13,6 +13,8 @@ from search import report, report_figures
 from search.ledger import Ledger
 from search.optuna_study import FROM
 from search.report_command import write_report
+from search.tracking.mirror import Mirror
+from search.tracking.study_run import StudyRun
 from tests.search.report_studies import NAME, Made, mixed, rising
 
 HEADINGS = [
@@ -312,17 +314,19 @@ def run(storage, *more):
 
 def test_the_command_logs_to_the_studys_parent_run(tmp_path, capfd):
     mixed(tmp_path)
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.create_experiment(NAME, (tmp_path / "artifacts").as_uri())
-    parent = client.create_run(experiment, tags={"role": "study"})
-    client.create_run(experiment, tags={"role": "trial"})
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    StudyRun(tmp_path / NAME, NAME).begin({}, {}, {})
+    mirror = Mirror(uri, tmp_path / NAME)
+    mirror.reach()
+    mirror.open()
+    client = MlflowClient(uri)
     capfd.readouterr()
     run(tmp_path)
     out, err = capfd.readouterr()
     folder = tmp_path / NAME
     assert out.startswith("The best trial (3) beats") and err == ""
     assert out.splitlines()[1:] == [f"  {folder / 'report.html'}", f"  {folder / 'report.md'}"]
-    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    names = {artifact.path for artifact in client.list_artifacts(mirror.parent_id)}
     assert names == {"report.html", "report.md"}
 
 

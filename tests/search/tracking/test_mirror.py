@@ -5,7 +5,7 @@ import math
 import pytest
 
 from search.ledger import FAILED, PRUNED, Ledger
-from search.tracking import mirror as mirrors
+from search.tracking import parent
 from search.tracking.mirror import Mirror
 from search.tracking.store import connect, experiment_exists
 from search.tracking.study_run import StudyRun
@@ -110,12 +110,15 @@ def test_writing_again_adds_nothing(uri, folder, told, look):
     told.play(records[1], [1, 2], end=False)
     assert write(uri, folder) == 2
     before = {key: (run.info.run_id, look().points(run)) for key, run in look().children.items()}
-    assert write(uri, folder) == 1, "a trial that has not ended is looked at again"
+    assert write(uri, folder) == 0
     assert {key: (run.info.run_id, look().points(run)) for key, run in look().children.items()} == before
 
 
-@pytest.mark.parametrize("call", ["create_experiment", "create_run", "log_batch", "set_terminated", "log_text"])
-@pytest.mark.parametrize("which", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("call", "which"),
+    [("create_experiment", 1), ("log_text", 1)]
+    + [(call, which) for call in ("create_run", "log_batch", "set_terminated") for which in (1, 2, 3)],
+)
 @pytest.mark.parametrize("arrives", [True, False], ids=["answer lost", "request lost"])
 def test_whatever_is_cut_off_is_there_once_after_the_next_try(
     uri, folder, told, monkeypatch, call, which, arrives, look
@@ -143,7 +146,7 @@ def test_whatever_is_cut_off_is_there_once_after_the_next_try(
             write(uri, folder)
         except ConnectionError:
             write(uri, folder)
-        assert calls
+        assert len(calls) >= which
     seen = look()
     for record in records:
         assert seen.points(seen.children[record.trial_id]) == points_of(record)
@@ -218,10 +221,48 @@ def test_what_is_begun_anew_has_a_run_of_its_own(uri, folder, told, look):
 
 
 def test_a_study_of_another_name_is_never_written_to(uri, folder, told):
-    connect(uri).create_experiment(folder.name)
+    client = connect(uri)
+    experiment = client.create_experiment(folder.name, artifact_location=(folder.parent / "artifacts").as_uri())
+    theirs = client.create_run(experiment, tags={"role": "study"}).info.run_id
+    for adopts in (False, True):
+        begin(folder, adopts=adopts).set_tags({"comparable": "ours"})
+        with pytest.raises(InputError, match="of another study"):
+            write(uri, folder)
+        (folder / "tracking.json").unlink()
     begin(folder)
-    with pytest.raises(InputError, match="of another study"):
-        write(uri, folder)
+    with pytest.raises(InputError, match="does not have this study"):
+        Mirror(uri, folder).attach([folder / "tracking.json"])
+    assert client.list_artifacts(theirs) == []
+
+
+def test_a_name_that_a_refused_study_left_is_free(uri, folder, told, look):
+    connect(uri).create_experiment(folder.name, tags={"study_id": "of one that is gone"})
+    begin(folder)
+    told.play(make_record("1"), [1])
+    assert write(uri, folder) == 1 and look().children.keys() == {"1"}
+
+
+def test_what_is_refused_of_the_study_holds_up_nothing_of_it(uri, folder, told, look):
+    run = begin(folder)
+    run.begin({}, {}, {"../outside.txt": "no such artifact", "last.txt": "but this"})
+    run.add_metric("not * allowed", 1.0, 0)
+    (folder / "picture.txt").write_text("a picture")
+    run.add_artifact(folder / "picture.txt")
+    mirror = Mirror(uri, folder)
+    mirror.open()
+    with pytest.raises(Exception, match="Invalid"):
+        mirror.study()
+    seen = look()
+    held = {entry.path for entry in seen.client.list_artifacts(seen.parent.info.run_id)}
+    assert held == {"last.txt", "picture.txt", "settings"}
+
+
+def test_a_file_is_put_into_the_study_s_own_run(uri, folder, told, look):
+    begin(folder)
+    write(uri, folder)
+    (folder / "report.md").write_text("better")
+    Mirror(uri, folder).attach([folder / "report.md"])
+    assert "report.md" in {entry.path for entry in look().client.list_artifacts(look().parent.info.run_id)}
 
 
 def test_a_deleted_experiment_keeps_its_name(uri, folder, told):
@@ -256,7 +297,7 @@ def test_numbers_that_are_not_finite_are_dropped(uri, folder, told, look):
 
 
 def test_a_long_trial_goes_in_several_requests(uri, folder, told, monkeypatch, look):
-    monkeypatch.setattr(mirrors, "MOST_METRICS", 4)
+    monkeypatch.setattr(parent, "MOST_METRICS", 4)
     begin(folder)
     record = make_record()
     told.play(record, [1, 2, 3])

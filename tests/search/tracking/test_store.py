@@ -1,10 +1,16 @@
 """Reaching MLflow's store, and what a configuration is called there."""
 
+import functools
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from search.tracking.store import check_tracking, experiment_exists, flat_params, provenance, shown
+from search.tracking.credentials import shown
+from search.tracking.facts import flat_params, provenance
+from search.tracking.store import check_tracking, experiment_exists
+from tests.search.studies import LIMIT_S, ROOT, wait_for
 from tests.search.tracking.tracked import make_record
 from trainables.errors import InputError
 
@@ -24,6 +30,32 @@ def test_a_bad_place_is_refused_at_once(uri, text):
     with pytest.raises(InputError, match=text) as error:
         check_tracking(uri)
     assert uri in str(error.value)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(uri):
+    with pytest.raises(InputError, match="keeps nothing"):
+        check_tracking(uri)
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        check_tracking(f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+def test_a_new_database_is_whole_whoever_is_first_and_whoever_is_killed(tmp_path):
+    uri = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    code = f"from search.tracking.store import connect; connect({uri!r}).search_experiments(max_results=1)"
+    start = functools.partial(subprocess.Popen, [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
+    killed = start()
+    wait_for(lambda: list((tmp_path / "runs").glob("*partial*")), "its beginning")
+    killed.kill()
+    killed.communicate()
+    for process in [start() for _ in range(3)]:
+        _, said = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 0, said
+    assert (tmp_path / "runs" / "mlflow.db").exists()
 
 
 def test_every_configuration_has_one_number_for_eps_and_for_stages():

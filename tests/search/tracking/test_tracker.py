@@ -1,5 +1,6 @@
 """The process that writes to MLflow; when it writes is tested in test_writer.py, and what in test_mirror.py."""
 
+import json
 import os
 import signal
 import subprocess
@@ -23,10 +24,12 @@ def uri(tmp_path):
 def make_tracker(tmp_path, uri):
     trackers = []
 
-    def make(resume=False, **told):
+    def make(resume=False, notes=None):
         (tmp_path / STUDY).mkdir(exist_ok=True)
-        tracker = Tracker(uri, tmp_path / STUDY, **told)
+        tracker = Tracker(uri, tmp_path / STUDY)
         trackers.append(tracker)
+        if notes is not None:
+            tracker.hear(notes.append)
         tracker.open_study({"pair": "a-b"}, {"trials": 4}, {"settings/space.py": "x = 1"}, {}, {}, resume)
 
         def tell(place, live=False):
@@ -61,16 +64,40 @@ def test_all_that_is_told_is_written_and_the_process_ends(make_tracker, uri, tmp
     assert tracker._process.exitcode == 0
 
 
-def test_a_taken_name_is_refused(make_tracker, tmp_path):
-    make_tracker()[0].close("KILLED")
-    (tmp_path / STUDY / "tracking.json").unlink()
+def test_a_taken_name_is_refused_and_leaves_the_folder_as_it_was(make_tracker, tmp_path):
+    path = tmp_path / STUDY / "tracking.json"
+    make_tracker()[0].close("FINISHED")
+    content = path.read_text().replace('"study_id": "', '"study_id": "another')
+    path.write_text(content)
     with pytest.raises(InputError, match="of another study"):
-        make_tracker()
+        make_tracker(resume=True)
+    assert json.loads(path.read_text()) == json.loads(content)
+
+
+def test_a_writing_process_that_does_not_read_holds_nothing_up(make_tracker, uri):
+    tracker, told = make_tracker()
+    os.kill(tracker._process.pid, signal.SIGSTOP)
+    record = make_record("1")
+    told.started(record)
+    for _ in range(3000):  # far more than a pipe takes
+        tracker.trial_changed(record)
+    os.kill(tracker._process.pid, signal.SIGCONT)
+    told.play(record, [1, 2, 3])
+    assert tracker.close() == 0
+    assert Seen(uri).points(Seen(uri).children["1"]) == points_of(record)
+
+
+def test_what_is_told_before_anybody_hears_is_not_lost(make_tracker):
+    tracker, _ = make_tracker()
+    tracker._process.kill()
+    wait_for(lambda: tracker._deaths, "its death")
+    notes = []
+    wait_for(lambda: tracker.hear(notes.append) or notes, "the note")
 
 
 def test_where_the_writing_process_dies_another_one_goes_on(make_tracker, uri):
     notes = []
-    tracker, told = make_tracker(on_note=notes.append)
+    tracker, told = make_tracker(notes=notes)
     first, second = make_record("1"), make_record("2")
     told.play(first, [1], end=False)
     tracker._process.kill()
@@ -85,12 +112,12 @@ def test_where_the_writing_process_dies_another_one_goes_on(make_tracker, uri):
 
 def test_one_that_dies_again_and_again_is_told_and_training_goes_on(make_tracker):
     notes = []
-    tracker, told = make_tracker(on_note=notes.append)
+    tracker, told = make_tracker(notes=notes)
     for deaths in range(1, MOST_DEATHS + 2):
         tracker._process.kill()
         wait_for(lambda deaths=deaths: len(notes) == deaths, "the note")
     told.play(make_record("1"), [1, 2, 3])
-    assert tracker.close() == 1 and "search/sync.py" in notes[-1]
+    assert tracker.close() is None and "search/sync.py" in notes[-1]
 
 
 def test_it_does_not_outlive_the_study(tmp_path):

@@ -1,5 +1,6 @@
 """When MLflow is written to, and what an outage does."""
 
+import threading
 import time
 
 import pytest
@@ -65,17 +66,33 @@ def test_what_a_killed_session_had_not_written_is_written_on_resume(make_writer,
 def test_what_is_refused_is_told_once_and_holds_nothing_up(make_writer, folder, monkeypatch):
     monkeypatch.setattr(writers, "TOGETHER_S", 0.05)
     writer, told, notes = make_writer()
+    run = begin(folder)
     bad, good = make_record("bad"), make_record("good")
+    run.add_metric("not * allowed", 1.0, 1)  # of the study itself
     told.started(bad)
     bad.add({"epoch": 1, "not * allowed": 1.0, "val/top1": 1.0})
     told.changed(bad)
-    wait_for(lambda: notes, "the note")
+    writer.tell()
+    wait_for(lambda: len(notes) == 2, "both notes")
     told.play(good, [1, 2, 3])
-    begin(folder).end("FINISHED")
-    assert writer.close(60) == 1, "the bad one"
-    assert len([note for note in notes if "refuses trial bad" in note]) >= 1
+    run.end("FINISHED")
+    assert writer.close(60) == 2, "the bad one and the study's own run"
+    assert len(notes) == 2 and {"trial bad", "the study's own run"} == {
+        note.partition("does not take ")[2].partition(" (")[0] for note in notes
+    }
     seen = Seen(writer._mirror.uri)
     assert seen.points(seen.children["good"]) == points_of(good)
+    assert seen.parent.info.status == "FINISHED"
+
+
+def test_what_is_in_hand_when_time_runs_out_counts_as_missing(make_writer, folder, monkeypatch):
+    writer, told, _ = make_writer()
+    going_on = threading.Event()
+    monkeypatch.setattr(writers, "GRACE_S", 0.1)
+    monkeypatch.setattr(writer._mirror, "trial", lambda place, live: going_on.wait())
+    told.play(make_record("1"), [1])
+    assert writer.close(0.5) == 2, "the trial and the study's own run, which is not ended"
+    going_on.set()
 
 
 def test_a_place_where_nothing_answers_is_refused_unless_that_is_allowed(make_writer, folder):
@@ -121,11 +138,12 @@ def test_a_name_that_turns_out_to_be_taken_is_told_and_nothing_is_mixed(make_wri
     process = start()
     from search.tracking.store import connect
 
-    connect(uri).create_experiment(STUDY)
+    client = connect(uri)
+    client.create_run(client.create_experiment(STUDY))
     stop(process)
     writer, told, notes = make_writer(uri, offline=True)
     told.play(make_record("1"), [1, 2, 3])
     start()
     wait_for(lambda: "of another study" in notes[-1], "the note")
     assert writer.close(60) == 2
-    assert Seen(uri).runs() == []
+    assert len(Seen(uri).runs()) == 1
