@@ -46,6 +46,7 @@ TRAINED = "trials=2, epochs=10, scheduler='none', student='mixer_nano', student_
 def place(tmp_path, monkeypatch):
     """A folder of its own whose study's processes can be told from others'."""
     monkeypatch.setenv("OFAKD_TEST", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")  # of a frozen server; by default two minutes
     (tmp_path / "mine.py").write_text(CURVES)
     (tmp_path / "passing").write_text("0")
     return tmp_path
