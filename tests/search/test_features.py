@@ -323,7 +323,8 @@ class Failing(BaseHTTPRequestHandler):
         self._answer(200 if healthy else 404, {} if healthy else {"error_code": "RESOURCE_DOES_NOT_EXIST"})
 
     def do_POST(self):
-        self._answer(500, {"error_code": "INTERNAL_ERROR", "message": "no space left"})
+        searched = self.path.endswith("/experiments/search")
+        self._answer(200 if searched else 500, {} if searched else {"error_code": "INTERNAL_ERROR", "message": "full"})
 
     def _answer(self, code, content):
         body = json.dumps(content).encode()

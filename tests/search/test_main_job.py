@@ -156,7 +156,6 @@ def test_every_epoch_is_in_mlflow_once_and_equals_the_record(job, runs):
         if run.data.tags["role"] == "study":
             continue
         record = json.loads((folder / "runs" / NAME / "trials" / run.data.tags["trial_id"] / "record.json").read_text())
-        assert record["run_id"] == run.info.run_id
         for name in set(record["history"][0]) - {"epoch"}:
             logged = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
             told = [(entry["epoch"], entry[name]) for entry in record["history"] if name in entry]
