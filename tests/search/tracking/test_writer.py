@@ -144,6 +144,6 @@ def test_a_name_that_turns_out_to_be_taken_is_told_and_nothing_is_mixed(make_wri
     writer, told, notes = make_writer(uri, offline=True)
     told.play(make_record("1"), [1, 2, 3])
     start()
-    wait_for(lambda: "of another study" in notes[-1], "the note")
+    wait_for(lambda: notes and "of another study" in notes[-1], "the note")
     assert writer.close(60) == 2
     assert len(Seen(uri).runs()) == 1
