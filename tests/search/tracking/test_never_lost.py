@@ -37,7 +37,7 @@ def curves(config, params, epochs, seed):
         time.sleep(0.05)
     return Synthetic()(config, params, epochs, seed)
 """
-TRIALS, ALL = 40, 1000
+TRIALS, ALL = 30, 1000
 BODY = 'return {"stages": [3, 4], "eps": trial.suggest_float("eps", 1.0, 2.0)}'
 TRAINED = "trials=2, epochs=10, scheduler='none', student='mixer_nano', student_kwargs={}, holdout=0.5"
 
@@ -69,7 +69,7 @@ def _write_passing(place, trials):
 
 
 def simulated(uri, *more):
-    fields = ("simulate=mine:curves", f"trials={TRIALS}", "concurrency=2", *more)
+    fields = ("simulate=mine:curves", f"trials={TRIALS}", "concurrency=2", "finalists=0", *more)
     return ("--space", studies.MAIN_SPACE, "--name", "s", "--tracking-uri", uri, "--set", *fields)
 
 
