@@ -270,7 +270,9 @@ class Mirror:
     def end(self) -> None:
         """Gives the parent run its status, when everything else is there."""
         for log, (run_id, size) in self._logs.items():
-            if log.exists() and log.stat().st_size != size:  # a worker's last words came after its trial had been stopped
+            if (
+                log.exists() and log.stat().st_size != size
+            ):  # a worker's last words came after its trial had been stopped
                 self._client.log_artifact(run_id, str(log))
         self._parent.end(self._wanted())
 

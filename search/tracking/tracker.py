@@ -58,7 +58,12 @@ class Tracker:
         context = multiprocessing.get_context("spawn")  # a fork would take over the locks of Ray's threads
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=write_for, args=(theirs, *self._place), name="tracking", daemon=True)
-        self._process.start()
+        # Ctrl-C in a terminal reaches all; the study says what is to end, and a process inherits what is blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that its end is seen here
 
     def hear(self, function: Callable[[str], None]) -> None:
@@ -154,6 +159,8 @@ class Tracker:
         self._change(lambda run: run.set_best_model())
 
     def _change(self, change: Callable[[StudyRun], None]) -> None:
+        if self._run is None:
+            return  # it was interrupted before it was opened
         try:
             with self._changing:
                 change(self._run)
@@ -236,7 +243,7 @@ class Tracker:
 
 def write_for(connection: Connection, uri: str, folder: Path) -> None:
     """The writing process: what a `Tracker` sends goes to its `Writer`, until it closes it or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the study says what is to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICE)
     saying = threading.Lock()  # the writer tells from threads of its own
 

@@ -64,6 +64,16 @@ def test_all_that_is_told_is_written_and_the_process_ends(make_tracker, uri, tmp
     assert tracker._process.exitcode == 0
 
 
+def test_a_study_that_is_interrupted_before_it_is_opened_says_nothing(tmp_path, uri):
+    notes = []
+    tracker = Tracker(uri, tmp_path)
+    tracker.hear(notes.append)
+    os.kill(tracker._process.pid, signal.SIGINT)  # as it starts
+    tracker.study_tags({"ended_by": "interrupted"})
+    assert tracker.close("KILLED") == 0
+    assert notes == [] and tracker._process.exitcode == 0 and not (tmp_path / "tracking.json").exists()
+
+
 def test_a_taken_name_is_refused_and_leaves_the_folder_as_it_was(make_tracker, tmp_path):
     path = tmp_path / STUDY / "tracking.json"
     make_tracker()[0].close("FINISHED")
