@@ -270,9 +270,8 @@ class Mirror:
     def end(self) -> None:
         """Gives the parent run its status, when everything else is there."""
         for log, (run_id, size) in self._logs.items():
-            if (
-                log.exists() and log.stat().st_size != size
-            ):  # a worker's last words came after its trial had been stopped
+            # A worker's last words may come after its trial has been stopped.
+            if log.exists() and log.stat().st_size != size:
                 self._client.log_artifact(run_id, str(log))
         self._parent.end(self._wanted())
 
