@@ -236,7 +236,8 @@ def test_a_study_of_another_name_is_never_written_to(uri, folder, told):
 
 
 def test_a_name_that_a_refused_study_left_is_free(uri, folder, told, look):
-    connect(uri).create_experiment(folder.name, tags={"study_id": "of one that is gone"})
+    place = (folder.parent / "artifacts").as_uri()
+    connect(uri).create_experiment(folder.name, artifact_location=place, tags={"study_id": "of one that is gone"})
     begin(folder)
     told.play(make_record("1"), [1])
     assert write(uri, folder) == 1 and look().children.keys() == {"1"}
