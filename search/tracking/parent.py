@@ -1,6 +1,5 @@
 """The study's parent run in MLflow, and the pages of its experiment."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -121,12 +120,12 @@ def log_batch(client, run_id: str, metrics: list[tuple], params: dict[str, Any],
     from mlflow.entities import Metric, Param, RunTag
 
     entities = [Metric(*entry) for entry in metrics]
-    for at in range(0, math.ceil(len(entities) / MOST_METRICS) - 1):
-        client.log_batch(run_id, entities[at * MOST_METRICS : (at + 1) * MOST_METRICS])
-    rest = entities[max(0, math.ceil(len(entities) / MOST_METRICS) - 1) * MOST_METRICS :]
+    while len(entities) > MOST_METRICS:
+        client.log_batch(run_id, entities[:MOST_METRICS])
+        entities = entities[MOST_METRICS:]
     client.log_batch(
         run_id,
-        rest,
+        entities,
         [Param(key, as_text(value)) for key, value in params.items()],
         [RunTag(key, as_text(value)) for key, value in tags.items()],
     )

@@ -115,6 +115,8 @@ class Tracker:
             self._run = None
             if before:
                 before.save()
+            else:
+                (self.folder / FILE).unlink()
             raise
 
     def open_again(self) -> None:
