@@ -1,212 +1,283 @@
 """The broker between Tune's proxies and the lanes: an asyncio actor that takes no CPU.
 
-The searcher submits a trial, and the trial's proxy asks for its `next` event; a lane takes it, reports an epoch and
-waits for Tune's verdict, which the study's Tune callback sends. Each try of a lane at a trial has a number, and
-reports with an old one are refused, so that every epoch arrives exactly once.
+The searcher submits a trial, and the trial's proxy asks for its events, one after another; a lane takes it, reports an
+epoch and waits for Tune's verdict, which the study's Tune callback sends. Each try of a lane at a trial has a number,
+and reports with an old one are refused, so that every epoch arrives exactly once.
+
+Its own death loses nothing: Ray starts it again and repeats the calls that were not answered. What it knew is in its
+journal, and every call may come twice.
 """
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from search.broker_journal import BrokeredTrial, BrokerJournal
+from trainables.files import LEAVE
 
 VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go on"
 MAX_DEATHS = 3  # of a process that trained just this one; then the trial has failed
 COMPANY_DEATHS = 2  # of one that trained others too; then it has no company, so that it shows whose fault it is
+NO_FAULT = ""  # why a process died, where the trial has no part in it
 
 
-class _Trial:
-    def __init__(self, trial_id: str, job: dict, judged: bool):
-        self.trial_id, self.job, self.judged = trial_id, job, judged
-        self.attempt = 0
-        self.begun = False  # the lane has told that it got this attempt
-        self.deaths = self.company_deaths = 0
-        self.lane: int | None = None  # where it was last
-        self.last_error = "its worker died"
-        self.stopped = self.over = self.hopeless = self.forgotten = self.alone = False
-        self.epoch = 0  # the last one reported
-        self.events: asyncio.Queue = asyncio.Queue()
-        self.verdict: asyncio.Future | None = None
+def _nobody_knows(worker: dict[str, Any]) -> None:
+    return None
 
 
 class Broker:
-    """See the module; every method is a remote call."""
+    """See the module; every method is a remote call.
 
-    def __init__(self):
-        self._trials: dict[str, _Trial] = {}
-        self._queue: deque[_Trial] = deque()
-        self._by_lane: dict[int, list[_Trial]] = {}
-        self._seen: dict[int, tuple[float, int]] = {}
+    Args:
+        journal: the file of what must outlive this process; None keeps nothing.
+        why: says why a worker's process died, None where that is not known, `NO_FAULT` where its node went.
+    """
+
+    def __init__(self, journal: Path | None = None, why: Callable[[dict[str, Any]], str | None] = _nobody_knows):
+        self._journal, self._why = BrokerJournal(journal), why
+        self._trials = self._journal.trials
+        self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by trial
+        self._verdicts: dict[str, asyncio.Future] = {}
+        self._seen: dict[int, tuple[float, dict[str, Any]]] = {}
+        self._leaving: set[int] = set()
         self._changed = asyncio.Condition()
-        self._closed = False
 
     # the driver's and the proxies' side
 
     async def submit(self, trial_id: str, job: dict, judged: bool = True) -> None:
         """Queues a trial for the next free lane; `judged`: each report waits for a verdict."""
         async with self._changed:
-            trial = self._trials[trial_id] = _Trial(trial_id, job, judged)
-            if self._closed:
+            if trial_id in self._trials and self._trials[trial_id].job == job:  # said twice
+                return
+            place = max((one.place for one in self._trials.values()), default=0.0) + 1
+            trial = BrokeredTrial(trial_id, job, judged, place, queued_since=time.time())
+            trial.epoch = trial.answered = job.get("known_epoch", 0)
+            if trial_id in self._trials:
+                self._journal.gone(trial_id)
+            self._journal.trial(trial)
+            if self._journal.closed:
                 self._end(trial, "stopped")
-            else:
-                self._queue.append(trial)
             self._changed.notify_all()
 
-    async def next(self, trial_id: str) -> tuple[str, object]:
-        """Waits for a trial's next event: `report` (metrics), `done` (result), `failed` (reason) or `stopped`."""
-        async with self._changed:  # it may be asked for before it was submitted: by two processes
-            await self._changed.wait_for(lambda: trial_id in self._trials or self._closed)
+    async def answered(self, trial_id: str) -> int:
+        """How many of a trial's events its proxy need not be told: a proxy that died had passed them on."""
         trial = self._trials.get(trial_id)
-        return await trial.events.get() if trial else ("stopped", None)
+        if trial is None:
+            return 0
+        events = self._journal.events[trial_id]
+        return sum(kind == "report" and payload["epoch"] <= trial.answered for kind, payload in events)
+
+    async def next(self, trial_id: str, number: int) -> tuple[str, Any]:
+        """Waits for a trial's event of that number, from 0: `report` (metrics), `done` (result), `failed` or
+        `bad_input` (reason), or `stopped`."""
+        news = self._news[trial_id]
+        while True:  # it may be asked for before it was submitted: by two processes
+            events = self._journal.events.get(trial_id, ())
+            if len(events) > number:
+                return events[number]
+            if self._journal.closed and trial_id not in self._trials:
+                return "stopped", None
+            news.clear()
+            await news.wait()
 
     async def verdict(self, trial_id: str, epoch: int, go_on: bool) -> None:
         """Tune's answer to the report of that epoch; one that comes late answers no later report."""
-        trial = self._trials.get(trial_id)
-        if trial is None:
+        if (trial := self._trials.get(trial_id)) is None:
             return
-        if not go_on:
-            trial.stopped = True
+        trial.answered, trial.stopped = max(trial.answered, epoch), trial.stopped or not go_on
+        self._journal.trial(trial)
         if epoch == trial.epoch:
             self._answer(trial, go_on)
 
     async def reason(self, trial_id: str) -> str:
         """Why a trial failed."""
         trial = self._trials.get(trial_id)
-        return trial.last_error if trial else "its proxy died"
+        return trial.last_error if trial and trial.over else "its proxy died"
+
+    async def is_over(self, trial_id: str) -> bool:
+        """Whether the lanes are done with a trial."""
+        trial = self._trials.get(trial_id)
+        return trial is None or trial.over
 
     async def forget(self, trial_id: str) -> None:
         """Tune is done with a trial: a lane that is still at it is told to stop, then nothing of it is kept."""
         if trial := self._trials.get(trial_id):
             trial.forgotten = trial.stopped = True
+            trial.queued = False
             self._answer(trial, False)
-            if trial in self._queue:
-                self._queue.remove(trial)
-            if trial.over or not any(trial in held for held in self._by_lane.values()):
-                del self._trials[trial_id]
+            if trial.over or not trial.held:
+                self._gone(trial_id)
+            else:
+                self._journal.trial(trial)
 
-    async def lane_lost(self, lane: int) -> None:
-        """A lane is gone for good: its trials go to another one."""
+    async def lane_left(self, lane: int) -> None:
+        """A lane's workers are gone: what they had goes to another one."""
         async with self._changed:
-            self._take_back(lane)
+            await self._take_back(lane)
+            self._seen.pop(lane, None)
+            self._leaving.discard(lane)
+
+    async def leave(self, lane: int) -> None:
+        """Tells a lane to quit: at once where it is idle, else at its trials' next reports. They go on elsewhere."""
+        async with self._changed:
+            self._leaving.add(lane)
+            self._changed.notify_all()
+
+    async def blame(self, trial_id: str, error: str) -> None:
+        """Says what will have ended a trial's process, before somebody ends it."""
+        if trial := self._trials.get(trial_id):
+            trial.last_error = error
+            self._journal.trial(trial)
 
     async def close(self) -> None:
         """Stops all trials at their next report, wakes all proxies, and lets idle lanes quit."""
         async with self._changed:
-            self._closed = True
+            self._journal.close()
             for trial in list(self._trials.values()):
-                trial.stopped = True
+                trial.stopped, trial.queued = True, False
                 self._answer(trial, False)
-                trial.events.put_nowait(("stopped", None))
-            self._queue.clear()
+                self._event(trial, "stopped", None)
+            for news in self._news.values():
+                news.set()
             self._changed.notify_all()
 
-    async def lanes(self) -> dict[int, tuple[float, int]]:
-        """When each lane last asked for work (seconds ago) and the pid of its rank 0."""
-        return {lane: (time.monotonic() - at, pid) for lane, (at, pid) in self._seen.items()}
+    async def lanes(self) -> dict[int, tuple[float, dict[str, Any]]]:
+        """When each lane last asked for work (seconds ago) and its rank 0: `pid`, `node`, `actor`, `handle`."""
+        return {lane: (time.monotonic() - at, worker) for lane, (at, worker) in self._seen.items()}
+
+    async def waiting(self) -> dict[str, float]:
+        """The trials that no lane has, and for how many seconds they have waited now."""
+        return {one.trial_id: time.time() - one.queued_since for one in self._queue()}
+
+    async def at_work(self) -> dict[str, int]:
+        """The lane of each trial that one has."""
+        return {one.trial_id: one.lane for one in self._trials.values() if one.held}
 
     # the lanes' side
 
-    async def take(self, lane: int, pid: int, wait_s: float, at_work: Collection[str] = ()) -> dict | str | None:
+    async def take(
+        self, lane: int, worker: dict[str, Any], wait_s: float, at_work: Collection[str] = ()
+    ) -> dict | str | None:
         """The lane's next job, "quit", or None after `wait_s`.
 
         A lane that does not name a trial of its own among those at work was restarted: that trial comes before all
         others, until it has been tried often enough. One that is `alone` goes to a lane that has no other.
 
         Args:
+            worker: its rank 0: `pid`, and `node`, `actor` and `handle` of Ray's.
             at_work: the trials that the lane is training.
         """
-        self._seen[lane] = (time.monotonic(), pid)
+        self._seen[lane] = (time.monotonic(), worker)
         async with self._changed:
-            self._take_back(lane, at_work)
+            await self._take_back(lane, at_work)
             try:
-                free = self._changed.wait_for(lambda: self._closed or self._for(lane, at_work))
+                free = self._changed.wait_for(lambda: self._quits(lane) or self._for(lane, at_work))
                 await asyncio.wait_for(free, wait_s)
             except TimeoutError:
                 return None
-            if self._closed:
+            if self._quits(lane):
                 return "quit"
             trial = self._for(lane, at_work)
-            self._queue.remove(trial)
+            trial.queued, trial.held, trial.lane = False, True, lane
+            trial.waited_s += time.time() - trial.queued_since
             trial.attempt, trial.begun = trial.attempt + 1, False
-            self._by_lane[lane].append(trial)
-            ticket = {"trial_id": trial.trial_id, "attempt": trial.attempt}
+            trial.worker = {name: worker[name] for name in ("node", "actor") if name in worker}
+            self._journal.trial(trial)
+            ticket = {"trial_id": trial.trial_id, "attempt": trial.attempt, "known_epoch": trial.epoch}
             return {**trial.job, **ticket, "alone": trial.alone, "met": trial.last_error}
 
     async def begun(self, trial_id: str, attempt: int) -> None:
         """The lane got the trial. One that died in asking for it did not, and that is no attempt."""
         if (trial := self._trials.get(trial_id)) and attempt == trial.attempt:
             trial.begun = True
+            self._journal.trial(trial)
 
-    async def give_back(self, trial_id: str, attempt: int) -> None:
-        """The lane could not train it beside others: it comes next, alone."""
+    async def give_back(self, trial_id: str, attempt: int, alone: bool = True) -> None:
+        """The lane cannot go on with it: it comes next; `alone`: since it could not be trained beside others."""
         trial = self._trials.get(trial_id)
-        if trial is None or attempt != trial.attempt:
+        if trial is None or attempt != trial.attempt or not trial.held:
             return
         async with self._changed:
-            self._release(trial)
-            if trial.stopped or self._closed:
+            trial.held, trial.alone = False, trial.alone or alone
+            if trial.stopped or self._journal.closed:
                 self._end(trial, "stopped")
             else:
-                trial.alone = True
-                self._queue.appendleft(trial)
+                self._queue_first(trial)
                 self._changed.notify_all()
 
-    async def report(self, trial_id: str, attempt: int, metrics: dict) -> bool:
-        """An epoch's metrics; answers whether to go on, once Tune has decided."""
+    async def report(self, trial_id: str, attempt: int, metrics: dict) -> bool | str:
+        """An epoch's metrics; answers whether to go on, once Tune has decided, or `LEAVE`."""
         trial = self._trials.get(trial_id)
         if trial is None or trial.stopped or attempt != trial.attempt:
             return False
-        trial.job["known_epoch"] = trial.epoch = metrics["epoch"]
-        if trial.judged:
-            trial.verdict = asyncio.get_running_loop().create_future()
-        trial.events.put_nowait(("report", metrics))
-        if not trial.judged:
-            return True
-        try:
-            return await asyncio.wait_for(trial.verdict, VERDICT_WAIT_S)
-        except TimeoutError:
-            return not trial.stopped
+        if metrics["epoch"] > trial.epoch:  # else it is said again, to a broker that was restarted
+            trial.epoch = metrics["epoch"]
+            self._event(trial, "report", metrics | {"time/waited_s": trial.waited_s})
+            self._journal.trial(trial)
+        if trial.judged and trial.answered < trial.epoch and not await self._verdict(trial):
+            return False
+        return LEAVE if trial.lane in self._leaving and not self._journal.closed else not trial.stopped
 
     async def note(self, trial_id: str, attempt: int, error: str, hopeless: bool = False) -> None:
         """What a worker met before it went down with its process; `hopeless`: another attempt would meet it again."""
         if trial := self._trials.get(trial_id):
             trial.last_error, trial.hopeless = error, hopeless
+            self._journal.trial(trial)
 
     async def finish(
         self, trial_id: str, attempt: int, error: str | None = None, result: dict | None = None, bad_input: bool = False
     ) -> None:
         """The lane is done with a trial: it ran to its end, was stopped, or failed with an error."""
         trial = self._trials.get(trial_id)
-        if trial is None or attempt != trial.attempt:
+        if trial is None or attempt != trial.attempt or trial.over:
             return
-        self._release(trial)
-        if error is not None:
-            trial.last_error = error
-            self._end(trial, "bad_input" if bad_input else "failed", error)
-        else:
-            self._end(trial, "done", result)
+        async with self._changed:
+            trial.held = False
+            if error is not None:
+                trial.last_error = error
+                self._end(trial, "bad_input" if bad_input else "failed", error)
+            else:
+                self._end(trial, "done", result)
+            self._changed.notify_all()
 
-    def _for(self, lane: int, at_work: Collection[str]) -> _Trial | None:
+    def _quits(self, lane: int) -> bool:
+        return self._journal.closed or lane in self._leaving
+
+    def _queue(self) -> list[BrokeredTrial]:
+        return sorted((one for one in self._trials.values() if one.queued), key=lambda trial: trial.place)
+
+    def _queue_first(self, trial: BrokeredTrial) -> None:
+        trial.place = min(one.place for one in self._trials.values()) - 1
+        trial.queued, trial.queued_since = True, time.time()
+        self._journal.trial(trial)
+
+    def _for(self, lane: int, at_work: Collection[str]) -> BrokeredTrial | None:
         """The first trial that the lane may have now; where one was lost there that must be alone, it trains others to
         their end first."""
+        queue = self._queue()
         if not at_work:
-            return self._queue[0] if self._queue else None
-        if any(trial.alone and trial.lane == lane for trial in self._queue):
+            return queue[0] if queue else None
+        if any(trial.alone and trial.lane == lane for trial in queue):
             return None
-        return next((trial for trial in self._queue if not trial.alone), None)
+        return next((trial for trial in queue if not trial.alone), None)
 
-    def _take_back(self, lane: int, at_work: Collection[str] = ()) -> None:
+    async def _take_back(self, lane: int, at_work: Collection[str] = ()) -> None:
         """Queues what a lane had and is not at any more before all others, or ends it where that is in vain."""
-        held = self._by_lane.setdefault(lane, [])
-        lost = [trial for trial in held if trial.trial_id not in at_work]
+        held = [one for one in self._trials.values() if one.held and one.lane == lane]
+        lost = sorted((one for one in held if one.trial_id not in at_work), key=lambda trial: trial.place)
         begun = sum(trial.begun for trial in lost)
         for trial in reversed(lost):
-            held.remove(trial)
-            trial.deaths += trial.begun and begun == 1
-            trial.company_deaths += trial.begun and begun > 1
-            trial.alone |= trial.company_deaths >= COMPANY_DEATHS
-            trial.lane = lane
-            if trial.stopped or self._closed:
+            trial.held = False
+            why = await asyncio.to_thread(self._why, trial.worker) if trial.begun else NO_FAULT
+            if why != NO_FAULT:
+                trial.last_error = why or trial.last_error
+                trial.deaths += begun == 1
+                trial.company_deaths += begun > 1
+                trial.alone |= trial.company_deaths >= COMPANY_DEATHS
+            if trial.stopped or self._journal.closed:
                 self._end(trial, "stopped")
             elif trial.hopeless:
                 self._end(trial, "bad_input", trial.last_error)
@@ -214,23 +285,36 @@ class Broker:
                 trial.last_error = f"given up after {trial.attempt} attempts: {trial.last_error}"
                 self._end(trial, "failed", trial.last_error)
             else:
-                self._queue.appendleft(trial)
+                self._queue_first(trial)
         if lost:
             self._changed.notify_all()
 
-    def _release(self, trial: _Trial) -> None:
-        for lane, held in self._by_lane.items():
-            if trial in held:
-                held.remove(trial)
-                trial.lane = lane
-
-    def _end(self, trial: _Trial, kind: str, payload: object = None) -> None:
-        trial.over = True
-        trial.events.put_nowait((kind, payload))
+    def _end(self, trial: BrokeredTrial, kind: str, payload: Any = None) -> None:
+        trial.over, trial.queued = True, False
+        self._event(trial, kind, payload)
+        self._journal.trial(trial)
         if trial.forgotten:
-            self._trials.pop(trial.trial_id, None)
+            self._gone(trial.trial_id)
 
-    @staticmethod
-    def _answer(trial: _Trial, go_on: bool) -> None:
-        if trial.verdict and not trial.verdict.done():
-            trial.verdict.set_result(go_on)
+    def _event(self, trial: BrokeredTrial, kind: str, payload: Any) -> None:
+        self._journal.event(trial.trial_id, kind, payload)
+        self._news[trial.trial_id].set()
+
+    def _gone(self, trial_id: str) -> None:
+        self._journal.gone(trial_id)
+        self._news.pop(trial_id, None)
+
+    async def _verdict(self, trial: BrokeredTrial) -> bool:
+        future = self._verdicts[trial.trial_id] = asyncio.get_running_loop().create_future()
+        try:
+            return await asyncio.wait_for(future, VERDICT_WAIT_S)
+        except TimeoutError:
+            return not trial.stopped
+        finally:
+            if self._verdicts.get(trial.trial_id) is future:
+                del self._verdicts[trial.trial_id]
+
+    def _answer(self, trial: BrokeredTrial, go_on: bool) -> None:
+        future = self._verdicts.get(trial.trial_id)
+        if future and not future.done():
+            future.set_result(go_on)

@@ -78,19 +78,6 @@ def _start_here(**options) -> None:
             ray.shutdown()
 
 
-def cluster_resources(settings) -> tuple[float, float]:
-    """CPUs and GPUs of the running cluster at `address`; stays connected.
-
-    Raises:
-        InputError: as `start_ray`.
-    """
-    start_ray(settings)
-    import ray  # not before: see _bring_the_token
-
-    resources = ray.cluster_resources()
-    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-
-
 def _bring_the_token() -> None:
     """Ray brings the user's token to `auto` only, not to a named address, unless it is told so before its import."""
     token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")

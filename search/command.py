@@ -60,7 +60,12 @@ def run_command(arguments, argv: list[str]) -> int:
     begun = resume and (folder / JOURNAL).exists()  # what it began with is in its journal
     earlier = [] if begun else read_studies(settings.warm_start, tracking_uri(settings), storage)
     kept = _kept(folder) if begun and settings.warm_start else []
-    side_by_side = settings.concurrency or _side_by_side(settings, arguments.dry_run)
+    if settings.address:
+        with noise_to(Path(os.devnull)):
+            most = _most_in_cluster(settings)
+    else:
+        most = None if settings.concurrency else _side_by_side(settings, arguments.dry_run)
+    side_by_side = settings.concurrency or most
     settings = settings.model_copy(update={"concurrency": side_by_side})
     console = person_console()
     if arguments.dry_run:
@@ -142,26 +147,36 @@ def _in_use(port: int) -> bool:
 
 
 def _side_by_side(settings: Settings, dry_run: bool) -> int:
-    """How many trials run side by side on this machine, by its CPUs and GPUs; a cluster's own count with --address.
+    """How many trials run side by side on this machine, by its CPUs and GPUs.
 
     A dry run may be made where the GPUs are not.
     """
-    if settings.address:
-        from search.cluster import cluster_resources
+    cpus, gpus = cpu_count(), 0  # those that this process may use, containers' limits regarded
+    if settings.gpus_per_trial:
+        import torch
 
-        with noise_to(Path(os.devnull)):
-            cpus, gpus = cluster_resources(settings)
-    else:
-        cpus, gpus = cpu_count(), 0  # those that this process may use, containers' limits regarded
-        if settings.gpus_per_trial:
-            import torch
-
-            gpus = torch.cuda.device_count()
+        gpus = torch.cuda.device_count()
     by_cpu = int(cpus // (settings.workers_per_trial * settings.cpus_per_worker))
     by_gpu = int(gpus / settings.gpus_per_lane) if settings.gpus_per_trial else by_cpu
     if settings.gpus_per_trial and by_gpu < 1 and not dry_run:
         raise InputError(f"gpus_per_trial: {settings.gpus_per_trial} asked for, but there are {int(gpus)} GPUs here")
     return max(1, min(min(by_cpu, by_gpu) * settings.pack, settings.trials))
+
+
+def _most_in_cluster(settings: Settings) -> int:
+    """How many trials may run side by side in the cluster at the address, which is joined and found large enough.
+
+    Raises:
+        InputError: nobody answers there, or no trial would ever fit.
+    """
+    from search.cluster import start_ray
+
+    start_ray(settings)
+    from search.placement import check_fits, most_lanes
+
+    if not settings.simulate:
+        check_fits(settings)
+    return max(1, min(most_lanes(settings) * settings.pack, settings.trials))
 
 
 def _kept(folder: Path) -> list[dict[str, Any]]:

@@ -155,15 +155,15 @@ class Experiment:
         """Ray, the broker and the lanes; no lane is left after it, but Ray is, until `close`."""
         self.view.phase("starting Ray")
         start_ray(self.settings)
-        import ray
 
         # All before there are threads: Ray's modules import one another in circles.
         import search.proxy
         import search.searcher  # noqa: F401
-        from search.broker import Broker
+        from search.brokering import start_broker
         from search.lanes import Lanes
+        from search.waiting import Waiting
 
-        broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=1000).remote()
+        broker = start_broker(self.folder / "ray" / "broker.jsonl")
         if self.plan.curves:
             from search.simulation import SimulatedLanes
 
@@ -172,9 +172,12 @@ class Experiment:
             lanes = Lanes(broker, self.settings, self.folder / "ray", self._splits)
         lanes.start()
         try:
-            yield broker, lanes
+            with Waiting(lanes, self.view, self._tracker):
+                yield broker, lanes
         finally:
             if not isinstance(sys.exception(), KeyboardInterrupt):  # at once: Ray's processes end with this one
+                import ray
+
                 self.view.phase("stopping the lanes")
                 ray.get(broker.close.remote())
                 if not lanes.close():
@@ -199,7 +202,8 @@ class Experiment:
         """
         from search.teaching import ready_teacher
 
-        self.view.phase(f"bringing up {self.settings.lanes} lane(s); making {self.settings.teacher} ready")
+        many = f"{'up to ' if self.settings.address else ''}{self.settings.lanes}"
+        self.view.phase(f"bringing up {many} lane(s); making {self.settings.teacher} ready")
         folders = self.folder / "teacher", self.teacher_folder
         teacher = ready_teacher(
             self.plan, *folders, broker, lanes, self.view, lambda: self._interrupts.is_set() or self._budgets.used_up()
@@ -241,7 +245,7 @@ class Experiment:
             baselines,
             baseline_searches(self.folder, settings, baselines, self.ledger),
             self.plan.grid,
-            *self._searcher_arguments(broker),
+            *self._searcher_arguments(broker, lanes),
         )
         left = searcher.left(settings.trials)
         if left <= 0:
@@ -269,29 +273,34 @@ class Experiment:
         again = sum(record.trial_id in self.ledger.records for record in records)
         self.view.expect(len(self.ledger.records) - again + len(records))
         self.view.phase("training the finalists and the baselines again, each with other seeds")
-        searcher = ListSearcher(records, *self._searcher_arguments(broker))
+        searcher = ListSearcher(records, *self._searcher_arguments(broker, lanes))
         self._tune("final", searcher, StopsNone(self.settings), len(records), broker, lanes)
         if not self._end_running(study, broker, lanes, (FINALIST,)) and not searcher.left():
             self._budgets.all_done()
 
-    def _searcher_arguments(self, broker) -> tuple:
+    def _searcher_arguments(self, broker, lanes) -> tuple:
         import ray
+
+        def admits(epochs: int | None, fresh: bool) -> bool | None:
+            return self._stop_reason(lanes) is None and self._budgets.admits(epochs, fresh)
 
         return (
             self.ledger,
             lambda record: broker.submit.remote(record.trial_id, self._job(record)),
             lambda trial_id: ray.get(broker.reason.remote(trial_id)),
             {objective.metric: objective.maximize for objective in self.plan.objectives},
-            self._budgets.admits,
+            admits,
+            lanes.room,
         )
 
     def _tune(self, name: str, searcher, scheduler, samples: int, broker, lanes) -> None:
         """One run of Tune over so many records of the searcher."""
         from ray import tune
 
-        from search.proxy import StudyCallback, StudyStopper, make_proxy
+        from search.proxy import PROXY_DEATHS, StudyCallback, StudyStopper, make_proxy
 
         keep_secrets_from_ray()
+        lanes.work = lambda: samples - searcher.ended
         tune.Tuner(
             make_proxy(broker),
             tune_config=tune.TuneConfig(
@@ -306,6 +315,7 @@ class Experiment:
                 storage_path=str(self.folder / "ray"),
                 callbacks=[StudyCallback(broker, self.ledger, self._tracker, self.view, self._budgets)],
                 stop=StudyStopper(lambda: self._stop_reason(lanes) is not None),
+                failure_config=tune.FailureConfig(max_failures=PROXY_DEATHS),
                 verbose=0,
             ),
         ).fit()

@@ -1,19 +1,36 @@
-"""Lanes: long-lived Ray Train runs of K workers, each serving one trial after another."""
+"""Lanes: long-lived Ray Train runs of K workers, each serving one trial after another.
 
+On a machine of one's own all lanes stand as long as the study. In a cluster a lane is asked for when there is a trial
+for it and given back when there is none, so that nodes come and go; until it has a place, it says why.
+"""
+
+import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from search.placement import bundles, look, why_waiting
 from search.settings import Settings
 from trainables.config import data_fields
 from trainables.errors import InputError, StudyError
 
-RESTARTS = 3  # of a lane whose Ray Train run itself ended; a worker's death is Ray Train's own business
+RESTARTS = 3  # in a row, of a lane whose Ray Train run itself ended; a worker's death is Ray Train's own business
 QUIT_S = 120.0  # a lane that is just coming up quits once it stands; Ray must not go before its thread has ended
+TURN_S = 0.5  # how often it is looked after how many lanes are wanted
+LOOK_S = 2.0  # how often the cluster is asked why a lane waits
+IDLE_S = 10.0  # for so long a lane must have been one too many before it is given back: the final follows the search
+PLACE_S = "20"  # of Ray Train, for a worker group's place that was lost with a node: then the lane asks for another
+NO_PLACE = "startup timed out"  # in Ray Train's words
+
+WAITING, STARTING, UP = "waiting", "starting", "up"
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +51,8 @@ def follow(
         StudyError: it failed, or no lane is left.
         InputError: the job asks for what cannot be.
     """
-    while True:
-        event = broker.next.remote(trial_id)
+    for number in itertools.count():
+        event = broker.next.remote(trial_id, number)
         while not ray.wait([event], timeout=0.5)[0]:
             if interrupted():
                 return None
@@ -52,14 +69,33 @@ def follow(
             return None if kind == "stopped" else payload or {}
 
 
+@dataclass
+class Lane:
+    """One lane that is wanted, as it stands."""
+
+    number: int
+    state: str = WAITING
+    since: float = field(default_factory=time.monotonic)  # in this state
+    reason: str = ""  # why it waits
+
+    def becomes(self, state: str) -> None:
+        """Notes a new state."""
+        self.state, self.since, self.reason = state, time.monotonic(), ""
+
+
 class Lanes:
     """Brings up the lanes in threads of the driver, and takes them down.
 
     Args:
         broker: the broker's actor handle.
-        settings: how many lanes, workers, CPUs and GPUs.
+        settings: how many lanes at most, workers, CPUs and GPUs; in a cluster of others' (`address`) as many of them as
+            there is work for.
         folder: where Ray Train may keep its own files.
         splits: the data; what is in memory goes to Ray's object store, where all lanes of a node read one copy.
+
+    Attributes:
+        work: how many trials there still are to train, those at work included; only asked in a cluster.
+        share: how many lanes this study may have beside others; None: as many as it asks for.
     """
 
     def __init__(self, broker, settings: Settings, folder: Path, splits=None):
@@ -71,59 +107,148 @@ class Lanes:
         self._broker, self._settings, self._folder = broker, settings, Path(folder)
         shared = splits is not None and splits.in_memory
         self._data = ray.put((data_fields(settings), splits)) if shared else None
+        self.work: Callable[[], int] = lambda: 1  # the teacher
+        self.share: Callable[[], int | None] = lambda: None
+        self._elastic = settings.address is not None
+        if self._elastic:
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", PLACE_S)
         self._closing = threading.Event()
         self._lost: dict[int, str] = {}
-        self._threads = [
-            threading.Thread(target=self._keep, args=(number,), name=f"lane-{number}", daemon=True)
-            for number in range(settings.lanes)
-        ]
+        self._lanes: dict[int, Lane] = {}
+        self._threads: dict[int, threading.Thread] = {}
+        self._given_up: set[int] = set()  # lanes that wait, or come up, and are not wanted any more
+        self._too_many_since: float | None = None
+        self._looked, self._why = 0.0, ""
+        self._keeper = threading.Thread(target=self._keep_count, name="lanes", daemon=True)
 
     def start(self) -> None:
-        """Starts all lanes; returns at once. The others follow the first, which the teacher waits for: starting them
-        together makes all of them late where cores are few."""
-        for thread in self._threads:
-            thread.start()
+        """Starts as many lanes as are wanted; returns at once. Where all stand from the beginning, the others follow
+        the first, which the teacher waits for: starting them together makes all of them late where cores are few."""
+        self._keeper.start()
 
     def all_lost(self) -> str | None:
         """Why no lane is left, None while one is."""
-        return "; ".join(self._lost.values()) if len(self._lost) == len(self._threads) else None
+        return "; ".join(self._lost.values()) if len(self._lost) == self._settings.lanes else None
+
+    def room(self) -> int:
+        """For how many trials there is a lane, or one that is coming up."""
+        if not self._elastic:
+            return self._settings.concurrency
+        return self._settings.pack * sum(lane.state != WAITING for lane in list(self._lanes.values()))
+
+    def standing(self) -> list[Lane]:
+        """All lanes that are wanted now, as they stand."""
+        return list(self._lanes.values())
 
     def close(self) -> bool:
         """Waits for the lanes to quit (the broker was closed before); False where some did not in time."""
         self._closing.set()
         deadline = time.monotonic() + QUIT_S
-        for thread in self._threads:
+        for thread in [self._keeper, *self._threads.values()]:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in self._threads.values())
+
+    def _keep_count(self) -> None:
+        """The keeper's thread: as many lanes as are wanted, no more and no less."""
+        while not self._closing.wait(TURN_S if self._lanes else 0):
+            try:
+                self._note_who_stands()
+                self._adjust(self._wanted())
+                self._say_why()
+            except Exception:  # a cluster that is hard to reach for a moment; the next turn may do
+                log.exception("looking after the lanes")
+
+    def _wanted(self) -> int:
+        most = self._settings.lanes
+        if not self._elastic:
+            first = self._lanes.get(0)
+            return most if first and (first.state == UP or 0 in self._lost) else 1
+        needed = -(-self.work() // self._settings.pack)
+        share = self.share()
+        return max(0, min(most, needed, most if share is None else share))
+
+    def _adjust(self, wanted: int) -> None:
+        here = [lane for lane in self._lanes.values() if lane.number not in self._given_up]
+        if len(here) <= wanted or not self._elastic:
+            self._too_many_since = None
+        if len(here) < wanted:
+            free = [number for number in range(self._settings.lanes) if number not in self._threads]
+            for number in free[: wanted - len(here)]:
+                self._lanes[number] = Lane(number)
+                thread = threading.Thread(target=self._keep, args=(number,), name=f"lane-{number}", daemon=True)
+                self._threads[number] = thread
+                thread.start()
+        elif len(here) > wanted and self._elastic:
+            self._too_many_since = self._too_many_since or time.monotonic()
+            if time.monotonic() - self._too_many_since >= IDLE_S:
+                self._give_back(here, len(here) - wanted)
+
+    def _give_back(self, here: list[Lane], count: int) -> None:
+        """Lets so many lanes go: those that wait first, then those that are coming up, the idle, and others."""
+        at_work = set(ray.get(self._broker.at_work.remote()).values())
+        order = {WAITING: 0, STARTING: 1, UP: 2}
+        here = sorted(here, key=lambda lane: (order[lane.state], lane.number in at_work, -lane.number))
+        for lane in here[:count]:
+            self._given_up.add(lane.number)
+            if lane.state != WAITING:
+                ray.get(self._broker.leave.remote(lane.number))
+
+    def _note_who_stands(self) -> None:
+        asked = ray.get(self._broker.lanes.remote())
+        for lane in list(self._lanes.values()):
+            if lane.state == STARTING and lane.number in asked:
+                lane.becomes(UP)
+
+    def _say_why(self) -> None:
+        waiting = [lane for lane in self._lanes.values() if lane.state == WAITING]
+        if waiting and time.monotonic() - self._looked > LOOK_S:
+            self._looked, why = time.monotonic(), why_waiting(bundles(self._settings), look())
+            for lane in waiting:
+                lane.reason = why
 
     def _keep(self, number: int) -> None:
-        """One lane's thread: its Ray Train run, and another where that one ended unasked."""
-        error = "it ended"
-        while number > 0 and not self._first_stands():
-            time.sleep(0.5)
-        for _ in range(1 + RESTARTS):
-            if self._closing.is_set():
-                return
+        """One lane's thread: its place, its Ray Train run, and another where that one ended unasked."""
+        lane, failures, error = self._lanes[number], 0, "it ended"
+        while failures <= RESTARTS and self._is_wanted(number):
+            place = placement_group(bundles(self._settings), name=f"lane-{number}") if self._elastic else None
             try:
-                self._trainer(number).fit()
+                while place and self._is_wanted(number) and not place.wait(1):
+                    pass
+                if not self._is_wanted(number):
+                    break
+                lane.becomes(STARTING)
+                self._trainer(number, place).fit()
             except Exception as caught:
                 error = f"{type(caught).__name__}: {caught}"
                 log.exception("lane %d ended", number)
-        if not self._closing.is_set():
-            ray.get(self._broker.lane_lost.remote(number))
+                if not (self._elastic and NO_PLACE in error):
+                    failures = failures + 1 if time.monotonic() - lane.since < QUIT_S else 1
+            finally:
+                if place:
+                    remove_placement_group(place)
+            ray.get(self._broker.lane_left.remote(number))
+            lane.becomes(WAITING)
+        if failures > RESTARTS and not self._closing.is_set():
             self._lost[number] = f"lane {number} was lost: {error.splitlines()[0]}"
+        else:  # it may be wanted again
+            del self._threads[number]
+        self._given_up.discard(number)
+        del self._lanes[number]
 
-    def _first_stands(self) -> bool:
-        return self._closing.is_set() or 0 in self._lost or bool(ray.get(self._broker.lanes.remote()))
+    def _is_wanted(self, number: int) -> bool:
+        return not self._closing.is_set() and number not in self._given_up
 
-    def _trainer(self, number: int):
+    def _trainer(self, number: int, place: PlacementGroup | None):
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        from search.lane_trainer import LaneTrainer
         from trainables.lane import serve
 
         settings = self._settings
-        gpus = settings.gpus_per_lane / settings.workers_per_trial
-        return TorchTrainer(
+        *_, one = bundles(settings)
+        gpus = one.get("GPU", 0.0)
+        trainer = partial(LaneTrainer, place=place) if place else TorchTrainer
+        return trainer(
             serve,
             train_loop_config={
                 "broker": self._broker,
@@ -137,12 +262,15 @@ class Lanes:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.workers_per_trial,
                 use_gpu=gpus > 0,
-                resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+                resources_per_worker=one,
             ),
             run_config=ray.train.RunConfig(
                 name=f"lane-{number}",
                 storage_path=str(self._folder.resolve()),
-                # A worker's death is no trial's failure: the broker counts attempts by trial, so no limit here.
-                failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=3),
+                # A worker's death is no trial's failure: the broker counts attempts by trial, so no limit here. Where a
+                # cluster has taken the place back, the lane waits for another, where it can say why.
+                failure_config=ray.train.FailureConfig(
+                    max_failures=-1, controller_failure_limit=0 if self._elastic else RESTARTS
+                ),
             ),
         )

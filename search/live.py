@@ -103,6 +103,7 @@ class View:
         self._since: dict[str, float] = {}
         self._spent: list[float] = []  # seconds of each trial that ended in this session
         self._lanes = 1  # the most trials seen at a time
+        self._waits: tuple[int, int, float, str] | None = None
         self._phase = ""
         for record in finished:
             self._count(record)
@@ -158,6 +159,17 @@ class View:
             if not known or record.score > known.score:
                 self.baselines[name] = record
 
+    def lanes(self, up: int, waiting: int, since: float, reason: str) -> None:
+        """How the study's lanes stand, where some wait for their place: how many, since when (monotonic) and why."""
+        with self._lock:
+            before, self._waits = self._waits, (up, waiting, since, reason) if waiting else None
+            if (before and before[3]) != (reason or None):
+                self._show_waits()
+
+    def _waits_in_words(self) -> str:
+        up, waiting, since, reason = self._waits
+        return f"{waiting} of {up + waiting} lane(s) wait, {clock(time.monotonic() - since)}: {reason}"
+
     def note(self, text: str) -> None:
         """A line that stays."""
         with self._lock:
@@ -184,6 +196,8 @@ class View:
     def _show_phase(self, news: bool) -> None:
         """Hooks of a view that tells events as they come."""
 
+    def _show_waits(self) -> None: ...
+
     def _show_started(self, record: TrialRecord) -> None: ...
 
     def _show_ended(self, record: TrialRecord) -> None: ...
@@ -200,6 +214,9 @@ class PlainView(View):
     def _show_phase(self, news: bool) -> None:
         if news and self._phase:
             self._print(self._phase)
+
+    def _show_waits(self) -> None:
+        self._print(self._waits_in_words() if self._waits else "no lane waits any more")
 
     def _show_started(self, record: TrialRecord) -> None:
         self._print(f"{name(record)} started  {settings(record, self.NAMES, '=')}".rstrip())
@@ -241,8 +258,12 @@ class LiveView(View):
                 parts += [Rule(style="bright_black"), self._standing()]
             if self.finished:
                 parts += [Rule(style="bright_black"), self._finished()]
+            if self._phase or self._waits:
+                parts.append(Rule(style="bright_black"))
+            if self._waits:
+                parts.append(_line(self._waits_in_words(), "yellow"))
             if self._phase:
-                parts += [Rule(style="bright_black"), _line(self._phase, "dim")]
+                parts.append(_line(self._phase, "dim"))
             return Group(*parts)
 
     def _header(self) -> Table:

@@ -12,6 +12,7 @@ from search.students import student_of
 from trainables.files import WARNINGS, drop_checkpoint
 
 LATENCY = "cost/latency_ms"
+PROXY_DEATHS = 3  # of one trial; it goes on meanwhile
 # The metrics' first words; the rest is Tune's own
 GROUPS = ("train", "val", "test", "best", "teacher", "time", "cost", "system")
 
@@ -25,8 +26,10 @@ def make_proxy(broker):
 
     def proxy(config: dict) -> None:
         trial_id = config["trial_id"]
+        number = ray.get(broker.answered.remote(trial_id))  # a proxy of this trial that died has passed on the rest
         while True:
-            kind, payload = ray.get(broker.next.remote(trial_id))
+            kind, payload = ray.get(broker.next.remote(trial_id, number))
+            number += 1
             if kind == "report":
                 tune.report(payload)  # ends this thread by SystemExit where Tune stops the trial
             elif kind in ("failed", "bad_input"):
@@ -43,11 +46,15 @@ class StudyCallback(Live, Callback):
     def __init__(self, broker, ledger: Ledger, tracker, view, budgets):
         self._broker, self._ledger, self._tracker, self._view = broker, ledger, tracker, view
         self._budgets = budgets
+        self._started: set[str] = set()
         self._latency: dict[tuple[str, int], float] = {}
         self._warned: set[str] = set()
 
     def on_trial_start(self, iteration, trials, trial, **info):
         record = self._record(trial)
+        if record.trial_id in self._started:  # with another proxy, since its own died
+            return
+        self._started.add(record.trial_id)
         self._budgets.at_work(record)
         self._tracker.trial_started(record)
         self._view.trial_started(record)
@@ -69,6 +76,11 @@ class StudyCallback(Live, Callback):
 
     def on_trial_error(self, iteration, trials, trial, **info):
         self._finished(trial)
+
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        """Tune gives a trial whose proxy failed another one; it is of use only where the proxy itself died."""
+        if ray.get(self._broker.is_over.remote(trial.config["trial_id"])):
+            trial.run_metadata.num_failures = trial.max_failures  # the other one tells the same, and that is the end
 
     def _finished(self, trial) -> None:
         record = self._record(trial)

@@ -4,6 +4,7 @@ Ray's own OptunaSearch records trials that the scheduler stopped as COMPLETE wit
 trial whose value is NaN RUNNING for ever; here the state is decided by the ledger's record, once.
 """
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -32,6 +33,10 @@ class RecordSearcher(Live, Searcher, ABC):
         reason: why the broker's trial of that id failed.
         objectives: metric and whether more of it is better; the first is Tune's.
         admits: whether a run may begin, as `Budgets.admits`.
+        room: for how many runs there are lanes: none is drawn before one could take it, as later draws know more.
+
+    Attributes:
+        ended: how many of its records have ended.
     """
 
     def __init__(
@@ -41,12 +46,14 @@ class RecordSearcher(Live, Searcher, ABC):
         reason: Callable[[str], str],
         objectives: dict[str, bool],
         admits: Callable[[int | None, bool], bool | None] = lambda epochs, fresh: True,
+        room: Callable[[], float] = lambda: math.inf,
     ):
         metric, maximize = next(iter(objectives.items()))
         super().__init__(metric=metric, mode="max" if maximize else "min")
         self._ledger, self._hand_over, self._reason, self._objectives = ledger, hand_over, reason, objectives
-        self._admits = admits
+        self._admits, self._room = admits, room
         self._asked: dict[str, TrialRecord] = {}
+        self.ended = 0
 
     @abstractmethod
     def _next(self) -> TrialRecord | None:
@@ -63,7 +70,7 @@ class RecordSearcher(Live, Searcher, ABC):
         """What Tune is to know of the next trial, which goes to the lanes at once.
 
         Tune copies what it is given for each result, so that is no more than the trial's name and role.
-        `FINISHED` where none is left or the budgets end the search, None where it waits.
+        `FINISHED` where none is left or the search is to end, None where it waits.
 
         Raises:
             StudyError: the space gives nothing that can be trained.
@@ -72,6 +79,8 @@ class RecordSearcher(Live, Searcher, ABC):
         admitted = self._admits(known and known.config["epochs"] - known.epoch, known is None)
         if not admitted:
             return None if admitted is None else Searcher.FINISHED
+        if len(self._asked) >= self._room():
+            return None
         record = self._next()
         if record is None:
             return Searcher.FINISHED
@@ -87,6 +96,7 @@ class RecordSearcher(Live, Searcher, ABC):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         record = self._asked.pop(trial_id)
+        self.ended += 1
         record.finish(self._reason(record.trial_id) if error else None)
         self._ledger.save(record)
         self._ended(record)

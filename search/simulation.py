@@ -69,6 +69,7 @@ class SimulatedLanes:
 
     def __init__(self, broker, count: int, curves: Curves, objectives: list[Objective]):
         self._broker, self._curves, self._objectives = broker, curves, objectives
+        self.work, self._count = lambda: 1, count  # as real lanes are told; these are there all the time
         self._lost: dict[int, str] = {}
         self._threads = [
             threading.Thread(target=self._keep, args=(number,), name=f"lane-{number}", daemon=True)
@@ -83,6 +84,14 @@ class SimulatedLanes:
     def all_lost(self) -> str | None:
         """Why no lane is left, None while one is."""
         return "; ".join(self._lost.values()) if len(self._lost) == len(self._threads) else None
+
+    def room(self) -> int:
+        """For how many trials there is a lane."""
+        return self._count
+
+    def standing(self) -> list:
+        """The lanes that may wait: none of these does."""
+        return []
 
     def close(self) -> bool:
         """Waits for the lanes to quit (the broker was closed before); False where some did not in time."""
@@ -100,7 +109,7 @@ class SimulatedLanes:
     def _serve(self, number: int) -> None:
         import ray
 
-        while (job := ray.get(self._broker.take.remote(number, os.getpid(), TAKE_WAIT_S))) != "quit":
+        while (job := ray.get(self._broker.take.remote(number, {"pid": os.getpid()}, TAKE_WAIT_S))) != "quit":
             if job is None:
                 continue
             ticket = (job["trial_id"], job["attempt"])

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from trainables.errors import InputError
 from trainables.trial_log import TrialLog
 
+AGREE_STEPS = 20  # several workers ask each other so often whether to leave: a message takes about a millisecond
+
 
 class TrialFailure(Exception):
     """The trial itself failed, on every rank alike (a loss that is not a number): the lane lives on."""
@@ -24,9 +26,11 @@ class RunContext:
         rank, world_size: as in torch.distributed; a process group stands where world_size > 1.
         device: where models live.
         control: the process group for control messages (gloo, with a time-out of its own); None takes the default.
+        leaving: whether the machine of one of the trial's workers is about to go, as far as this one knows.
 
     Attributes:
         log: the trial's own; on the other ranks it keeps nothing.
+        paused: the trial was left amid an epoch, in its checkpoint, to go on elsewhere.
     """
 
     def __init__(
@@ -38,15 +42,28 @@ class RunContext:
         world_size: int = 1,
         device: torch.device | str = "cpu",
         control: Any = None,
+        leaving: Callable[[], bool] = lambda: False,
     ):
         self.folder, self._report = Path(folder), report
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
-        self._control = control
+        self._control, self.leaving, self.paused = control, leaving, False
         self.log = TrialLog(self.folder if rank == 0 else None)
 
     def report(self, metrics: dict[str, float]) -> bool:
         """Reports one epoch; every rank calls it and gets the same answer: True to go on, False to stop."""
         return self.from_rank_0(lambda: self._report(metrics))
+
+    def must_leave(self, step: int) -> bool:
+        """Whether to pause after a step, given its number; every rank asks after each and gets the same answer."""
+        if self.world_size == 1:
+            return self.leaving()
+        return step % AGREE_STEPS == 0 and any(self.all_ranks(self.leaving()))
+
+    def all_ranks(self, value: Any) -> list[Any]:
+        """The values of all ranks, in rank order, on every rank."""
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
 
     def from_rank_0(self, function: Callable[[], Any]) -> Any:
         """Runs a function on rank 0 and gives its result to all ranks; where it fails there, it fails on all.

@@ -88,11 +88,11 @@ class Feed:
         """Steps an epoch."""
         return len(self._stream)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, which counts from 0, on the device."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, which counts from 0, on the device, from a step on."""
         if self._answers:
             self._answers.epoch(epoch)
-        for place, (images, target, index) in enumerate(self._stream.epoch(epoch)):
+        for place, (images, target, index) in enumerate(self._stream.epoch(epoch, first), first):
             with precision(self._config, self._device):
                 answer = self._ask(images, place)
             yield Batch(images, target, answer, index)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 WARNINGS = "warnings"  # in an epoch's report: lines for the user
+LEAVE = "leave"  # the broker's answer to a report: the trial goes on elsewhere, and the lane quits
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.txt"  # what happened in its worker, see `trial_log`
 

@@ -23,12 +23,13 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.train.v2._internal.execution.context import get_train_context
 
 from trainables.assets import Assets
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
 from trainables.errors import InputError
-from trainables.files import WARNINGS
+from trainables.files import LEAVE, WARNINGS
 from trainables.loop import run_trial
 from trainables.pack import Pack, Packed
 from trainables.step import NOT_CAPTURED
@@ -57,7 +58,10 @@ def serve(lane: dict) -> None:
     if device.type == "cuda" and lane["gpus"] < 1:  # Ray shares out the time alone, not the memory
         torch.cuda.set_per_process_memory_fraction(lane["gpus"], device)
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
-    worker = Worker(lane, partial(RunContext, rank=rank, world_size=world_size, device=device, control=control))
+    place = {"rank": rank, "world_size": world_size, "device": device, "control": control, "leaving": _about_to_go}
+    process = ray.get_runtime_context()
+    who = {"pid": os.getpid(), "node": process.get_node_id(), "actor": process.get_actor_id()}
+    worker = Worker(lane, partial(RunContext, **place), who | {"handle": process.current_actor})
     if lane["pack"] > 1:
         worker.serve_packed(lane["pack"])
     else:
@@ -70,20 +74,23 @@ class Worker:
     Args:
         lane: as for `serve`.
         place: makes a RunContext, given a folder and a report.
+        who: what the broker is told of this process: `pid`, and `node`, `actor` and `handle` of Ray's.
     """
 
-    def __init__(self, lane: dict, place: Callable[..., RunContext]):
-        self._lane, self._broker, self._place = lane, lane["broker"], place
+    def __init__(self, lane: dict, place: Callable[..., RunContext], who: dict):
+        self._lane, self._broker, self._place, self._who = lane, lane["broker"], place, who
         self._messages = place(Path("."), lambda _: True)
         self._warnings: SimpleQueue[str] = SimpleQueue()  # until a report takes them along
         self._assets: Assets | None = None
         self._at_work: dict[str, dict] = {}  # a pack's jobs
+        self._left: set[str] = set()  # trials that are to go on elsewhere
 
     def serve(self) -> None:
-        """One job after another."""
-        while (job := self._messages.from_rank_0(lambda: ray.get(self._take()))) != "quit":
-            if job is not None:
-                self._do(job)
+        """One job after another, until the broker says quit or the machine is about to go."""
+        while not self._messages.must_leave(0):
+            job = self._messages.from_rank_0(lambda: ray.get(self._take()))
+            if job == "quit" or (job is not None and not self._do(job)):
+                return
 
     def serve_packed(self, size: int) -> None:
         """Trials side by side, up to so many."""
@@ -91,6 +98,7 @@ class Worker:
         asked: Future | None = None
         gathered, came, quitting = [], 0.0, False
         while not quitting or self._at_work:
+            quitting = quitting or self._messages.leaving()
             alone = any(job["alone"] for job in self._at_work.values())
             room = not (quitting or alone) and len(self._at_work) < size
             if room and asked is None:
@@ -101,8 +109,9 @@ class Worker:
                 job, asked = asked.result(), None
                 if job == "quit":
                     quitting = True
-                    for waiting in gathered:  # the next session begins them
+                    for waiting in gathered:
                         del self._at_work[waiting["trial_id"]]
+                        self._give_back(waiting)
                     gathered = []
                 elif job and job["kind"] == "teacher":
                     self._do(job)
@@ -120,14 +129,14 @@ class Worker:
                 pack.advance()
 
     def _take(self):
-        return self._broker.take.remote(self._lane["lane"], os.getpid(), TAKE_WAIT_S, list(self._at_work))
+        return self._broker.take.remote(self._lane["lane"], self._who, TAKE_WAIT_S, list(self._at_work))
 
     def _got(self, job: dict) -> None:
         if self._messages.rank == 0:
             self._broker.begun.remote(job["trial_id"], job["attempt"])
 
-    def _do(self, job: dict) -> None:
-        """Does one job from its beginning to its end."""
+    def _do(self, job: dict) -> bool:
+        """Does one job from its beginning to its end; False where it was paused, since the machine is about to go."""
         self._got(job)
         assets, context = self._ready_assets(job), self._context(job)
         try:
@@ -135,15 +144,18 @@ class Worker:
         except Exception as error:
             self._finish(job, **self._failure(job, error))
         else:
+            if context.paused:
+                self._left.add(job["trial_id"])
             self._finish(job, result=result)
         _tidy(context.device)
+        return not context.paused
 
     def _packed(self, job: dict, size: int) -> Packed:
         def ended(error: Exception | None) -> None:
             del self._at_work[job["trial_id"]]
             if isinstance(error, torch.OutOfMemoryError) and not job["alone"]:  # whose fault it is, is not known
                 self._warnings.put(f"pack: {size} trials do not fit into the GPU's memory together; lower it")
-                ray.get(self._broker.give_back.remote(job["trial_id"], job["attempt"]))
+                self._give_back(job, alone=True)
             else:
                 self._finish(job, **(self._failure(job, error) if error else {}))
 
@@ -163,7 +175,12 @@ class Worker:
         ticket = job["trial_id"], job["attempt"]
 
         def report(metrics: dict) -> bool:
-            return ray.get(self._broker.report.remote(*ticket, metrics | self._told()))
+            answer = ray.get(self._broker.report.remote(*ticket, metrics | self._told()))
+            last = job["kind"] != "trial" or metrics["epoch"] >= job["config"]["epochs"]
+            if answer and not last and (answer == LEAVE or self._messages.leaving()):
+                self._left.add(job["trial_id"])
+                return False
+            return bool(answer)
 
         return self._place(Path(job["folder"]), report)
 
@@ -195,8 +212,26 @@ class Worker:
         raise error
 
     def _finish(self, job: dict, **outcome) -> None:
-        if self._messages.rank == 0:
+        if self._messages.rank != 0:
+            return
+        if job["trial_id"] in self._left and "error" not in outcome:
+            self._left.discard(job["trial_id"])
+            self._give_back(job)
+        else:
             ray.get(self._broker.finish.remote(job["trial_id"], job["attempt"], **outcome))
+
+    def _give_back(self, job: dict, alone: bool = False) -> None:
+        """Leaves a trial to another lane, from its checkpoint on."""
+        ray.get(self._broker.give_back.remote(job["trial_id"], job["attempt"], alone))
+
+
+def _about_to_go() -> bool:
+    """Whether the node of one of this lane's workers is being drained: a spot machine with its warning, say.
+
+    What Ray Train's watcher told this worker: `ray.train.get_preemption_info` gives the same, but asks an actor and all
+    ranks each time, and this is asked at each step.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _run(job: dict, assets: Assets, context: RunContext) -> dict | None:

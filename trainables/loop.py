@@ -3,6 +3,7 @@
 import math
 import time
 from functools import cache
+from typing import Any
 
 import numpy as np
 import timm.utils
@@ -68,7 +69,8 @@ def run_trial(
             trial's folder has `target` and `predicted`, int64 [N] each, in the split's order. Nothing else reads it.
 
     Returns:
-        True where it ran to its last epoch, False where a report's answer stopped it.
+        True where it ran to its last epoch, False where a report's answer stopped it, or its machine is to go and it
+        is `paused`.
 
     Raises:
         TrialFailure: the loss is not finite.
@@ -95,8 +97,11 @@ def _train(run: "Run", known_epoch: int) -> bool:
             return False
     while not run.whole:
         run.begin_epoch()
-        for batch in run.feed.epoch(run.epoch):
+        for batch in run.feed.epoch(run.epoch, run.steps):
             run.train(batch)
+            if run.steps < len(run.feed) and run.context.must_leave(run.steps):
+                run.pause()
+                return False
         if not run.context.report(run.end_epoch()):
             return False
     run.complete()
@@ -143,9 +148,10 @@ class Run:
         self.scheduler = make_scheduler(self.optimizer, config, len(self.feed))
         self.ema = timm.utils.ModelEmaV3(self.student.model, config.model_ema_decay) if config.model_ema else None
         self.step = TrainStep(self.module, self.optimizer, config, context.device, assets.warn)
-        self.epoch, self.history = 0, []
+        self.epoch, self.history, self.steps = 0, [], 0
+        self._under_way: dict[str, Any] = {}  # what it had of an epoch that it was paused in
         self._resume()
-        context.log.write(f"goes on after epoch {self.epoch}, from its checkpoint" if self.epoch else "from epoch 1")
+        context.log.write(self._from_where())
         self._system = system_metrics(context) if config.system_metrics else None
 
     @property
@@ -156,6 +162,8 @@ class Run:
     @property
     def outcome(self) -> str:
         """How it ended, for its log."""
+        if self.context.paused:
+            return f"paused after step {self.steps} of epoch {self.epoch + 1}: its machine is about to go"
         return f"{'ended' if self.whole else 'stopped, as the report was answered,'} after epoch {self.epoch}"
 
     def unreported(self, known_epoch: int) -> list[dict[str, float]]:
@@ -164,20 +172,22 @@ class Run:
 
     def begin_epoch(self) -> None:
         """Begins with an epoch's training."""
-        self._epoch_begun = time.perf_counter()
-        self._sums, self._images = None, 0
-        self._number = self.epoch * len(self.feed)  # of the step
+        before, self._under_way = self._under_way, {}
+        self.steps = before.get("steps", 0)
+        self._epoch_begun = time.perf_counter() - before.get("seconds", 0.0)
+        self._sums, self._images = before.get("sums"), before.get("images", 0)
         self.module.train()
 
     def train(self, batch: Batch) -> None:
         """Makes a step on the feed's next batch; nothing waits for the device."""
-        values = self.step(batch.images, batch.target, batch.teacher, batch.index, self._number, self.epoch)
+        number = self.epoch * len(self.feed) + self.steps
+        values = self.step(batch.images, batch.target, batch.teacher, batch.index, number, self.epoch)
         if self.first_step_s is None:
             self.first_step_s = time.perf_counter() - self.begun
-        self._number += 1
-        self.scheduler.step_update(self._number)
+        self.steps += 1
+        self.scheduler.step_update(number + 1)
         if self.ema:
-            self.ema.update(self.student.model, step=self._number)
+            self.ema.update(self.student.model, step=number + 1)
         self._sums = values.clone() if self._sums is None else self._sums.add_(values)  # stays on the device
         self._images += len(batch.images)
 
@@ -188,7 +198,7 @@ class Run:
         trained = time.perf_counter()  # a GPU is done when it has given its numbers
         if not math.isfinite(terms["loss"]):
             raise TrialFailure(f"the training loss is {terms['loss']} in epoch {self.epoch + 1}")
-        self.epoch += 1
+        self.epoch, self.steps = self.epoch + 1, 0
         self._share_batch_norm()
         metrics = {
             "epoch": self.epoch,
@@ -225,6 +235,15 @@ class Run:
             return self.student.model
         averaged = self.config.train_with_holdout or self._averaged_leads(self.history[-1], "val/")
         return self.ema.module if averaged else self.student.model
+
+    def pause(self) -> None:
+        """Writes the checkpoint amid an epoch, so that the trial goes on with its next step, to the bit."""
+        seconds = time.perf_counter() - self._epoch_begun
+        own = {"steps": self.steps, "seconds": seconds, "sums": self._sums, "images": self._images}
+        modules = [self.taught, *([self.ema.module] if self.ema else [])]  # ranks normalise their own shares
+        own["buffers"] = [dict(module.named_buffers()) for module in modules]
+        self._save(self.context.gather(own))
+        self.context.paused = True
 
     def complete(self) -> None:
         """After the last epoch's report: what only served to go on is removed."""
@@ -276,10 +295,27 @@ class Run:
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.epoch, self.history = state["epoch"], state["history"]
-        if len(state["random"]) == self.context.world_size:
+        same_workers = len(state["random"]) == self.context.world_size
+        if same_workers:
             checkpoint.set_random_state(state["random"][self.context.rank])
+        if under_way := state.get("under_way"):
+            self._go_on_amid(under_way[self.context.rank if same_workers else 0])
 
-    def _save(self) -> None:
+    def _go_on_amid(self, own: dict[str, Any]) -> None:
+        """Takes up an epoch where `pause` left it."""
+        modules = [self.taught, *([self.ema.module] if self.ema else [])]
+        for module, buffers in zip(modules, own.pop("buffers"), strict=True):
+            for name, buffer in module.named_buffers():
+                buffer.copy_(buffers[name])
+        own["sums"] = own["sums"].to(self.context.device)
+        self._under_way, self.steps = own, own["steps"]
+
+    def _from_where(self) -> str:
+        if self.steps:
+            return f"goes on after step {self.steps} of epoch {self.epoch + 1}, from its checkpoint"
+        return f"goes on after epoch {self.epoch}, from its checkpoint" if self.epoch else "from epoch 1"
+
+    def _save(self, under_way: list[dict[str, Any]] | None = None) -> None:
         random, shards = (self.context.gather(value) for value in (checkpoint.random_state(), self.taught.shards()))
         if self.context.rank == 0:
             if self.epoch == self.config.epochs:  # before it is reported, so that a complete trial has its weights
@@ -295,5 +331,6 @@ class Run:
                     "random": random,
                     "epoch": self.epoch,
                     "history": self.history,
+                    "under_way": under_way,
                 },
             )

@@ -61,13 +61,14 @@ class Pack:
 
     def begin(self, trials: list[Packed]) -> None:
         """Builds trials, or has them go on from their checkpoints, and groups those that will read the same."""
-        alike: dict[tuple[str, int], list[_Member]] = {}
+        alike: dict[tuple[str, int, int], list[_Member]] = {}
         for trial in trials:
             member = _Member(trial)
             with member.working():
                 member.build(self._assets, self._reports)
             if member.run:
-                alike.setdefault((member.run.feed.key, member.run.epoch), []).append(member)
+                place = member.run.feed.key, member.run.epoch, member.run.steps
+                alike.setdefault(place, []).append(member)
         self._cohorts += [_Cohort(members, self._reports) for members in alike.values()]
 
     def advance(self) -> None:
@@ -178,7 +179,8 @@ class _Cohort:
             self._feed.close()
 
     def _begin(self) -> None:
-        self._batches = self._feed.epoch(self.members[0].run.epoch)
+        first = self.members[0].run
+        self._batches = self._feed.epoch(first.epoch, first.steps)
         self._each(self.members, lambda member: member.run.begin_epoch())
 
     def _read(self) -> Batch | None:

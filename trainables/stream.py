@@ -53,8 +53,11 @@ class TrainStream:
         """Steps an epoch; the images that fill no whole batch are left out, others in each epoch."""
         return len(self._keys)
 
-    def epoch(self, epoch: int) -> Iterator[Tensors]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Tensors]:
         """The batches of an epoch, which counts from 0, on the device.
+
+        Args:
+            first: the step to begin with; those before it are not read.
 
         Yields:
             images, float32 [b, 3, H, W], normalised, b = batch_size / world_size; and classes, int64 [b], or with
@@ -64,16 +67,16 @@ class TrainStream:
         Raises:
             InputError: an image's file is broken.
         """
-        if self._follows != epoch or epoch not in self._keys.epochs:
-            self._keys.begin(epoch)
+        if first or self._follows != epoch or epoch not in self._keys.epochs:
+            self._keys.begin(epoch, first)
             self._loaded = iter(self._loader)
         self._follows = None  # an epoch that is left early is begun anew
 
         def bring(step: int, loaded: Tensors) -> Tensors:
             *loaded, target, index = (tensor.to(self._device, non_blocking=True) for tensor in loaded)
-            return *self._finish(tuple(loaded), target, self.view(epoch), step), index
+            return *self._finish(tuple(loaded), target, self.view(epoch), first + step), index
 
-        yield from on_device(_raising(islice(self._loaded, len(self))), bring, self._bringing)
+        yield from on_device(_raising(islice(self._loaded, len(self) - first)), bring, self._bringing)
         self._follows = epoch + 1
 
     def close(self) -> None:
@@ -196,20 +199,21 @@ class _Keys:
 
     Attributes:
         epochs: those that are read in one go.
+        first: the step of the first of them that is read first.
     """
 
     def __init__(self, images: int, batch_size: int, slots: np.ndarray, seed: int, epochs: int, views: int | None):
         self.images, self.batch_size, self.slots, self.seed = images, batch_size, slots, seed
-        self.until, self.views, self.epochs = epochs, views, range(epochs)
+        self.until, self.views, self.epochs, self.first = epochs, views, range(epochs), 0
 
     def __len__(self) -> int:
         return self.images // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        return chain.from_iterable(map(self._of, map(self.view, self.epochs)))
+        return islice(chain.from_iterable(map(self._of, map(self.view, self.epochs))), self.first, None)
 
-    def begin(self, epoch: int) -> None:
-        self.epochs = range(epoch, max(self.until, epoch + 1))
+    def begin(self, epoch: int, first: int) -> None:
+        self.epochs, self.first = range(epoch, max(self.until, epoch + 1)), first
 
     def view(self, epoch: int) -> int:
         return epoch % self.views if self.views else epoch

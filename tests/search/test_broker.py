@@ -1,20 +1,39 @@
 import asyncio
+from collections import Counter
 
 import pytest
 
-from search.broker import COMPANY_DEATHS, MAX_DEATHS, Broker
+from search import broker_journal
+from search.broker import COMPANY_DEATHS, MAX_DEATHS, NO_FAULT, Broker
+from search.broker_journal import BrokerJournal
+from trainables.files import LEAVE
 
 JOB = {"kind": "trial", "known_epoch": 0}
+WHO = {"pid": 1}
 
 
-def run(scenario):
+class Followed(Broker):
+    """A broker whose events are asked for one after another, as a proxy does."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._told = Counter()
+
+    async def event(self, trial_id):
+        """The trial's next event; of a report's metrics the epoch alone."""
+        self._told[trial_id] += 1
+        kind, payload = await self.next(trial_id, self._told[trial_id] - 1)
+        return kind, {"epoch": payload["epoch"]} if kind == "report" else payload
+
+
+def run(scenario, *arguments):
     """Runs a scenario against a fresh broker, in one event loop and within a generous limit."""
-    return asyncio.run(asyncio.wait_for(scenario(Broker()), 20))
+    return asyncio.run(asyncio.wait_for(scenario(Followed(*arguments)), 20))
 
 
 async def got(broker, lane=0, at_work=()):
     """A job that arrived in its lane."""
-    job = await broker.take(lane, 1, 1, at_work)
+    job = await broker.take(lane, WHO, 1, at_work)
     await broker.begun(job["trial_id"], job["attempt"])
     return job
 
@@ -22,25 +41,25 @@ async def got(broker, lane=0, at_work=()):
 async def answered(broker, trial_id, attempt, epoch, go_on):
     """A report and its verdict."""
     report = asyncio.ensure_future(broker.report(trial_id, attempt, {"epoch": epoch}))
-    assert await broker.next(trial_id) == ("report", {"epoch": epoch})
+    assert await broker.event(trial_id) == ("report", {"epoch": epoch})
     await broker.verdict(trial_id, epoch, go_on)
     return await report
 
 
 def test_a_lane_gets_trials_in_order_and_waits_without_any():
     async def scenario(broker):
-        assert await broker.take(0, 1, 0.01) is None
+        assert await broker.take(0, WHO, 0.01) is None
         await broker.submit("a", dict(JOB))
         await broker.submit("b", dict(JOB))
-        assert (await broker.take(0, 1, 1))["trial_id"] == "a"
-        assert (await broker.take(1, 2, 1))["trial_id"] == "b"
+        assert (await broker.take(0, WHO, 1))["trial_id"] == "a"
+        assert (await broker.take(1, WHO, 1))["trial_id"] == "b"
 
     run(scenario)
 
 
 def test_a_waiting_lane_wakes_for_a_trial():
     async def scenario(broker):
-        take = asyncio.ensure_future(broker.take(0, 1, 10))
+        take = asyncio.ensure_future(broker.take(0, WHO, 10))
         await asyncio.sleep(0)
         await broker.submit("a", dict(JOB))
         assert (await take)["trial_id"] == "a"
@@ -50,10 +69,10 @@ def test_a_waiting_lane_wakes_for_a_trial():
 
 def test_a_proxy_may_ask_for_its_trial_before_it_is_there():
     async def scenario(broker):
-        asked, never = (asyncio.ensure_future(broker.next(trial_id)) for trial_id in "ab")
+        asked, never = (asyncio.ensure_future(broker.event(trial_id)) for trial_id in "ab")
         await asyncio.sleep(0)
         await broker.submit("a", dict(JOB))
-        await broker.take(0, 1, 1)
+        await broker.take(0, WHO, 1)
         await broker.finish("a", 1)
         assert await asked == ("done", None) and not never.done()
         await broker.close()
@@ -65,7 +84,7 @@ def test_a_proxy_may_ask_for_its_trial_before_it_is_there():
 def test_a_report_waits_for_its_verdict():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
-        await broker.take(0, 1, 1)
+        await broker.take(0, WHO, 1)
         assert await answered(broker, "a", 1, 1, True)
         assert not await answered(broker, "a", 1, 2, False)
         assert not await broker.report("a", 1, {"epoch": 3})
@@ -76,9 +95,9 @@ def test_a_report_waits_for_its_verdict():
 def test_a_restarted_lane_gets_its_trial_again_and_old_reports_are_refused():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
-        await broker.take(0, 1, 1)
+        await broker.take(0, WHO, 1)
         await answered(broker, "a", 1, 1, True)
-        again = await broker.take(0, 9, 1)
+        again = await broker.take(0, WHO, 1)
         assert (again["trial_id"], again["attempt"], again["known_epoch"]) == ("a", 2, 1)
         assert not await broker.report("a", 1, {"epoch": 2})
         await broker.finish("a", 1, error="stale")
@@ -93,8 +112,8 @@ def test_a_trial_that_kills_its_lane_again_and_again_fails_with_the_reason():
         for attempt in range(1, MAX_DEATHS + 1):
             assert (await got(broker))["attempt"] == attempt
         await broker.note("a", MAX_DEATHS, "RuntimeError: boom")
-        assert await broker.take(0, 1, 0.01) is None
-        kind, reason = await broker.next("a")
+        assert await broker.take(0, WHO, 0.01) is None
+        kind, reason = await broker.event("a")
         assert kind == "failed"
         assert "3 attempts" in reason and "boom" in reason
 
@@ -105,7 +124,7 @@ def test_a_lane_that_dies_in_asking_has_tried_nothing():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
         for _ in range(MAX_DEATHS + 1):
-            await broker.take(0, 1, 1)  # nobody takes it in
+            await broker.take(0, WHO, 1)  # nobody takes it in
         assert (await got(broker))["trial_id"] == "a"
 
     run(scenario)
@@ -115,9 +134,9 @@ def test_a_lane_restarted_after_its_trial_was_stopped_takes_the_next():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
         await broker.submit("b", dict(JOB))
-        await broker.take(0, 1, 1)
+        await broker.take(0, WHO, 1)
         await broker.verdict("a", 1, False)
-        assert (await broker.take(0, 1, 1))["trial_id"] == "b"
+        assert (await broker.take(0, WHO, 1))["trial_id"] == "b"
 
     run(scenario)
 
@@ -126,10 +145,10 @@ def test_a_lane_restarted_after_its_trial_was_stopped_takes_the_next():
 def test_the_end_reaches_the_proxy(outcome, event):
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
-        await broker.take(0, 1, 1)
+        await broker.take(0, WHO, 1)
         await broker.finish("a", 1, **outcome)
-        assert await broker.next("a") == event
-        assert await broker.take(0, 1, 0.01) is None
+        assert await broker.event("a") == event
+        assert await broker.take(0, WHO, 0.01) is None
 
     run(scenario)
 
@@ -137,15 +156,15 @@ def test_the_end_reaches_the_proxy(outcome, event):
 def test_closing_wakes_proxies_and_lanes_and_stops_reports():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
-        await broker.take(0, 1, 1)
-        idle = asyncio.ensure_future(broker.take(1, 2, 10))
-        event = asyncio.ensure_future(broker.next("a"))
+        await broker.take(0, WHO, 1)
+        idle = asyncio.ensure_future(broker.take(1, WHO, 10))
+        event = asyncio.ensure_future(broker.event("a"))
         await asyncio.sleep(0)
         await broker.close()
         assert await idle == "quit"
         assert (await event)[0] == "stopped"
         assert not await broker.report("a", 1, {"epoch": 1})
-        assert await broker.take(0, 1, 1) == "quit"
+        assert await broker.take(0, WHO, 1) == "quit"
 
     run(scenario)
 
@@ -153,7 +172,7 @@ def test_closing_wakes_proxies_and_lanes_and_stops_reports():
 def test_unjudged_reports_do_not_wait():
     async def scenario(broker):
         await broker.submit("teacher", dict(JOB), judged=False)
-        await broker.take(0, 1, 1)
+        await broker.take(0, WHO, 1)
         assert await broker.report("teacher", 1, {"epoch": 1})
 
     run(scenario)
@@ -163,9 +182,9 @@ def test_a_lost_lanes_trial_goes_to_another_lane():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
         await broker.submit("b", dict(JOB))
-        await broker.take(0, 1, 1)
-        await broker.lane_lost(0)
-        again = await broker.take(1, 2, 1)
+        await broker.take(0, WHO, 1)
+        await broker.lane_left(0)
+        again = await broker.take(1, WHO, 1)
         assert (again["trial_id"], again["attempt"]) == ("a", 2)
 
     run(scenario)
@@ -174,10 +193,10 @@ def test_a_lost_lanes_trial_goes_to_another_lane():
 def test_what_no_other_attempt_can_mend_is_not_tried_again():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
-        await broker.take(0, 1, 1)
+        await broker.take(0, WHO, 1)
         await broker.note("a", 1, "image a.png is broken", True)
-        assert await broker.take(0, 1, 0.01) is None
-        assert await broker.next("a") == ("bad_input", "image a.png is broken")
+        assert await broker.take(0, WHO, 0.01) is None
+        assert await broker.event("a") == ("bad_input", "image a.png is broken")
 
     run(scenario)
 
@@ -185,13 +204,13 @@ def test_what_no_other_attempt_can_mend_is_not_tried_again():
 def test_a_forgotten_trial_stops_at_its_report_and_nothing_of_it_is_kept():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
-        await broker.take(0, 1, 1)
+        await broker.take(0, WHO, 1)
         report = asyncio.ensure_future(broker.report("a", 1, {"epoch": 1}))
-        await broker.next("a")
+        await broker.event("a")
         await broker.forget("a")  # its proxy died: no verdict will come
         assert not await report
         await broker.finish("a", 1)
-        assert broker._trials == {} and not any(broker._by_lane.values())
+        assert broker._trials == {} and await broker.at_work() == {}
         assert "proxy died" in await broker.reason("a")
 
     run(scenario)
@@ -200,10 +219,10 @@ def test_a_forgotten_trial_stops_at_its_report_and_nothing_of_it_is_kept():
 def test_a_late_verdict_answers_no_later_report():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
-        await broker.take(0, 1, 1)
+        await broker.take(0, WHO, 1)
         await answered(broker, "a", 1, 1, True)
         report = asyncio.ensure_future(broker.report("a", 1, {"epoch": 2}))
-        await broker.next("a")
+        await broker.event("a")
         await broker.verdict("a", 1, True)
         assert not report.done()
         await broker.verdict("a", 2, True)
@@ -216,15 +235,15 @@ def test_a_lane_may_have_several_trials_and_loses_those_that_it_does_not_name():
     async def scenario(broker):
         for name in "abc":
             await broker.submit(name, dict(JOB))
-        assert (await broker.take(0, 1, 1))["trial_id"] == "a"
-        assert (await broker.take(0, 1, 1, ["a"]))["trial_id"] == "b"
+        assert (await broker.take(0, WHO, 1))["trial_id"] == "a"
+        assert (await broker.take(0, WHO, 1, ["a"]))["trial_id"] == "b"
         await broker.finish("a", 1)
-        assert (await broker.take(0, 1, 1, ["b"]))["trial_id"] == "c"
-        assert await broker.take(0, 1, 0.01, ["b", "c"]) is None
-        again = [await broker.take(0, 2, 1, at_work) for at_work in ([], ["b"])]
+        assert (await broker.take(0, WHO, 1, ["b"]))["trial_id"] == "c"
+        assert await broker.take(0, WHO, 0.01, ["b", "c"]) is None
+        again = [await broker.take(0, WHO, 1, at_work) for at_work in ([], ["b"])]
         assert [(job["trial_id"], job["attempt"]) for job in again] == [("b", 2), ("c", 2)], "it was restarted"
-        await broker.lane_lost(0)
-        assert (await broker.take(1, 3, 1))["trial_id"] == "b"
+        await broker.lane_left(0)
+        assert (await broker.take(1, WHO, 1))["trial_id"] == "b"
 
     run(scenario)
 
@@ -239,12 +258,12 @@ def test_of_packed_trials_the_one_that_ends_the_process_is_found_and_the_others_
         for _ in range(MAX_DEATHS):
             job = await got(broker)
             assert (job["trial_id"], job["alone"]) == ("a", True)
-            assert await broker.take(0, 1, 0.01, ["a"]) is None, "the other one waits"
+            assert await broker.take(0, WHO, 0.01, ["a"]) is None, "the other one waits"
         job = await got(broker)
         assert (job["trial_id"], job["alone"]) == ("b", True)
-        assert (await broker.next("a"))[0] == "failed"
+        assert (await broker.event("a"))[0] == "failed"
         await broker.finish("b", job["attempt"])
-        assert await broker.next("b") == ("done", None)
+        assert await broker.event("b") == ("done", None)
 
     run(scenario)
 
@@ -255,7 +274,7 @@ def test_a_trial_that_does_not_fit_beside_others_comes_next_and_alone():
             await broker.submit(name, dict(JOB))
         await got(broker), await got(broker, at_work=["a"])
         await broker.give_back("b", 1)
-        assert await broker.take(0, 1, 0.01, ["a"]) is None, "its lane has room for it first"
+        assert await broker.take(0, WHO, 0.01, ["a"]) is None, "its lane has room for it first"
         assert (await got(broker, 1))["trial_id"] == "b", "or another one has"
         assert (await got(broker, 0, ["a"]))["trial_id"] == "c"
 
@@ -275,3 +294,124 @@ def test_other_lanes_go_on_while_one_makes_room():
         assert (job["trial_id"], job["alone"]) == ("c", True)
 
     run(scenario)
+
+
+def test_a_lane_that_is_to_leave_gives_its_trial_to_another():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await got(broker)
+        await broker.leave(0)
+        assert await answered(broker, "a", 1, 1, True) == LEAVE
+        await broker.give_back("a", 1, alone=False)
+        assert await broker.take(0, WHO, 1) == "quit"
+        await broker.lane_left(0)
+        again = await got(broker, 1)
+        assert (again["attempt"], again["known_epoch"], again["alone"]) == (2, 1, False)
+        assert await broker.take(0, WHO, 0.01) is None, "it may come back"
+
+    run(scenario)
+
+
+def test_a_process_that_went_with_its_node_is_no_fault_of_its_trials():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        for attempt in range(1, MAX_DEATHS + 3):
+            assert (await got(broker))["attempt"] == attempt
+
+    run(scenario, None, lambda worker: NO_FAULT)
+
+
+def test_why_a_process_died_is_told():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        for _ in range(MAX_DEATHS):
+            await got(broker)
+        assert await broker.take(0, WHO, 0.01) is None
+        assert await broker.event("a") == ("failed", "given up after 3 attempts: killed for want of memory")
+
+    run(scenario, None, lambda worker: "killed for want of memory")
+
+
+def test_a_proxy_that_replaces_a_dead_one_is_told_what_that_had_not_passed_on():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await got(broker)
+        await answered(broker, "a", 1, 1, True)
+        report = asyncio.ensure_future(broker.report("a", 1, {"epoch": 2}))
+        await broker.event("a")  # and dies
+        first = await broker.answered("a")
+        kind, metrics = await broker.next("a", first)
+        assert (first, kind, metrics["epoch"]) == (1, "report", 2)
+        await broker.verdict("a", 2, True)
+        assert await report
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_restarted_broker_knows_all_and_takes_repeated_calls(tmp_path, torn):
+    """As Ray does it: those calls that were not answered are made again, and so, perhaps, are some that were."""
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        for name in "abcd":
+            await broker.submit(name, dict(JOB))
+        await got(broker, 0), await got(broker, 1)
+        assert await answered(broker, "a", 1, 1, True)
+        await broker.finish("b", 1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(broker.report("a", 1, {"epoch": 2}), 0.01)
+
+    run(before, journal)
+    if torn:
+        with journal.open("a") as file:
+            file.write('["trial", {"trial_id": "a", "stop')
+
+    async def after(broker):
+        await broker.submit("c", dict(JOB))
+        await broker.finish("b", 1)
+        report = asyncio.ensure_future(broker.report("a", 1, {"epoch": 2}))
+        assert await broker.event("b") == ("done", None)
+        assert [(await broker.event("a"))[1]["epoch"] for _ in range(2)] == [1, 2]
+        await broker.verdict("a", 2, True)
+        assert await report
+        assert await broker.report("a", 1, {"epoch": 2}), "it was answered"
+        assert not await broker.report("a", 0, {"epoch": 3}), "of an older attempt"
+        assert (await got(broker, 1))["trial_id"] == "c"
+        assert (await got(broker, 2))["trial_id"] == "d"
+        assert await broker.take(3, WHO, 0.01) is None
+
+    run(after, journal)
+
+
+def test_a_broker_that_was_closed_is_closed_when_it_is_restarted(tmp_path):
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.close()
+
+    async def after(broker):
+        assert await broker.take(0, WHO, 10) == "quit"
+        assert (await broker.event("a"))[0] == (await broker.event("z"))[0] == "stopped"
+
+    run(before, journal)
+    run(after, journal)
+
+
+def test_the_journal_keeps_what_is_left_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(broker_journal, "COMPACT_BYTES", 2000)
+    journal = tmp_path / "broker.jsonl"
+
+    async def scenario(broker):
+        await broker.submit("stays", {**JOB, "long": "x" * 500})
+        for number in range(50):
+            await broker.submit(str(number), dict(JOB))
+            await got(broker, 1) if number else await got(broker, 0)
+            await broker.forget(str(number)) if number else None
+            if number:
+                await broker.finish(str(number), 1)
+
+    run(scenario, journal)
+    assert journal.stat().st_size < 8000
+    assert set(BrokerJournal(journal).trials) == {"stays", "0"}

@@ -78,7 +78,9 @@ class Study:
         def work():
             torch.set_num_threads(1)
             try:
-                lane.Worker({"broker": self.broker, "lane": 0, "data": None}, partial(RunContext)).serve_packed(size)
+                lane.Worker(
+                    {"broker": self.broker, "lane": 0, "data": None}, partial(RunContext), {"pid": 1}
+                ).serve_packed(size)
             except RuntimeError as error:
                 self.errors.append(str(error))
 
@@ -89,7 +91,7 @@ class Study:
     def end(self, name):
         """A trial's last event, and how many epochs it reported."""
         epochs = 0
-        while (event := self.broker.call("next", name))[0] == "report":
+        while (event := self.broker.call("next", name, epochs))[0] == "report":
             epochs += 1
         return event, epochs
 
@@ -122,7 +124,7 @@ def meets_once(monkeypatch, error):
 
 def test_those_that_come_together_read_together(study, monkeypatch):
     read, epoch = [], Feed.epoch
-    monkeypatch.setattr(Feed, "epoch", lambda feed, number: read.append(number) or epoch(feed, number))
+    monkeypatch.setattr(Feed, "epoch", lambda feed, number, first: read.append(number) or epoch(feed, number, first))
     for number in range(3):
         study.submit(str(number), lr=1e-3 * (1 + number))
     worker = study.serve(size=3)
@@ -156,11 +158,11 @@ def test_one_that_finds_no_memory_beside_others_is_trained_alone(study, monkeypa
 def test_where_reading_finds_no_memory_none_that_reads_is_blamed(study, monkeypatch):
     met, epoch = [], Feed.epoch
 
-    def read(feed, number):
+    def read(feed, number, first):
         if not met:
             met.append(feed)
             raise torch.OutOfMemoryError("CUDA out of memory")
-        yield from epoch(feed, number)
+        yield from epoch(feed, number, first)
 
     monkeypatch.setattr(Feed, "epoch", read)
     for number in range(3):
@@ -186,7 +188,7 @@ def test_a_closing_study_stops_all_at_their_next_report(study):
     for name in "ab":
         study.submit(name, epochs=1000)
     worker = study.serve()
-    assert study.broker.call("next", "a")[0] == "report"
+    assert study.broker.call("next", "a", 0)[0] == "report"
     study.close(worker)
     (kind, _), epochs = study.end("b")
     assert kind == "stopped" and epochs < 1000

@@ -47,7 +47,7 @@ def outcome(monkeypatch, tiny):
 
         monkeypatch.setattr(lane, "run_trial", fail)
         broker = broker or Broker()
-        worker = lane.Worker({"broker": broker, "data": None}, partial(RunContext, world_size=world_size))
+        worker = lane.Worker({"broker": broker, "data": None}, partial(RunContext, world_size=world_size), {})
         worker._do({**JOB, "config": tiny().model_dump()})
         return broker.ended[0]
 
@@ -92,6 +92,6 @@ def test_a_poisoned_cuda_context_ends_the_process(outcome):
 
 
 def test_warnings_go_with_the_next_report():
-    worker = lane.Worker({"broker": None}, RunContext)
+    worker = lane.Worker({"broker": None}, RunContext, {})
     worker._warnings.put("full")
     assert (worker._told(), worker._told()) == ({"warnings": ["full"]}, {})

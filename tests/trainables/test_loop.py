@@ -84,6 +84,33 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tiny, assets
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"student": "test_resnet", "student_kwargs": {}, "opt": "sgd", "lr": 0.05, "model_ema": True},
+        {"mixup": 0.8, "cutmix": 1.0, "reprob": 0.5, "drop_path": 0.2, "aa": "rand-m5-mstd0.5", "loader_workers": 1},
+        {"distiller": "ofa+crd+rsd", "curriculum_temperature": True, "crd_negatives": 20},
+    ],
+    ids=["batch-norm-and-average", "random-everything", "distillers-with-a-state"],
+)
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_trial_paused_amid_an_epoch_goes_on_to_the_bit(tiny, assets, tmp_path, changes, at):
+    """As on a machine that is about to be taken away, which is noticed at the third asking or the first."""
+    config = tiny(**changes)
+    whole = train(config, assets, tmp_path / "whole")
+    asked, reports = [], []
+    context = RunContext(
+        tmp_path / "cut",
+        lambda metrics: reports.append({key: metrics[key] for key in metrics if key not in TIMES}) or True,
+        leaving=lambda: bool(asked.append(True)) or len(asked) >= at,
+    )
+    assert not run_trial(config, assets, context) and context.paused
+    torch.rand(3)
+    assert reports + train(config, assets, tmp_path / "cut", known_epoch=len(reports)) == whole
+    weights, again = (load_file(tmp_path / name / STUDENT) for name in ("whole", "cut"))
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_a_deterministic_trial_repeats_to_the_bit_on_a_gpu(tiny, assets, tmp_path, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

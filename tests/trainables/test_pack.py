@@ -130,7 +130,7 @@ def test_on_a_gpu_too_where_training_is_deterministic(tiny, teacher_weights, tmp
 
 def test_what_reads_the_same_is_read_once(tiny, company, monkeypatch):
     read, epoch = [], Feed.epoch
-    monkeypatch.setattr(Feed, "epoch", lambda feed, number: read.append(number) or epoch(feed, number))
+    monkeypatch.setattr(Feed, "epoch", lambda feed, number, first: read.append(number) or epoch(feed, number, first))
     for name in ("ofa", "lr", "kd"):
         company.add(name, tiny(**DROPPING | COMPANY[name]))
     company.train()
@@ -140,7 +140,7 @@ def test_what_reads_the_same_is_read_once(tiny, company, monkeypatch):
 @pytest.mark.parametrize("other", [{"seed": 1}, {"batch_size": 8}, {"hflip": 0.5}, {"teacher_store": "off"}])
 def test_what_reads_otherwise_reads_for_itself(tiny, company, other, monkeypatch):
     read, epoch = [], Feed.epoch
-    monkeypatch.setattr(Feed, "epoch", lambda feed, number: read.append(number) or epoch(feed, number))
+    monkeypatch.setattr(Feed, "epoch", lambda feed, number, first: read.append(number) or epoch(feed, number, first))
     for name, fields in (("one", {}), ("other", other)):
         company.add(name, tiny(epochs=1, **fields))
     company.train()

@@ -66,17 +66,20 @@ class Answers:
         """Begins with the stream's epoch of that number, from 0."""
         self._epoch, self._counts = self._stream.view(epoch), dict.fromkeys(MODES, 0)
         self._errors: list[tuple[float, ...]] = []  # of the parts so far
+        self._part: int | None = None  # the one in hand
 
     def __call__(self, images: Tensor, step: int) -> TeacherOutput:
         """The answer to a batch.
 
         Args:
             images: [b, 3, S, S] of this rank, in the student's normalisation.
-            step: the batch's place in the epoch; they come one after the other, from 0.
+            step: the batch's place in the epoch; they come one after the other, from 0 or where a trial goes on.
         """
         number, place = divmod(step, self._per_part)
-        if place == 0:
+        if place == 0 or number != self._part:
             self._begin(number, images.device)
+            if place and self._mode == WRITE:  # the rest alone is no part
+                self._mode = COMPUTE
         self._counts[self._mode] += 1
         fresh = None if self._mode == READ else self._teacher()(images)
         with torch.autocast(images.device.type, enabled=False), torch.no_grad():  # what is kept is not rounded again
@@ -111,6 +114,7 @@ class Answers:
 
     def _begin(self, number: int, device: torch.device) -> None:
         """Brings a part to the device whole, or finds that it must be computed; all ranks alike, as rank 0 has it."""
+        self._part = number
         self._computed, self._error, self._kept = [], None, {}
         found: Kept | None = None
 

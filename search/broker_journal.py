@@ -1,0 +1,124 @@
+"""What the broker knows of a trial, and the file by which a broker whose process was killed knows it again."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+COMPACT_BYTES = 8 * 2**20  # a journal that is longer, and mostly of trials that are gone, is written anew
+
+
+@dataclass
+class BrokeredTrial:
+    """One trial between Tune's proxy and the lanes."""
+
+    trial_id: str
+    job: dict[str, Any]
+    judged: bool  # each of its reports waits for a verdict
+    place: float  # in the queue: the smallest comes first
+    queued: bool = True
+    queued_since: float = 0.0  # seconds since 1970
+    lane: int | None = None  # where it is, or was last
+    held: bool = False  # its lane has it
+    attempt: int = 0
+    begun: bool = False  # the lane has told that it got this attempt
+    worker: dict[str, Any] = field(default_factory=dict)  # who trains it: `node` and `actor`, Ray's ids
+    deaths: int = 0  # of a process that trained just this one
+    company_deaths: int = 0  # of one that trained others too
+    last_error: str = "its worker died"
+    stopped: bool = False
+    over: bool = False
+    hopeless: bool = False  # another attempt would meet the same error
+    forgotten: bool = False
+    alone: bool = False
+    epoch: int = 0  # the last one reported
+    answered: int = 0  # the last one that Tune has given its verdict on
+    waited_s: float = 0.0  # in the queue, all attempts together
+
+
+class BrokerJournal:
+    """Appends each change as a line of JSON; a trial's last line says how it stands, its events come in their order.
+
+    Args:
+        path: the file, read first where it is there; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None):
+        self._path, self._file, self._size = path, None, 0
+        self.trials: dict[str, BrokeredTrial] = {}
+        self.events: dict[str, list[tuple[str, Any]]] = {}
+        self.closed = False
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._read(path)
+            self._compact()
+
+    def trial(self, trial: BrokeredTrial) -> None:
+        """Keeps how a trial stands."""
+        known = trial.trial_id in self.trials
+        self.trials[trial.trial_id] = trial
+        self.events.setdefault(trial.trial_id, [])
+        state = asdict(trial)
+        if known:
+            del state["job"]  # the longest part, and it stays as it was
+        self._write(["trial", state])
+
+    def event(self, trial_id: str, kind: str, payload: Any) -> None:
+        """Keeps what the trial's proxy is told."""
+        self.events[trial_id].append((kind, payload))
+        self._write(["event", trial_id, kind, payload])
+
+    def gone(self, trial_id: str) -> None:
+        """Forgets a trial."""
+        del self.trials[trial_id], self.events[trial_id]
+        self._write(["gone", trial_id])
+        if self._size > COMPACT_BYTES:
+            self._compact()
+
+    def close(self) -> None:
+        """Keeps that no more is to be done."""
+        self.closed = True
+        self._write(["closed"])
+
+    def _read(self, path: Path) -> None:
+        if not path.exists():
+            return
+        for line in path.read_text().splitlines():
+            try:
+                kind, *rest = json.loads(line)
+            except ValueError:  # the last one, cut off with the process
+                continue
+            if kind == "trial":
+                state = rest[0]
+                known = self.trials.get(state["trial_id"])
+                job = {"job": known.job} if known else {}
+                self.trials[state["trial_id"]] = BrokeredTrial(**{**state, **job})
+                self.events.setdefault(state["trial_id"], [])
+            elif kind == "event":
+                self.events[rest[0]].append((rest[1], rest[2]))
+            elif kind == "gone":
+                del self.trials[rest[0]], self.events[rest[0]]
+            else:
+                self.closed = True
+
+    def _compact(self) -> None:
+        """Writes the journal anew, whole or not at all, with the trials that are left."""
+        if self._path is None:
+            return
+        if self._file is not None:
+            os.close(self._file)
+        partial = self._path.with_suffix(".partial")
+        partial.touch()
+        self._file, self._size = os.open(partial, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_TRUNC), 0
+        for trial in self.trials.values():
+            self._write(["trial", asdict(trial)])
+            for event in self.events[trial.trial_id]:
+                self._write(["event", trial.trial_id, *event])
+        if self.closed:
+            self._write(["closed"])
+        os.replace(partial, self._path)
+
+    def _write(self, entry: list[Any]) -> None:
+        if self._file is not None:  # one write to the end: a process that is killed leaves whole lines
+            self._size += os.write(self._file, (json.dumps(entry) + "\n").encode())

@@ -1,0 +1,57 @@
+"""A lane's Ray Train run in a place of its own that it keeps.
+
+Ray Train asks the cluster for each worker group's place itself, and gives it up when a worker dies: between a lane's
+waiting for a place and its start, and again before each restart, another lane would take it. So the lane asks, and its
+worker groups come into what it has. Nothing public offers that: `worker_group_cls` and the methods below are Ray
+Train's own, and Ray is pinned.
+"""
+
+import os
+
+import ray
+from ray.runtime_context import get_runtime_context
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
+from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+PLACE = "OFAKD_LANE_PLACE"  # in the controller's environment: the placement group's id
+
+
+class _Kept(DefaultPlacementGroupHandle):
+    def shutdown(self) -> None:
+        """Nothing: whoever asked for the place gives it back."""
+
+
+class _InItsPlace(WorkerGroup):
+    def _create_placement_group(self, scaling_config, worker_group_context):
+        identity = ray.PlacementGroupID(bytes.fromhex(os.environ[PLACE]))
+        return _Kept(PlacementGroup(identity))
+
+
+class _Controller(TrainController):
+    worker_group_cls = _InItsPlace
+
+
+class LaneTrainer(TorchTrainer):
+    """As TorchTrainer, but that all its worker groups run in one placement group, which is not its own.
+
+    Args:
+        place: of one bundle for each worker; ready, or Ray Train waits RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S for it.
+        options: TorchTrainer's.
+    """
+
+    def __init__(self, *arguments, place: PlacementGroup, **options):
+        super().__init__(*arguments, **options)
+        self._place = place
+
+    def _initialize_and_run_controller(self, **controller_init_kwargs):
+        here = NodeAffinitySchedulingStrategy(get_runtime_context().get_node_id(), soft=False)
+        variables = {**get_env_vars_to_propagate(), PLACE: self._place.id.hex()}
+        actor = ray.remote(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": variables})(_Controller)
+        controller = actor.remote(**controller_init_kwargs)
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())

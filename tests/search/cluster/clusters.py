@@ -1,0 +1,178 @@
+"""Ray clusters for tests: real ones of several processes on this machine, some with an autoscaler that starts nodes."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
+from tests.search import studies
+
+RAY = str(Path(sys.executable).with_name("ray"))
+HEAD = "ray.head.default"  # Ray's provider knows it by that name
+MEMORY = 100 * 2**20  # bytes of a node's object store
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Cluster:
+    """A head in a process of its own, with or without an autoscaler; nodes are added by hand or by that.
+
+    Args:
+        folder: for its files; its processes can be told by it.
+        cpus: of the head.
+        node_types: what the autoscaler may start, by name: `{"resources": {"CPU": 1}, "max_workers": 2}`; None: none.
+        idle_s: after so many seconds a node goes that has nothing to do.
+        environment: more of it for the head.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cpus: int = 0,
+        node_types: dict | None = None,
+        idle_s: float = 10,
+        environment: dict[str, str] | None = None,
+    ):
+        self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.token = folder / "token"
+        self.token.write_text("0" * 64)
+        self.environment = {
+            **os.environ,
+            **(environment or {}),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token),
+            "OFAKD_TEST": str(folder),
+        }
+        command = [
+            "start", "--head", "--block", f"--port={self.address.split(':')[1]}", "--node-ip-address=127.0.0.1",
+            f"--num-cpus={cpus}", f"--object-store-memory={MEMORY}", "--include-dashboard=false",
+            "--disable-usage-stats",
+        ]  # fmt: skip
+        if node_types is not None:
+            config = folder / "autoscaling.yaml"
+            config.write_text(yaml.safe_dump(_autoscaling(self.address, node_types, idle_s)))
+            command.append(f"--autoscaling-config={config}")
+            # What Ray's own test cluster sets; that one is broken in the wheel and stops all of a machine's Ray.
+            self.environment |= {
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+                "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+                "RAY_NODE_TYPE_NAME": HEAD,
+                "RAY_enable_autoscaler_v2": "1",
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            }
+        self.nodes: list[subprocess.Popen] = []
+        self.head = self._ray(*command)
+        studies.wait_for(self._answers, "the cluster's start")
+
+    def add_node(self, cpus: int, *flags: str) -> subprocess.Popen:
+        """Starts a node; its process is `ray start --block`, whose children are the node's own."""
+        node = self._ray(
+            "start", "--block", f"--address={self.address}", f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1",
+            f"--object-store-memory={MEMORY}", "--disable-usage-stats", *flags,
+        )  # fmt: skip
+        self.nodes.append(node)
+        return node
+
+    def close(self) -> None:
+        """Ends the cluster's processes, and no others."""
+        for process in [*self.nodes, self.head]:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in [*self.nodes, self.head]:
+            process.wait(60)
+        for process in self.left():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def left(self) -> list[psutil.Process]:
+        """What still runs of it: its processes have this cluster's folder in their environment."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                if process.pid != os.getpid() and process.environ().get("OFAKD_TEST") == str(self.folder):
+                    found.append(process)
+        return found
+
+    def _ray(self, *arguments: str) -> subprocess.Popen:
+        log = (self.folder / f"node{len(self.nodes) + 1}.log").open("w")
+        with log:
+            return subprocess.Popen([RAY, *arguments], env=self.environment, stdout=log, stderr=log)
+
+    def _answers(self) -> bool:
+        assert self.head.poll() is None, (self.folder / "node1.log").read_text()
+        host, port = self.address.split(":")
+        with socket.socket() as probe:
+            return probe.connect_ex((host, int(port))) == 0
+
+
+def kill_node(node: subprocess.Popen) -> None:
+    """Ends a node as a machine ends that loses its power: all its processes at once."""
+    processes = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    node.wait(60)
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, **options) -> Iterator[Cluster]:
+    """A cluster that ends with the block; commands started within it find its token."""
+    made = Cluster(folder, **options)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(made.token)
+    try:
+        yield made
+    finally:
+        os.environ.pop("RAY_AUTH_TOKEN_PATH")
+        made.close()
+
+
+def _autoscaling(address: str, node_types: dict, idle_s: float) -> dict:
+    """The configuration of a cluster whose nodes are processes here.
+
+    Ray's provider for that is named as an external one, since its own type reads a file that the wheel lacks.
+    """
+    types = {name: {"min_workers": 0, "node_config": {}, **one} for name, one in node_types.items()}
+    for one in types.values():
+        one["resources"] = {"object_store_memory": MEMORY, **one["resources"]}
+    commands = (
+        "head_setup_commands", "setup_commands", "worker_setup_commands", "head_start_ray_commands",
+        "worker_start_ray_commands", "initialization_commands", "rsync_exclude", "rsync_filter", "cluster_synced_files",
+    )  # fmt: skip
+    return {
+        "cluster_name": "test",
+        "max_workers": sum(one["max_workers"] for one in types.values()),
+        "idle_timeout_minutes": idle_s / 60,
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": address,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+            "use_internal_ips": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "max_workers": 0, "node_config": {}},
+            **types,
+        },
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        **{name: [] for name in commands},
+    }
