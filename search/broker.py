@@ -19,7 +19,7 @@ from search.broker_journal import BrokeredTrial, BrokerJournal
 from trainables.files import LEAVE
 
 VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go on"
-MAX_DEATHS = 3  # of a process that trained just this one; then the trial has failed
+MAX_DEATHS = 3  # of a process that trained just this one, without an epoch between; then the trial has failed
 COMPANY_DEATHS = 2  # of one that trained others too; then it has no company, so that it shows whose fault it is
 NO_FAULT = ""  # why a process died, where the trial has no part in it
 
@@ -33,7 +33,8 @@ class Broker:
 
     Args:
         journal: the file of what must outlive this process; None keeps nothing.
-        why: says why a worker's process died, None where that is not known, `NO_FAULT` where its node went.
+        why: says why a worker's process died, None where that is not known, `NO_FAULT` where its node went. What is
+            known, such as want of memory, it will meet again: it is tried once more.
     """
 
     def __init__(self, journal: Path | None = None, why: Callable[[dict[str, Any]], str | None] = _nobody_knows):
@@ -126,11 +127,19 @@ class Broker:
             self._leaving.add(lane)
             self._changed.notify_all()
 
-    async def blame(self, trial_id: str, error: str) -> None:
-        """Says what will have ended a trial's process, before somebody ends it."""
-        if trial := self._trials.get(trial_id):
-            trial.last_error = error
-            self._journal.trial(trial)
+    async def silent(self) -> dict[str, float]:
+        """For how many seconds nothing was heard of each trial that a lane has."""
+        return {one.trial_id: time.time() - one.heard for one in self._trials.values() if one.held}
+
+    async def hung(self, trial_id: str, why: str) -> Any:
+        """Notes that a trial hangs, which is to be its end the second time; the handle of the worker to be killed."""
+        trial = self._trials.get(trial_id)
+        if trial is None or not trial.held:
+            return None
+        trial.last_error, trial.deaths, trial.heard = why, trial.deaths + 1, time.time()
+        self._journal.trial(trial)
+        _, worker = self._seen.get(trial.lane, (0.0, {}))
+        return worker.get("handle")
 
     async def close(self) -> None:
         """Stops all trials at their next report, wakes all proxies, and lets idle lanes quit."""
@@ -183,6 +192,7 @@ class Broker:
             trial = self._for(lane, at_work)
             trial.queued, trial.held, trial.lane = False, True, lane
             trial.waited_s += time.time() - trial.queued_since
+            trial.heard = time.time()
             trial.attempt, trial.begun = trial.attempt + 1, False
             trial.worker = {name: worker[name] for name in ("node", "actor") if name in worker}
             self._journal.trial(trial)
@@ -214,7 +224,8 @@ class Broker:
         if trial is None or trial.stopped or attempt != trial.attempt:
             return False
         if metrics["epoch"] > trial.epoch:  # else it is said again, to a broker that was restarted
-            trial.epoch = metrics["epoch"]
+            trial.epoch, trial.deaths, trial.company_deaths = metrics["epoch"], 0, 0
+            trial.heard = time.time()
             self._event(trial, "report", metrics | {"time/waited_s": trial.waited_s})
             self._journal.trial(trial)
         if trial.judged and trial.answered < trial.epoch and not await self._verdict(trial):
@@ -274,7 +285,7 @@ class Broker:
             why = await asyncio.to_thread(self._why, trial.worker) if trial.begun else NO_FAULT
             if why != NO_FAULT:
                 trial.last_error = why or trial.last_error
-                trial.deaths += begun == 1
+                trial.deaths += (begun == 1) * (1 if why is None else MAX_DEATHS - 1)  # what is known to be its own
                 trial.company_deaths += begun > 1
                 trial.alone |= trial.company_deaths >= COMPANY_DEATHS
             if trial.stopped or self._journal.closed:

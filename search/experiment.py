@@ -161,7 +161,9 @@ class Experiment:
         import search.searcher  # noqa: F401
         from search.brokering import start_broker
         from search.lanes import Lanes
+        from search.sharing import Sharing
         from search.waiting import Waiting
+        from search.watchdog import Watchdog
 
         broker = start_broker(self.folder / "ray" / "broker.jsonl")
         if self.plan.curves:
@@ -172,7 +174,11 @@ class Experiment:
             lanes = Lanes(broker, self.settings, self.folder / "ray", self._splits)
         lanes.start()
         try:
-            with Waiting(lanes, self.view, self._tracker):
+            with contextlib.ExitStack() as beside:
+                beside.enter_context(Waiting(lanes, self.view, self._tracker))
+                beside.enter_context(Watchdog(broker, self.ledger, self.settings, self.view.note))
+                if self.settings.address and not self.plan.curves:
+                    beside.enter_context(Sharing(lanes, self.settings))
                 yield broker, lanes
         finally:
             if not isinstance(sys.exception(), KeyboardInterrupt):  # at once: Ray's processes end with this one

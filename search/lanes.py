@@ -136,6 +136,13 @@ class Lanes:
             return self._settings.concurrency
         return self._settings.pack * sum(lane.state != WAITING for lane in list(self._lanes.values()))
 
+    def demand(self) -> tuple[int, int, float]:
+        """How many lanes there is work for, how many have a place, and for how many seconds the first has waited."""
+        here = list(self._lanes.values())
+        waits = [time.monotonic() - lane.since for lane in here if lane.state == WAITING]
+        needed = min(self._settings.lanes, -(-self.work() // self._settings.pack))
+        return needed, len(here) - len(waits), max(waits, default=0.0)
+
     def standing(self) -> list[Lane]:
         """All lanes that are wanted now, as they stand."""
         return list(self._lanes.values())
@@ -163,9 +170,9 @@ class Lanes:
         if not self._elastic:
             first = self._lanes.get(0)
             return most if first and (first.state == UP or 0 in self._lost) else 1
-        needed = -(-self.work() // self._settings.pack)
+        needed, *_ = self.demand()
         share = self.share()
-        return max(0, min(most, needed, most if share is None else share))
+        return max(0, needed if share is None else min(needed, share))
 
     def _adjust(self, wanted: int) -> None:
         here = [lane for lane in self._lanes.values() if lane.number not in self._given_up]

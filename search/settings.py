@@ -69,6 +69,9 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     workers_per_trial: int = Field(1, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_trial: float = Field(0.0, ge=0)
+    priority: int = 0  # beside other studies of a cluster; the larger has its lanes first
+    hang_factor: float | None = Field(20.0, gt=0)  # silent for so many median epochs, a trial hangs; None: never
+    hang_min_s: float = Field(600.0, gt=0)  # and for so many seconds at least
     pack: int = Field(1, ge=1)  # how many of the trials side by side share a process, its batches and its GPU
     baselines: list[str | dict[str, Any]] = ["scratch", "kd"]
     first_guesses: list[dict[str, Any]] = []

@@ -28,6 +28,7 @@ BENCHMARKS = {
     "samplers": "how far from the optimum searches end, by sampler and scheduler, on synthetic landscapes",
     "warmstart": "what a related pair's earlier study saves",
     "tracking": "what logging costs the training, and how many trials a second a local MLflow server takes",
+    "chaos": "what a study loses, doubles or changes while its processes are killed at random",
     "search": "what 1,000 simulated trials cost through Tune, Optuna, ledger and MLflow, and with Ray's own parts",
 }
 

@@ -1,5 +1,6 @@
 """Running real studies as a user does: the command line in a process of its own, and looking at what is left."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -56,20 +57,24 @@ class Ran:
     err: str
 
 
-def start(*arguments: str, cwd: Path, script: str = "run") -> subprocess.Popen:
+def start(*arguments: str, cwd: Path, script: str = "run", output: Path | None = None) -> subprocess.Popen:
     """Starts `search/run.py`, or another command, in a process group of its own, as a terminal does.
+
+    What it prints goes to pipes, or to the end of a file.
 
     One that a shell starts in the background ignores SIGINT, and all that it starts: not these, they are to be stopped.
     """
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "search" / f"{script}.py"), *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    with contextlib.ExitStack() as files:
+        into = files.enter_context(output.open("a")) if output else subprocess.PIPE
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "search" / f"{script}.py"), *arguments],
+            cwd=cwd,
+            stdout=into,
+            stderr=into,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 def run(*arguments: str, cwd: Path, script: str = "run") -> Ran:
