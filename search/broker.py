@@ -197,7 +197,8 @@ class Broker:
             trial.worker = {name: worker[name] for name in ("node", "actor") if name in worker}
             self._journal.trial(trial)
             ticket = {"trial_id": trial.trial_id, "attempt": trial.attempt, "known_epoch": trial.epoch}
-            return {**trial.job, **ticket, "alone": trial.alone, "met": trial.last_error}
+            told = {"alone": trial.alone, "met": trial.last_error, "waited_s": trial.waited_s}
+            return {**trial.job, **ticket, **told}
 
     async def begun(self, trial_id: str, attempt: int) -> None:
         """The lane got the trial. One that died in asking for it did not, and that is no attempt."""
@@ -226,7 +227,7 @@ class Broker:
         if metrics["epoch"] > trial.epoch:  # else it is said again, to a broker that was restarted
             trial.epoch, trial.deaths, trial.company_deaths = metrics["epoch"], 0, 0
             trial.heard = time.time()
-            self._event(trial, "report", metrics | {"time/waited_s": trial.waited_s})
+            self._event(trial, "report", metrics)
             self._journal.trial(trial)
         if trial.judged and trial.answered < trial.epoch and not await self._verdict(trial):
             return False

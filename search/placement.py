@@ -40,8 +40,8 @@ def bundles(settings: Settings) -> list[Resources]:
     return [dict(one) for _ in range(settings.workers_per_trial)]
 
 
-def look() -> ClusterNow:
-    """Asks the cluster that this process has joined.
+def look(address: str | None = None) -> ClusterNow:
+    """Asks the cluster of an address, or that which this process has joined.
 
     Source: Ray's autoscaler state, as `ray status` reads it (ray.autoscaler.v2.sdk, without its parser, which leaves
     out what is infeasible).
@@ -50,11 +50,11 @@ def look() -> ClusterNow:
     from ray._raylet import GcsClient
     from ray.core.generated.autoscaler_pb2 import DEAD, DRAINING, GetClusterStatusReply
 
-    address = ray.get_runtime_context().gcs_address
+    address = address or ray.get_runtime_context().gcs_address
     reply = GetClusterStatusReply.FromString(GcsClient(address).get_cluster_status(timeout_s=10))
     scaling, now = reply.autoscaling_state, reply.cluster_resource_state
     live = [node for node in now.node_states if node.status not in (DEAD, DRAINING)]
-    if not scaling.autoscaler_state_version and (older := _older_autoscaler()):
+    if not scaling.autoscaler_state_version and ray.is_initialized() and (older := _older_autoscaler()):
         starting, failed = older
         return ClusterNow([dict(node.total_resources) for node in live], _free(live), True, starting, failed)
     starting: dict[str, int] = {}

@@ -2,7 +2,7 @@
 
 Rank 0 takes jobs from the broker (search/broker.py) and shares them with the other ranks over a gloo group of its own;
 a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `alone` (it must not be packed), `config`,
-`met` (what ended its last attempt), `folder`, `teacher_folder`, and for a trial `known_epoch`, `test` and
+`met` (what ended its last attempt), `waited_s` (for a lane, all attempts together), `folder`, `teacher_folder`, and for a trial `known_epoch`, `test` and
 `teacher_store`, for a teacher `recipe`.
 """
 
@@ -175,7 +175,8 @@ class Worker:
         ticket = job["trial_id"], job["attempt"]
 
         def report(metrics: dict) -> bool:
-            answer = ray.get(self._broker.report.remote(*ticket, metrics | self._told()))
+            waited = {"time/waited_s": job["waited_s"]}
+            answer = ray.get(self._broker.report.remote(*ticket, metrics | waited | self._told()))
             last = job["kind"] != "trial" or metrics["epoch"] >= job["config"]["epochs"]
             if answer and not last and (answer == LEAVE or self._messages.leaving()):
                 self._left.add(job["trial_id"])

@@ -9,7 +9,6 @@ Compared are the study's records, Optuna's journal, MLflow's runs and trials.csv
 time, cost and the teacher store, which tell of the machine.
 """
 
-import json
 import os
 import random
 import tempfile
@@ -22,34 +21,30 @@ TRIALS, EPOCHS = 8, 14
 KINDS = ("worker", "worker", "proxy", "broker", "lane", "node", "tracking", "driver")
 MACHINES = ("time/", "cost/", "teacher/")  # metrics that tell of the machine
 LIMIT_S = 1800
-BODY = 'return {"stages": [3, 4], "eps": trial.suggest_float("eps", 1.0, 2.0)}'
-FIELDS = (
-    f"trials={TRIALS}, epochs={EPOCHS}, scheduler='none', labels_per_class=60, student='mixer_nano', "
-    "student_kwargs={}, holdout=0.5"
-)
 
 
 def measure() -> dict[str, float]:
     """Runs both studies and compares them."""
-    from tests.search import studies
+    from tests.search.cluster.disturbed import doubled, lost, write_space
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        guesses = [{"eps": 1 + round(number / TRIALS, 4)} for number in range(TRIALS)]
-        space = studies.write_space(folder, BODY, guesses, FIELDS)
+        space = write_space(folder, TRIALS, EPOCHS)
         quiet = Run(folder / "quiet", space)
         quiet.run()
         disturbed = Run(folder / "disturbed", space)
         faults = disturbed.run(faults=FAULTS)
         print(f"  faults: {', '.join(f'{count} {kind}' for kind, count in sorted(faults.items()))}")
-        lost, doubled, differing = compare(quiet.folder, disturbed.folder)
-        left = disturbed.left
+        wrong = [lost(disturbed.folder, TRIALS, EPOCHS), doubled(disturbed.folder, disturbed.store)]
+        for line in [*wrong[0], *wrong[1]]:
+            print(f"  {line}")
+        others = differing(quiet.folder, disturbed.folder)
     return {
         "faults": float(sum(faults.values())),
-        "trials_lost": float(lost),
-        "trials_duplicated": float(doubled),
-        "metrics_differing": float(differing),
-        "processes_left": float(left),
+        "trials_lost": float(len(wrong[0])),
+        "trials_duplicated": float(len(wrong[1])),
+        "metrics_differing": float(others),
+        "processes_left": float(disturbed.left),
         "quiet_s": quiet.seconds,
         "disturbed_s": disturbed.seconds,
     }
@@ -60,6 +55,7 @@ class Run:
 
     def __init__(self, folder: Path, space: str):
         self.folder, self._space, self.seconds, self.left = folder, space, 0.0, 0
+        self.store = f"sqlite:///{folder}/server.db"
         folder.mkdir()
 
     def run(self, faults: int = 0) -> Counter:
@@ -92,20 +88,19 @@ class Run:
 
     def _start(self) -> None:
         from tests.search import studies
+        from tests.search.cluster.disturbed import reported
 
         self._log = self.folder / "console.log"
         flags = ["--space", self._space, "--name", "s", "--address", self._cluster.address, "--concurrency", "2"]
         flags += ["--tracking-uri", self._uri] + (["--resume"] if (self.folder / "runs" / "s").exists() else [])
         os.environ["OFAKD_TEST"] = str(self.folder / "ray")
         self._driver = studies.start(*flags, cwd=self.folder, output=self._log)
-        self._epochs = self._reported()
-
-    def _reported(self) -> int:
-        records = (self.folder / "runs" / "s" / "trials").glob("*/record.json")
-        return sum(len(json.loads(path.read_text())["history"]) for path in records)
+        self._epochs = reported(self.folder)
 
     def _progressed(self) -> bool:
-        epochs = self._reported()
+        from tests.search.cluster.disturbed import reported
+
+        epochs = reported(self.folder)
         news, self._epochs = epochs > self._epochs, max(epochs, self._epochs)
         return news
 
@@ -131,45 +126,16 @@ class Run:
         return True
 
 
-def compare(quiet: Path, disturbed: Path) -> tuple[int, int, int]:
-    """How many trials were lost, doubled anywhere, and how many metrics differ."""
-    peace, after = _records(quiet), _records(disturbed)
-    lost = sum(name not in after or after[name]["state"] != record["state"] for name, record in peace.items())
-    differing = 0
+def differing(quiet: Path, disturbed: Path) -> int:
+    """How many metrics differ between two studies, epoch by epoch."""
+    from tests.search.cluster.disturbed import records
+
+    peace, after = records(quiet), records(disturbed)
+    count = 0
     for name in peace.keys() & after.keys():
         pair = [{entry["epoch"]: entry for entry in one[name]["history"]} for one in (peace, after)]
         for epoch in pair[0].keys() | pair[1].keys():
             before, now = (one.get(epoch, {}) for one in pair)
             names = {key for key in before.keys() | now.keys() if not key.startswith(MACHINES)}
-            differing += sum(before.get(key) != now.get(key) for key in names)
-    doubled = sum(len(one["history"]) - len({entry["epoch"] for entry in one["history"]}) for one in after.values())
-    return lost, doubled + _doubled_elsewhere(disturbed, after), differing
-
-
-def _doubled_elsewhere(folder: Path, records: dict[str, dict]) -> int:
-    """What Optuna, MLflow and trials.csv have more often than once, or otherwise than the records."""
-    import optuna
-    import pandas
-    from mlflow import MlflowClient
-
-    wrong = 0
-    rows = pandas.read_csv(folder / "runs" / "s" / "trials.csv").trial_id.astype(str)
-    wrong += Counter(rows) != Counter(records)
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / "runs" / "s" / "optuna.log"))
-    told = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend)).trials
-    numbers = Counter(trial.number for trial in told if trial.state == optuna.trial.TrialState.COMPLETE)
-    wrong += numbers != Counter(record["number"] for record in records.values() if record["role"] == "trial")
-    client = MlflowClient(f"sqlite:///{folder}/server.db")
-    runs = client.search_runs([client.get_experiment_by_name("s").experiment_id])
-    trials = [run for run in runs if run.data.tags["role"] != "study"]
-    wrong += Counter(run.data.tags["trial_id"] for run in trials) != Counter(records)
-    for run in trials:
-        points = client.get_metric_history(run.info.run_id, "val/top1")
-        history = records[run.data.tags["trial_id"]]["history"]
-        wrong += sorted((one.step, one.value) for one in points) != [(one["epoch"], one["val/top1"]) for one in history]
-    return wrong
-
-
-def _records(folder: Path) -> dict[str, dict]:
-    found = [json.loads(path.read_text()) for path in (folder / "runs" / "s" / "trials").glob("*/record.json")]
-    return {record["trial_id"]: record for record in found}
+            count += sum(before.get(key) != now.get(key) for key in names)
+    return count

@@ -87,6 +87,20 @@ class Cluster:
         self.nodes.append(node)
         return node
 
+    def node_ids(self) -> list[str]:
+        """Of the live nodes but the head, as Ray's commands take them."""
+        from ray._raylet import GcsClient
+        from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
+        nodes = GcsClient(self.address).get_all_node_info(timeout=30).values()
+        return [one.node_id.hex() for one in nodes if one.state == GcsNodeInfo.ALIVE and not one.is_head_node]
+
+    def drain(self, node_id: str, seconds: int) -> None:
+        """Tells a node, as a cloud does, that it will be taken away in so many seconds."""
+        words = ["--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        command = [RAY, "drain-node", "--address", self.address, *words, "--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=120)
+
     def close(self) -> None:
         """Ends the cluster's processes, and no others."""
         for process in [*self.nodes, self.head]:

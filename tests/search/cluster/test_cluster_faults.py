@@ -1,0 +1,82 @@
+"""A study on a cluster of a head and two nodes, whose processes are killed, frozen, and taken away with a warning."""
+
+import signal
+
+import pytest
+
+from tests.search import studies
+from tests.search.cluster.clusters import cluster, kill_node
+from tests.search.cluster.disturbed import assert_whole, records, reported, write_space
+from tests.search.cluster.faults import processes
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Starts a study on two nodes, and disturbs it: by functions one after another, some epochs between them."""
+    with cluster(tmp_path / "ray") as made:
+        for _ in range(2):
+            made.add_node(1)
+        studies.wait_for(lambda: len(made.node_ids()) == 2, "the nodes")
+
+        def run(disturbances, *flags):
+            arguments = (
+                "--space",
+                write_space(tmp_path),
+                "--name",
+                "s",
+                "--address",
+                made.address,
+                "--concurrency",
+                "2",
+            )
+            running = studies.Followed(studies.start(*arguments, *flags, cwd=tmp_path))
+            for disturb in disturbances:
+                before = reported(tmp_path)
+                studies.wait_for(lambda before=before: reported(tmp_path) >= before + 3, "three more epochs")
+                disturb(made)
+            ran = running.end()
+            assert ran.code == 0, ran.err + ran.out
+            return ran.out
+
+        yield run
+    assert made.left() == []
+
+
+def kill(kind):
+    def disturb(made):
+        found = studies.wait_for(lambda: processes(made.folder, kind), f"a {kind}")
+        found[0].kill()
+
+    return disturb
+
+
+def test_each_process_of_a_study_may_be_killed(study, tmp_path):
+    study([kill(kind) for kind in ("worker", "proxy", "broker", "lane")])
+    assert_whole(tmp_path)
+
+
+def test_a_node_is_lost_and_another_is_taken_away_with_a_warning(study, tmp_path):
+    def lose(made):
+        kill_node(made.nodes.pop(0))
+        made.add_node(1)
+
+    def warn(made):
+        made.drain(made.node_ids()[0], 60)
+        made.add_node(1)
+
+    study([lose, warn])
+    assert_whole(tmp_path)
+    logs = [path.read_text() for path in (tmp_path / "runs" / "s" / "trials").glob("*/log.txt")]
+    assert any("its machine is about to go" in log and "goes on after step" in log for log in logs)
+
+
+def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(study, tmp_path):
+    def freeze(made):
+        processes(made.folder, "worker")[0].send_signal(signal.SIGSTOP)
+
+    out = study([freeze], "--set", "hang_factor=3", "hang_min_s=15")
+    assert_whole(tmp_path)
+    assert "it hung: no report for" in out
+    assert all(record["state"] == "complete" for record in records(tmp_path).values())
