@@ -2,8 +2,8 @@
 
 Rank 0 takes jobs from the broker (search/broker.py) and shares them with the other ranks over a gloo group of its own;
 a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `alone` (it must not be packed), `config`,
-`met` (what ended its last attempt), `waited_s` (for a lane, all attempts together), `folder`, `teacher_folder`, and for a trial `known_epoch`, `test` and
-`teacher_store`, for a teacher `recipe`.
+`met` (what ended its last attempt), `waited_s` (until lanes took it, all attempts together), `folder`,
+`teacher_folder`, and for a trial `known_epoch`, `test` and `teacher_store`, for a teacher `recipe`.
 """
 
 import gc
