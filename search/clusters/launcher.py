@@ -2,9 +2,10 @@
 
 import copy
 import difflib
+import io
 import json
-import os
 import re
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from search.clusters.findings import (
     check_storage,
     ray_start,
 )
-from search.terminal import noise_to
 
 COMMANDS = (
     "initialization_commands",
@@ -80,7 +80,7 @@ def _by_ray(findings: Findings, config: dict[str, Any]) -> dict[str, Any] | None
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     try:
-        with noise_to(Path(os.devnull)):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it warns of what matters for Docker
             full = prepare_config({"cluster_name": "unnamed", **copy.deepcopy(config)})
             validate_config(full)
     except Exception as error:  # Ray has no type of its own for it
