@@ -9,10 +9,10 @@ STUDY_FLAGS ?=
 # Containers often set it; then each of a study's processes compiles Ray, torch and MLflow anew, which is most of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup study test test-long ui lint format lock
+.PHONY: help setup study test test-long ui cluster-check audit lint format lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install the pinned dependencies (skipped when nothing changed)
 
@@ -37,6 +37,12 @@ ui: $(STAMP) ## open MLflow's UI on the default store (PORT=5000)
 	@$(BIN)/python -c "from search.tracking.store import connect; connect('sqlite:///runs/mlflow.db')"
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	  $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --port $(PORT) --workers 1
+
+cluster-check: $(STAMP) ## check the cluster descriptions (FILES=…: your own), asking no cloud
+	$(BIN)/python -m search.cluster_check $(FILES)
+
+audit: $(STAMP) ## look the pinned packages up among the known vulnerabilities
+	$(BIN)/python .ci/audit.py
 
 lint: $(STAMP) ## check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -5,7 +5,8 @@
 #
 # AWS warns two minutes before, GCP half a minute. METADATA is the metadata server's address; tests put one of their own.
 set -u
-cloud=$1 head=$2
+cloud=$1
+export RAY_ADDRESS=$2 # where Ray looks for the node that this is
 
 noticed() {
     if [ "$cloud" = aws ]; then
@@ -25,5 +26,5 @@ case $cloud in
         ;;
 esac
 until noticed; do sleep 5; done
-until ray drain-node --address "$head" --reason DRAIN_NODE_REASON_PREEMPTION \
+until ray drain-node --address "$RAY_ADDRESS" --reason DRAIN_NODE_REASON_PREEMPTION \
     --reason-message "the cloud takes this spot node back" --deadline-remaining-seconds "$seconds"; do sleep 1; done
