@@ -1,5 +1,6 @@
 """A cluster started by the very commands of ray_cluster.yaml: who is let in, and who listens where."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -259,19 +260,14 @@ def metadata():
 
 
 def test_a_spot_node_whose_end_is_announced_is_drained(metadata):
-    with tempfile.TemporaryDirectory(prefix="ofakd-") as folder:
-        for node in run_head(Path(folder)):
-            address, requests = metadata
-            environment = without_ray(os.environ) | {"METADATA": address, "RAY_AUTH_MODE": "token"}
-            environment |= {"HOME": str(node.home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-            gcs = f"{node.address}:{node.ports['gcs']}"
-            subprocess.run(
-                ["bash", str(ROOT / "clusters" / "spot_notice.sh"), "aws", gcs],
-                check=True,
-                env=environment,
-                timeout=180,
-            )
-            assert sum(path.endswith("/spot/instance-action") for path in requests) == 2
-            node.process.wait(LIMIT_S)  # with nothing left to finish, a drained node ends
-            [log] = Path(folder).glob("ray/session_2*/logs/raylet.out")
-            assert "the cloud takes this spot node back" in log.read_text()
+    address, requests = metadata
+    with tempfile.TemporaryDirectory(prefix="ofakd-") as folder, contextlib.closing(run_head(Path(folder))) as heads:
+        node = next(heads)
+        environment = without_ray(os.environ) | {"METADATA": address, "RAY_AUTH_MODE": "token", "HOME": str(node.home)}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        gcs = f"{node.address}:{node.ports['gcs']}"
+        notice = ["bash", str(ROOT / "clusters" / "spot_notice.sh"), "aws", gcs]
+        subprocess.run(notice, check=True, env=environment, timeout=180)
+        assert sum(path.endswith("/spot/instance-action") for path in requests) == 2
+        [log] = Path(folder).glob("ray/session_2*/logs/raylet.out")
+        wait_for(lambda: "AUTOSCALER_DRAIN_PREEMPTED" in log.read_text(), "the drained node's end")
