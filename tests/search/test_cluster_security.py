@@ -201,7 +201,7 @@ def test_a_node_without_the_token_does_not_join(head, tmp_path):
             assert node.process.wait(LIMIT_S) != 0
         finally:
             node.end()
-        assert "token" in node.log.read_text().lower()
+        assert "authentication token" in node.log.read_text().lower()
 
 
 def test_workers_join_the_head_trains_nothing_and_the_dashboard_listens_on_this_machine_alone(head, tmp_path):

@@ -1,0 +1,39 @@
+"""The command of clusters/kuberay_job.yaml: a study that is begun, and gone on with where it is tried again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tests.search.studies import LIMIT_S, MAIN_SPACE, ROOT, left_behind
+
+pytestmark = pytest.mark.long
+
+
+def tried(*arguments: str) -> subprocess.CompletedProcess:
+    """One try of the job."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["bash", str(ROOT / "clusters" / "study.sh"), "--space", MAIN_SPACE, "--smoke", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT_S)
+
+
+def test_a_job_that_is_tried_again_goes_on_with_its_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("OFAKD_TEST", str(tmp_path))
+    named = ("--name", "s", "--storage", str(tmp_path))
+    ran = tried(*named, "--trials", "2")
+    assert ran.returncode == 0, ran.stderr
+    first = pandas.read_csv(tmp_path / "s" / "trials.csv").set_index("trial_id")
+    ran = tried(*named, "--trials", "3")
+    assert ran.returncode == 0, ran.stderr
+    second = pandas.read_csv(tmp_path / "s" / "trials.csv").set_index("trial_id")
+    assert {"0", "1"} <= set(first.index.astype(str)) and {"0", "1", "2"} <= set(second.index.astype(str))
+    pandas.testing.assert_frame_equal(second.loc[first.index, first.columns], first)
+    assert left_behind(tmp_path) == []
+
+
+def test_bad_input_stays_bad_when_it_is_tried_again(tmp_path):
+    ran = tried("--name", "s", "--storage", str(tmp_path), "--set", "epochs=none")
+    assert ran.returncode == 2 and "epochs" in ran.stderr
