@@ -8,6 +8,7 @@ from search.clusters.manifests import RayClusterSpec, WorkerGroupSpec
 from trainables.errors import InputError
 
 GPU = "nvidia.com/gpu"
+KUBERAYS = {"app.kubernetes.io/name", "app.kubernetes.io/created-by"}
 
 
 def check_structure(findings: Findings, place: str, document: dict[str, Any], within: str = "") -> bool:
@@ -48,6 +49,10 @@ def check_pod(findings: Findings, place: str, template: dict[str, Any]) -> bool:
     # A template is a Pod without its first two fields; its name is KubeRay's.
     if not check_structure(findings, kind, {"apiVersion": "v1", "kind": "Pod", **template}, within):
         return False
+    for label in KUBERAYS & set((template.get("metadata") or {}).get("labels") or {}):
+        findings.problem(
+            f"{place}.metadata.labels", f"{label} is how KubeRay's service finds the head; take another label"
+        )
     if spec.get("hostNetwork"):
         findings.problem(f"{place}.spec.hostNetwork", "puts Ray's ports on the node's own address; remove it")
     for container in spec["containers"]:

@@ -265,6 +265,11 @@ MANIFEST = {
         {f"{GROUP}.template.spec.hostNetwork": True},
         "workerGroupSpecs[0].template.spec.hostNetwork: puts Ray's ports on the node's own address; remove it",
     ),
+    "a label of KubeRay's own": (
+        {"headGroupSpec.template.metadata.labels": {"app.kubernetes.io/name": "ofakd"}},
+        "headGroupSpec.template.metadata.labels: app.kubernetes.io/name is how KubeRay's service finds the head; take "
+        "another label",
+    ),
     "a port on the node": (
         {"headGroupSpec.template.spec.containers.0.ports.1.hostPort": 8265},
         "headGroupSpec.template.spec.containers.ray-head.ports: hostPort puts a port of Ray's on the node's own "
