@@ -82,7 +82,22 @@ def _read(path: Path) -> list[dict[str, Any]]:
     for number, document in enumerate(documents, 1):
         if not isinstance(document, dict):
             raise InputError(f"document {number}: is a {type(document).__name__}, not fields with values; correct it")
+        if (name := _odd_name(document)) is not None:
+            raise InputError(
+                f"document {number}: '{name}' is a {type(name).__name__} where a field's name is; quote it"
+            )
     return documents
+
+
+def _odd_name(value: Any) -> Any:
+    """A field's name that is no text, None where all are."""
+    parts = value if isinstance(value, list) else []
+    if isinstance(value, dict):
+        odd = [name for name in value if not isinstance(name, str)]
+        if odd:
+            return odd[0]
+        parts = value.values()
+    return next((name for name in map(_odd_name, parts) if name is not None), None)
 
 
 def _placeholders(value: Any) -> int:

@@ -5,6 +5,7 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
@@ -97,12 +98,12 @@ def check_kinds(findings: Findings, kinds: list[NodeKind], place: str, most: int
         )
 
 
-def check_storage(findings: Findings, place: str, storage: str | None, example: str) -> None:
+def check_storage(findings: Findings, place: str, storage: Any, example: str) -> None:
     """Studies must outlive the nodes they ran on, and all nodes must see them."""
     if not storage:
         findings.problem(place, f"does not say where studies are kept; give a bucket: {example}")
         return
-    url = urlsplit(storage)
+    url = urlsplit(str(storage))
     if url.scheme in ("", "file") or not url.netloc:
         findings.problem(place, f"'{storage}' is local to one node and goes with it; give a bucket: {example}")
 

@@ -40,7 +40,8 @@ def check_manifests(documents: list[dict[str, Any]], trial: Trial) -> Findings:
             cluster, place = spec.rayClusterSpec, "RayJob: spec.rayClusterSpec"
         else:
             cluster, place = spec, "RayCluster: spec"
-            storage = (metadata.get("annotations") or {}).get(STORAGE)
+            annotations = metadata.get("annotations")
+            storage = annotations.get(STORAGE) if isinstance(annotations, dict) else None
             check_storage(findings, f"RayCluster: metadata.annotations.{STORAGE}", storage, EXAMPLE)
         if cluster:
             _check_cluster(findings, place, cluster, trial)

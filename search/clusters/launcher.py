@@ -94,7 +94,7 @@ def _schema_problems(findings: Findings, error) -> None:
     place = ".".join(map(str, error.absolute_path))
     if error.validator == "additionalProperties":
         known = [*error.schema.get("properties", ())]
-        for name in sorted(set(error.instance) - set(known)):
+        for name in sorted(map(str, set(error.instance) - set(known))):
             near = difflib.get_close_matches(name, known, n=1)
             findings.problem(
                 f"{place}.{name}".lstrip("."),

@@ -42,7 +42,7 @@ class HeadGroupSpec(Strict):
     """The head's pod."""
 
     template: Plain
-    rayStartParams: dict[str, str]
+    rayStartParams: dict[str, str] = {}
     serviceType: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] | None = None
     headService: Plain | None = None
     enableIngress: bool | None = None
@@ -56,7 +56,7 @@ class WorkerGroupSpec(Strict):
 
     groupName: str
     template: Plain
-    rayStartParams: dict[str, str]
+    rayStartParams: dict[str, str] = {}
     minReplicas: Count
     maxReplicas: Count
     replicas: Count | None = None

@@ -43,7 +43,8 @@ def check_pod(findings: Findings, place: str, template: dict[str, Any]) -> bool:
     """One pod template: Kubernetes' schema, and nothing that opens or gives away; returns whether it has the schema."""
     kind, _, within = place.partition(": ")
     spec = template.get("spec")
-    if not isinstance(spec, dict) or not spec.get("containers"):
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    if not isinstance(containers, list) or not containers or None in containers:
         findings.problem(f"{place}.spec.containers", "missing; give the container")
         return False
     # A template is a Pod without its first two fields; its name is KubeRay's.
@@ -55,11 +56,11 @@ def check_pod(findings: Findings, place: str, template: dict[str, Any]) -> bool:
         )
     if spec.get("hostNetwork"):
         findings.problem(f"{place}.spec.hostNetwork", "puts Ray's ports on the node's own address; remove it")
-    for container in spec["containers"]:
+    for container in containers:
         where = f"{place}.spec.containers.{container['name']}"
-        if any(port.get("hostPort") for port in container.get("ports") or []):
+        if any(port and port.get("hostPort") for port in container.get("ports") or []):
             findings.problem(f"{where}.ports", "hostPort puts a port of Ray's on the node's own address; remove it")
-        for variable in container.get("env") or []:
+        for variable in filter(None, container.get("env") or []):
             if variable["name"] == "RAY_AUTH_TOKEN" and variable.get("value"):
                 findings.problem(f"{where}.env", "has Ray's token in it; remove it, KubeRay brings the token by itself")
             if variable["name"] == "RAY_AUTH_MODE" and variable.get("value") != "token":

@@ -1,5 +1,8 @@
 """Our cluster descriptions are sound, and each fault planted in them is told by its line and no other."""
 
+import subprocess
+import sys
+
 import pytest
 import yaml
 
@@ -303,7 +306,7 @@ OF_JOBS = {
         "RayJob: spec.entrypoint --name: missing, so each try would be a study of its own; give the study a name",
     ),
     "a try that would be refused": (
-        {"spec.entrypoint": swapped("bash clusters/study.sh", "python search/run.py")},
+        {"spec.entrypoint": swapped("bash /home/ray/ofakd/clusters/study.sh", "python search/run.py")},
         "RayJob: spec.entrypoint: a second try would be refused, since the study exists; begin it with bash "
         "clusters/study.sh",
     ),
@@ -390,6 +393,7 @@ def test_all_problems_of_all_files_are_told_at_once_and_a_sound_file_still_has_i
         (b"just words", "document 1: is a str, not fields with values; correct it"),
         (b"\xff\xfe\x00", "is no text; give a YAML file"),
         (b"cluster_name: a\n---\ncluster_name: b", "document 2: `ray up` takes a file with one document"),
+        (b"max_workers: {1: 2}", "document 1: '1' is a int where a field's name is; quote it"),
         (b"kind: RayCluster", "document 1: is no manifest; give apiVersion, kind and metadata"),
         (b"apiVersion: v1\nkind: Namespace\nmetadata: {name: a}", "document 1: no RayCluster and no RayJob in it"),
     ],
@@ -463,3 +467,22 @@ def test_manifests_beside_a_cluster_do_not_open_it(tmp_path, document, line):
     path.write_text((ROOT / CLUSTER).read_text() + "---\n" + yaml.safe_dump(more))
     told = problems_of(path)
     assert len(told) == 1 and told[0].startswith(line)
+
+
+def test_help_is_there_at_once_and_the_script_itself_runs():
+    code = """
+import runpy, sys
+sys.argv = ["search/cluster_check.py", "--help"]
+try:
+    runpy.run_path("search/cluster_check.py", run_name="__main__")
+except SystemExit as ended:
+    assert ended.code == 0, ended.code
+heavy = {"torch", "ray", "optuna", "mlflow", "pydantic", "yaml"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    command = [sys.executable, str(ROOT / "search" / "cluster_check.py"), AWS, "--gpus-per-trial", "2"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2 and ran.stdout == ""
+    assert [line.rpartition(", ")[2] for line in ran.stderr.splitlines()] == [NO_FIT] * 2
