@@ -179,6 +179,8 @@ class Experiment:
                 beside.enter_context(Watchdog(broker, self.ledger, self.settings, self.view.note))
                 if self.settings.address and not self.plan.curves:
                     beside.enter_context(Sharing(lanes, self.settings))
+                if self.settings.disk_budget and not self.plan.curves:
+                    beside.enter_context(self._housekeeping())
                 yield broker, lanes
         finally:
             if not isinstance(sys.exception(), KeyboardInterrupt):  # at once: Ray's processes end with this one
@@ -188,6 +190,12 @@ class Experiment:
                 ray.get(broker.close.remote())
                 if not lanes.close():
                     self.view.note("a lane does not quit; it ends with Ray")
+
+    def _housekeeping(self):
+        from search.housekeeping import Housekeeping
+
+        settings, store = self.settings, store_url(self.settings, self.folder.parent)
+        return Housekeeping(self.folder, self.ledger, store, settings.disk_budget, settings.finalists, self.view.note)
 
     def close(self) -> None:
         """Leaves Ray: its processes end where this study started them."""

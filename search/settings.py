@@ -4,9 +4,9 @@ import difflib
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, TypeAdapter, ValidationError, model_validator
 
 from search.contradictions import budget_problems
 from search.objective import parse_objectives
@@ -29,6 +29,9 @@ OWN = r"-\d+$|-seed\d+$|-as-"  # in the names of the runs that a study makes of 
 RESERVED = ("artifacts", "features", "teachers", "teacher_store", "mlflow.db")  # what else lies in the storage
 SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2, "finalists": 1, "seeds": 1}
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
+
+
+Bytes = Annotated[int, BeforeValidator(lambda given: given and int(TypeAdapter(ByteSize).validate_python(given)))]
 
 
 class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFields, RunFields):
@@ -81,6 +84,7 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     storage: str = "runs"
     tracking_uri: str | None = None  # None: SQLite in the storage
     tracking_offline: bool = False  # a study may start while MLflow's server is away; `search/sync.py` writes later
+    disk_budget: Bytes | None = None  # as 50GB, for the study and the teacher's answers: what nobody needs goes
     address: str | None = None  # of a running Ray cluster; None starts one here
     dashboard_port: int | None = Field(None, ge=1, le=65535)  # of Ray's dashboard; None: no dashboard
 

@@ -58,6 +58,7 @@ class Parts:
         self._fs, path = file_system(root)
         self.root, self.folder, self._about = root, f"{path.rstrip('/')}/{name}", about
         self._local = isinstance(self._fs, LocalFileSystem)
+        self._used = False
 
     def open(self, file: str, shape: tuple[int, int], record: np.dtype) -> Part | None:
         """A file of so many steps and images a step; None where there is no such file.
@@ -89,6 +90,7 @@ class Parts:
             raise Damaged(f"{file} is torn or of another shape")
         if zlib.crc32(payload) != crc:  # a gigabyte a second, and it brings the file into memory
             raise Damaged(f"{file} is torn")
+        self._note_use()
         return Part(payload.view(record).reshape(shape), tuple(figures))
 
     def write(self, file: str, records: np.ndarray, figures: tuple[float, ...]) -> None:
@@ -110,6 +112,13 @@ class Parts:
             if not self._fs.exists(about):
                 self._fs.pipe_file(about, told)
             self._fs.pipe_file(place, header + payload.tobytes())
+
+    def _note_use(self) -> None:
+        """Says once that somebody reads this key: what nobody has used for long is what goes when the disk is full."""
+        if self._local and not self._used:
+            self._used = True
+            with contextlib.suppress(OSError):
+                os.utime(f"{self.folder}/{ABOUT}")
 
     def _fetch(self, file: str) -> bytes | None:
         try:

@@ -1,0 +1,65 @@
+"""What goes when a study uses more of the disk than it may, and what stays."""
+
+import os
+
+import pytest
+
+from search.housekeeping import WEIGHTS, Housekeeping
+from search.ledger import COMPLETE, PRUNED, Ledger, TrialRecord
+from trainables.teacher_store.parts import ABOUT
+
+KB = 1000
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study of four ended trials and one that runs, 10 kB each, beside answers of others and of its own."""
+    ledger = Ledger(tmp_path / "s" / "trials")
+    ways = {"0": (COMPLETE, 90.0), "1": (COMPLETE, 80.0), "2": (COMPLETE, 70.0), "3": (PRUNED, 60.0), "4": (None, 50.0)}
+    for trial_id, (state, value) in ways.items():
+        record = TrialRecord(trial_id, "trial", {"epochs": 1}, {})
+        record.add({"epoch": 1, "val/top1": value})
+        record.state = state or record.state
+        ledger.save(record)
+        (ledger.trial_folder(trial_id) / WEIGHTS).write_bytes(bytes(10 * KB))
+        (ledger.trial_folder(trial_id) / "checkpoint.pt").write_bytes(bytes(KB))
+    for name, age in (("old", 2e6), ("older", 3e6)):
+        write_answers(tmp_path, name, age)
+    return ledger
+
+
+def write_answers(folder, name, age=0.0):
+    place = folder / "store" / name
+    place.mkdir(parents=True)
+    (place / "00000-000.logits").write_bytes(bytes(10 * KB))
+    (place / ABOUT).touch()
+    about = os.stat(place / ABOUT)
+    os.utime(place / ABOUT, (about.st_mtime - age, about.st_mtime - age))
+
+
+def tidied(ledger, folder, budget):
+    told = []
+    keeper = Housekeeping(folder / "s", ledger, str(folder / "store"), budget, 1, told.append)
+    write_answers(folder, "own")
+    keeper.tidy()
+    keeper.tidy()
+    weights = [trial_id for trial_id in ledger.records if (ledger.trial_folder(trial_id) / WEIGHTS).exists()]
+    assert all((ledger.trial_folder(trial_id) / "checkpoint.pt").exists() for trial_id in ledger.records)
+    return weights, sorted(path.name for path in (folder / "store").iterdir()), told
+
+
+@pytest.mark.parametrize(
+    ("budget", "weights", "answers", "warned"),
+    [
+        (200 * KB, ["0", "1", "2", "3", "4"], ["old", "older", "own"], False),
+        (85 * KB, ["0", "1", "2", "4"], ["old", "older", "own"], False),
+        (65 * KB, ["0", "4"], ["old", "older", "own"], False),
+        (55 * KB, ["0", "4"], ["old", "own"], False),
+        (20 * KB, ["0", "4"], ["own"], True),
+    ],
+    ids=["enough", "the-worst", "all-but-the-best", "answers-used-longest-ago", "too-little"],
+)
+def test_what_is_needed_least_goes_first_and_no_more_than_must(study, tmp_path, budget, weights, answers, warned):
+    found = tidied(study, tmp_path, budget)
+    assert found[:2] == (weights, answers)
+    assert bool(found[2]) == warned and len(found[2]) <= 1
