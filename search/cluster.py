@@ -16,7 +16,7 @@ def start_ray(settings) -> None:
         InputError: nobody answers at the address.
     """
     if settings.address:
-        _bring_the_token()
+        bring_the_token()
     import ray
 
     if ray.is_initialized():
@@ -78,8 +78,11 @@ def _start_here(**options) -> None:
             ray.shutdown()
 
 
-def _bring_the_token() -> None:
-    """Ray brings the user's token to `auto` only, not to a named address, unless it is told so before its import."""
+def bring_the_token() -> None:
+    """Has Ray send the user's token; to be called before Ray is imported.
+
+    Ray brings it to `auto` only, not to a named address, unless it is told so before its import.
+    """
     token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if token or (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

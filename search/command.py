@@ -22,6 +22,7 @@ from search.rehearsal import estimate, rehearse
 from search.resume import JOURNAL, LOCK, STARTED, as_before, check_same, remember, sole_session, typed
 from search.settings import Settings, resolve
 from search.space_file import load_space
+from search.submission import job_address, submit_study
 from search.terminal import noise_to, person_console
 from search.tracking.credentials import without_secrets, words_without
 from trainables.errors import InputError
@@ -46,17 +47,23 @@ def run_command(arguments, argv: list[str]) -> int:
     space, resume = arguments.space, arguments.resume
     given = (dict(flags), list(sets))
     import_from_current_folder()
+    if address := job_address(flags, sets):
+        return submit_study(arguments, flags, sets, address, unnamed)
     if resume:
         flags, sets = as_before(flags, sets)
     study = load_space(space)
     settings = resolve(study, {"name": UNNAMED, **flags, "space": str(space)}, sets)
     if settings.name == UNNAMED:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(space).stem).strip("-.") or "study"
-        flags["name"] = f"{stem}-{settings.scale}-{time.strftime('%Y%m%d-%H%M%S')}"
+        flags["name"] = unnamed(space, settings.scale)
         settings = settings.model_copy(update={"name": flags["name"]})
     storage = storage_folder(settings.storage)
     folder = storage / settings.name
     _surroundings(settings, folder, resume)
+    if settings.address:
+        from search.nodes import check_nodes
+
+        with noise_to(Path(os.devnull)):
+            check_nodes(settings)
     begun = resume and (folder / JOURNAL).exists()  # what it began with is in its journal
     earlier = [] if begun else read_studies(settings.warm_start, tracking_uri(settings), storage)
     kept = _kept(folder) if begun and settings.warm_start else []
@@ -97,6 +104,12 @@ def run_command(arguments, argv: list[str]) -> int:
             command = typed(str(space), {"name": settings.name, **given[0]}, given[1], resume=begun)
             return run_session(plan, folder, Path(space), console, resume, command, splits)
     return _detach(argv, settings.name, folder, console)
+
+
+def unnamed(space: str, scale: str) -> str:
+    """The name of a study that was given none."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(space).stem).strip("-.") or "study"
+    return f"{stem}-{scale}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _rehearsed(plan, splits) -> dict[str, Any]:

@@ -93,6 +93,10 @@ def _plan(arguments) -> tuple[Plan, Path]:
             f"--study: '{folder.name}' was simulated, so there is nothing worth training; name another one"
         )
     with noise_to(Path(os.devnull)):
+        if settings.address:
+            from search.nodes import check_nodes
+
+            check_nodes(settings)
         plan, _ = preflight(load_space(str(space)), settings)
     check_same(folder, plan.settings, plan.data_fingerprint)
     return plan, folder

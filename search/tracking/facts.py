@@ -1,5 +1,6 @@
 """What MLflow is told of a configuration: flat params, tags that fit, provenance."""
 
+import json
 import math
 import platform
 import subprocess
@@ -13,6 +14,7 @@ from trainables.distillers import DISTILLERS, hyperparameters
 
 OWN_FIELDS = {field for name, one in DISTILLERS.items() if name != "ofa" for field in one.Fields.model_fields}
 LOGGED = ("student", "teacher", *Distillation.model_fields, *Recipe.model_fields)  # the params of every trial's run
+COMMIT = Path(__file__).resolve().with_name("commit.json")  # of a copy without git, as a job of a cluster runs it
 LONGEST_TAG = 5000  # characters; MLflow's stores take 5000 or 8000
 
 
@@ -66,6 +68,11 @@ def provenance() -> dict[str, str]:
     """What a result depends on besides its settings: versions of all packages, commit, platform."""
     facts = {"platform": platform.platform(), "version/python": platform.python_version()}
     facts |= {f"version/{found.name.lower()}": found.version for found in metadata.distributions() if found.name}
+    return facts | commit()
+
+
+def commit() -> dict[str, str]:
+    """The commit of this code, and whether there are changes beside it; {} where that is not known."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -74,8 +81,6 @@ def provenance() -> dict[str, str]:
 
     try:
         git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie in somebody else's repository
-        facts["git/commit"] = git("rev-parse", "HEAD")
-        facts["git/dirty"] = str(bool(git("status", "--porcelain"))).lower()
+        return {"git/commit": git("rev-parse", "HEAD"), "git/dirty": str(bool(git("status", "--porcelain"))).lower()}
     except (OSError, subprocess.SubprocessError):
-        pass
-    return facts
+        return json.loads(COMMIT.read_text()) if COMMIT.exists() else {}

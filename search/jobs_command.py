@@ -1,0 +1,260 @@
+"""The command behind `search/jobs.py`, over a cluster's jobs or over a folder of studies."""
+
+import difflib
+import shlex
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from search import cluster_jobs, local_studies
+from search.cluster_jobs import GOING
+from search.job_package import copy_ours
+from search.removal import confirm, remove
+from search.submission import how_to_follow, resubmit, start_job
+from search.terminal import person_console, span
+from trainables.errors import InputError
+
+
+def run_jobs(arguments) -> int:
+    """Does what was asked; returns the exit code.
+
+    Raises:
+        InputError: an unknown study, a cluster or folder that is not there, or an action that does not fit its state.
+    """
+    place = OfAFolder(arguments.storage) if arguments.storage else OfACluster(arguments.address)
+    if arguments.action == "list":
+        _table(place.rows())
+        return 0
+    place.choose(arguments.study)
+    return getattr(place, arguments.action)(arguments)
+
+
+class OfACluster:
+    """The studies that are jobs of a cluster."""
+
+    def __init__(self, address: str | None):
+        self._address = cluster_jobs.given_address(address)
+        try:
+            self._client = cluster_jobs.connect(self._address)
+        except InputError as error:
+            if address is None and self._address == cluster_jobs.DEFAULT:
+                fix = "give --address http://HEAD:8265, or --storage runs for the studies of this machine"
+                raise InputError(f"{error.problems[0]}; {fix}") from error
+            raise
+        self._studies = cluster_jobs.study_jobs(self._client)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """One row a study, by its latest job."""
+        latest = sorted((jobs[0] for jobs in self._studies.values()), key=lambda job: job.started, reverse=True)
+        return [(job.study, job.state, job.started, job.took, f"job {job.job}") for job in latest]
+
+    def choose(self, study: str) -> None:
+        """Which study is meant."""
+        self._jobs = _known(self._studies, study, f"the cluster at {self._address}")
+        self._last = self._jobs[0]
+
+    def status(self, arguments) -> int:
+        last = self._last
+        where = ", ".join(f"{name} {value}" for name in ("--storage",) if (value := last.flag(name)))
+        _facts(last.study, last.state, last.started, last.took, f"job {last.job}", where, len(self._jobs))
+        if last.state not in GOING and last.message and last.code is None:
+            print(f"Ray:     {last.message[:300]}")
+        _progress(self._client.get_job_logs(last.job))
+        return 0
+
+    def logs(self, arguments) -> int:
+        if arguments.follow:
+            try:
+                ended = cluster_jobs.follow(self._client, self._last.job)
+            except KeyboardInterrupt:
+                return 130
+            return 1 if ended is None else 0
+        print(self._client.get_job_logs(self._last.job), end="")
+        return 0
+
+    def stop(self, arguments) -> int:
+        last = _going(self._last)
+        print(f"stopping study {last.study}: running trials keep their last epoch's checkpoint", flush=True)
+        self._client.stop_job(last.job)
+        deadline = time.monotonic() + cluster_jobs.STOP_WAIT_S + 60
+        while (now := cluster_jobs.read_job(self._client, last.job)).state in GOING:
+            if time.monotonic() > deadline:
+                raise InputError(f"STUDY: '{last.study}' does not end; look at job {last.job} in {self._address}")
+            time.sleep(0.5)
+        print(f"study {last.study} is {now.state}; go on with it:")
+        print(f"  {self._again('resume')}")
+        return 0
+
+    def resume(self, arguments) -> int:
+        if self._last.state in GOING:
+            raise InputError(f"STUDY: '{self._last.study}' is {self._last.state} already as job {self._last.job}")
+        job = resubmit(self._client, self._last)
+        print(f"study {self._last.study} goes on as job {job}")
+        print("\n".join(how_to_follow(self._last.study, self._address)))
+        return 0
+
+    def rm(self, arguments) -> int:
+        name = _ended(self._last.study, self._last.state)
+        storage = self._last.flag("--storage")
+        if not storage:
+            raise InputError(f"STUDY: the jobs of '{name}' do not name its --storage; rm it there: --storage DIR")
+        what = f"study {name} in {storage} with its MLflow runs and models, and {len(self._jobs)} job(s)"
+        if not confirm(f"remove {what}?", arguments.yes):
+            return 130
+        code = self._remove_there(name, storage, arguments.tracking_uri)
+        if code == 0:
+            for job in self._jobs:
+                self._client.delete_job(job.job)
+            print(f"deleted: {len(self._jobs)} job(s) of the cluster")
+        return code
+
+    def _remove_there(self, study: str, storage: str, tracking_uri: str | None) -> int:
+        """Removes a study where its storage is: by a job on the head, which is gone afterwards."""
+        words = ["python", "search/jobs.py", "rm", study, "--storage", storage, "--yes"]
+        words += ["--tracking-uri", tracking_uri] if tracking_uri else []
+        with tempfile.TemporaryDirectory(prefix="ofakd-job-") as place:
+            copy_ours(Path(place))
+            job = start_job(self._client, f"rm-{study}", shlex.join(words), Path(place), {})
+        ended = cluster_jobs.follow(self._client, job)
+        if ended is None:
+            return 1
+        if ended.state == cluster_jobs.DONE:
+            self._client.delete_job(job)
+        return cluster_jobs.exit_code_of(ended)
+
+    def _again(self, action: str) -> str:
+        where = "" if self._address == cluster_jobs.DEFAULT else f" --address {self._address}"
+        return f"python search/jobs.py {action} {self._last.study}{where}"
+
+
+class OfAFolder:
+    """The studies of a storage that this machine sees."""
+
+    def __init__(self, storage: str):
+        self._storage = storage
+        self._studies = local_studies.local_studies(storage)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """One row a study, the latest session's first."""
+        latest = sorted(self._studies.values(), key=lambda study: study.started or 0, reverse=True)
+        return [(one.study, one.state, one.started, one.took, one.process) for one in latest]
+
+    def choose(self, study: str) -> None:
+        """Which study is meant."""
+        self._study = _known(self._studies, study, self._storage)
+
+    def status(self, arguments) -> int:
+        one = self._study
+        _facts(one.study, one.state, one.started, one.took, one.process, f"--storage {self._storage}", None)
+        _progress(self._text())
+        return 0
+
+    def logs(self, arguments) -> int:
+        printed = 0
+        while True:
+            going = bool(local_studies.who_runs(self._study.folder))  # asked first: it may print as it ends
+            text = self._text()
+            print(text[printed:], end="", flush=True)
+            printed = len(text)
+            if not (arguments.follow and going):
+                return 0
+            time.sleep(0.5)
+
+    def stop(self, arguments) -> int:
+        _going(self._study)
+        print(f"stopping study {self._study.study}: running trials keep their last epoch's checkpoint", flush=True)
+        local_studies.stop(self._study)
+        print(f"study {self._study.study} has ended; go on with it:")
+        print(f"  {shlex.join(['python', 'search/jobs.py', 'resume', self._study.study, '--storage', self._storage])}")
+        return 0
+
+    def resume(self, arguments) -> int:
+        if self._study.process:
+            raise InputError(f"STUDY: '{self._study.study}' is running already ({self._study.process})")
+        return local_studies.resume(self._study, self._storage)
+
+    def rm(self, arguments) -> int:
+        name = _ended(self._study.study, self._study.state)
+        if not confirm(f"remove study {name} in {self._storage} with its MLflow runs and models?", arguments.yes):
+            return 130
+        print("\n".join(remove(self._study.folder, arguments.tracking_uri)))
+        return 0
+
+    def _text(self) -> str:
+        path = local_studies.log_of(self._study)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _known(studies: dict[str, Any], name: str, where: str) -> Any:
+    """The study of a name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name in studies:
+        return studies[name]
+    near = difflib.get_close_matches(name, studies, n=3) or sorted(studies)[-3:]
+    hint = f"; there are {', '.join(near)}" if near else ""
+    raise InputError(f"STUDY: {where} has no study '{name}'{hint}")
+
+
+def _going(study):
+    """The study, which runs or waits.
+
+    Raises:
+        InputError: it does not.
+    """
+    if study.state not in GOING:
+        raise InputError(f"STUDY: '{study.study}' is not running; it is {study.state}")
+    return study
+
+
+def _ended(name: str, state: str) -> str:
+    """The name of a study that has ended.
+
+    Raises:
+        InputError: it is at work.
+    """
+    if state in GOING:
+        raise InputError(f"STUDY: '{name}' is {state}; stop it first")
+    return name
+
+
+def _facts(
+    name: str, state: str, started: float | None, took: float, who: str, where: str, sessions: int | None
+) -> None:
+    print(f"study:   {name}")
+    print(f"state:   {state}{f' ({who})' if who else ''}")
+    print(f"started: {_when(started)}, took {span(took)}{f', session {sessions}' if (sessions or 0) > 1 else ''}")
+    print(f"where:   {where}")
+
+
+def _progress(log: str) -> None:
+    """What a session's lines say of its trials, and the last of them."""
+    counts, last = cluster_jobs.progress(log)
+    if counts:
+        told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+        print(f"trials:  {told} in this session")
+    for number, line in enumerate(last):
+        print(f"{'now:' if number == 0 else '':<8} {line}")
+
+
+def _table(rows: Iterable[tuple[Any, ...]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("study", "state", "started", "took", "by"):
+        table.add_column(title, no_wrap=True)
+    for study, state, started, took, who in rows:
+        table.add_row(study, state, _when(started), span(took), who)
+    console = person_console()
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("no study")
+
+
+def _when(started: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else "unknown"

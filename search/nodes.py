@@ -1,0 +1,163 @@
+"""What can be wrong with a cluster that a study joins: its nodes' storage, their versions, their room for a trial."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+from search.cluster import start_ray
+from search.settings import Settings
+from trainables.errors import InputError, one_line
+
+PACKAGES = ("ray", "torch", "timm", "optuna", "mlflow")  # whose versions decide what is trained and how it is told
+ANSWER_S = 120.0  # how long a node may take to start a process and look
+SEEN_S = 10.0  # how long a shared folder may take to show on one machine what another one wrote
+
+
+def check_nodes(settings: Settings) -> None:
+    """Joins the cluster at `address` and looks at it from each of its nodes.
+
+    Raises:
+        InputError: nobody answers, a node does not see the storage or has other versions, or a trial fits nowhere.
+    """
+    start_ray(settings)
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    problems = [*_looks(alive, settings.storage)]
+    if not settings.simulate and (small := too_small(settings, [node["Resources"] for node in alive])):
+        problems.append(small)
+    if problems:
+        raise InputError(problems)
+
+
+def too_small(settings: Settings, nodes: list[dict[str, float]]) -> str | None:
+    """Why no trial fits on a cluster, None where one does; a trial's workers may lie on several nodes.
+
+    Args:
+        nodes: the resources of each, by Ray's names.
+    """
+    workers, gpus = settings.workers_per_trial, settings.gpus_per_lane / settings.workers_per_trial
+    need = {"CPU": float(settings.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
+    fitting = sum(int(min(node.get(name, 0.0) / amount for name, amount in need.items()) + 1e-9) for node in nodes)
+    if fitting >= workers:
+        return None
+    largest = max(nodes, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)), default={})
+    field = (
+        "gpus_per_trial" if gpus and not any(node.get("GPU", 0.0) >= gpus for node in nodes) else "workers_per_trial"
+    )
+    return (
+        f"{field}: a trial needs {workers} worker(s) of {_amounts(need)} each, and the cluster has room for {fitting} "
+        f"on {len(nodes)} node(s), the largest of {_amounts({name: largest.get(name, 0.0) for name in need})}; ask for "
+        "less, or join larger nodes"
+    )
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def differing(node: str, theirs: dict[str, str | None], ours: dict[str, str | None]) -> list[str]:
+    """One line for each package that a node has otherwise than this process; None is a package that is missing."""
+    return [
+        f"versions: node {node} has {name} {theirs.get(name) or 'not at all'}, this study's driver {version}; install "
+        "the same on all nodes"
+        for name, version in ours.items()
+        if theirs.get(name) != version
+    ]
+
+
+def _looks(alive: list[dict[str, Any]], storage: str) -> Iterable[str]:
+    """What each node sees otherwise than this process; one that has left meanwhile is none of them."""
+    import fsspec
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    url = storage if "://" in storage else os.path.abspath(storage)
+    files, folder = fsspec.core.url_to_fs(url)
+    probe, secret = f"{folder.rstrip('/')}/.seen-{secrets.token_hex(8)}", secrets.token_hex(8)
+    here = not files.exists(folder)  # then it is of this call
+    try:
+        files.makedirs(folder, exist_ok=True)
+        files.pipe_file(probe, secret.encode())
+    except Exception as error:  # each file system has its own
+        yield f"storage: {url} cannot be written ({one_line(error)}); give a place that all nodes can write"
+        return
+    look = _look()
+    remote = ray.remote(look)
+    asked = {
+        node["NodeID"]: remote.options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(url, probe, secret, PACKAGES, SEEN_S)
+        for node in alive
+    }
+    try:
+        ours, _ = look(url, probe, secret, PACKAGES, SEEN_S)
+        for node in alive:
+            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            try:
+                theirs, problem = ray.get(asked[node["NodeID"]], timeout=ANSWER_S)
+            except GetTimeoutError:
+                yield f"address: node {name} starts no process within {ANSWER_S:.0f} s; look at it, or take it out"
+                continue
+            except RayError as error:
+                if _left(node["NodeID"]):
+                    continue
+                yield f"address: node {name} runs no task ({one_line(error)}); look at it, or take it out"
+                continue
+            yield from differing(name, theirs, ours)
+            if problem:
+                fix = "give a folder that all nodes share (NFS), or s3://…"
+                yield f"storage: node {name} does not see {url} as it is here ({problem}); {fix}"
+    finally:
+        with contextlib.suppress(OSError):
+            files.rm(probe)
+            if here and not files.ls(folder):
+                files.rmdir(folder)
+
+
+def _left(node_id: str) -> bool:
+    import ray
+
+    return not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == node_id)
+
+
+def _look():
+    """What a node does, as a function that needs none of our code there: an inner one is sent by value.
+
+    It returns the versions there, of builds (`+cpu`, `+cu130`) only what they are built of, and what is wrong with the
+    storage.
+    """
+
+    def look(url: str, probe: str, secret: str, packages: tuple[str, ...], limit: float):
+        import os
+        import sys
+        import time
+        from importlib import metadata
+
+        found = {"python": ".".join(map(str, sys.version_info[:2]))}
+        for name in packages:
+            try:
+                found[name] = metadata.version(name).partition("+")[0]
+            except metadata.PackageNotFoundError:
+                found[name] = None
+        try:
+            import fsspec
+
+            files, _ = fsspec.core.url_to_fs(url)
+            deadline = time.monotonic() + limit
+            while not files.exists(probe) and time.monotonic() < deadline:
+                time.sleep(0.5)
+                files.invalidate_cache()
+            if files.cat_file(probe).decode() != secret:
+                return found, "another file is in its place"
+            own = f"{probe}-{os.uname().nodename}-{os.getpid()}"
+            files.pipe_file(own, b"")
+            files.rm(own)
+        except Exception as error:
+            return found, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return found, None
+
+    return look

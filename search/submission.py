@@ -1,0 +1,202 @@
+"""A study that is handed to a cluster: checked here, uploaded with its code as a Ray job, and followed.
+
+The job runs the same command on the cluster's head. Secrets do not go along: Ray shows a job's environment to all who
+may see its dashboard, so the cluster's own environment has them.
+"""
+
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from search import cluster_jobs
+from search.cluster_jobs import GOING, STOP_WAIT_S, STUDY, SUBMITTED, StudyJob
+from search.job_package import package
+from search.resume import typed
+from search.settings import Settings, resolve
+from search.space_file import load_space
+from search.tracking.credentials import TYPED, shown
+from search.values import parse_sets
+from trainables.errors import InputError
+
+PYTHON_MISSING = 127  # a shell's exit code for a command that is not there
+PLACES = ("data_dir", "teacher_weights", "student_weights", "teacher_store_at")  # fields that name files
+
+
+def job_address(flags: dict[str, Any], sets: list[str]) -> str | None:
+    """The dashboard that the flags name; None where the study runs here, or joins a cluster from here."""
+    address = parse_sets(sets, []).get("address") or flags.get("address")
+    return address if "://" in str(address or "") else None
+
+
+def submit_study(arguments, flags: dict[str, Any], sets: list[str], address: str, unnamed) -> int:
+    """Submits the study that the flags describe; follows it to its end, unless `--detach` says not to.
+
+    Args:
+        flags, sets: what was typed, without secrets.
+        unnamed: gives a study's name by its space file and scale.
+
+    Returns:
+        The exit code: of the study where it is followed.
+
+    Raises:
+        InputError: what can be known here to be wrong, or a cluster that does not answer or let us in.
+    """
+    address = cluster_jobs.checked_address(address)
+    sets = [item for item in sets if item.partition("=")[0] != "address"]
+    flags = {**flags, "address": "auto"}
+    study = load_space(arguments.space)
+    if arguments.resume:  # what it was started with is in its storage, where the job reads it
+        given = {**study.fields, **flags, **parse_sets(sets, [])}
+        if "name" not in given:
+            raise InputError("--resume: give the study's --name")
+        settings = Settings.model_construct(**given)
+    else:
+        settings = resolve(study, {"name": "unnamed", **flags, "space": arguments.space}, sets)
+        if settings.name == "unnamed":
+            settings = settings.model_copy(update={"name": unnamed(arguments.space, settings.scale)})
+    check_places(settings)
+    flags = {**flags, "name": settings.name, "storage": settings.storage}
+    client = cluster_jobs.connect(address)
+    job = submit(client, Path(arguments.space), Path.cwd(), flags, sets, arguments.resume, arguments.dry_run)
+    if arguments.detach and not arguments.dry_run:
+        print(f"study {settings.name} is job {job} of {address}; it goes on without this machine")
+        print("\n".join(how_to_follow(settings.name, address)), flush=True)
+        return 0
+    try:
+        ended = cluster_jobs.follow(client, job)
+    except KeyboardInterrupt:
+        print(f"\nno longer followed; study {settings.name} goes on as job {job}")
+        print("\n".join(how_to_follow(settings.name, address)), flush=True)
+        return 130
+    return 1 if ended is None else _told(ended)
+
+
+def submit(
+    client,
+    space: Path,
+    folder: Path,
+    flags: dict[str, Any],
+    sets: list[str],
+    resume: bool = False,
+    dry_run: bool = False,
+) -> str:
+    """Uploads the code and starts the job; returns Ray's id of it.
+
+    Args:
+        space: the space file, on this machine.
+        folder: the one whose modules go along.
+        flags, sets: the study's; its name and storage among the flags.
+
+    Raises:
+        InputError: the study is a running job already, or Ray refuses the upload.
+    """
+    name = flags["name"]
+    if going := [one for one in cluster_jobs.study_jobs(client).get(name, []) if one.state in GOING]:
+        raise InputError(f"--name: study '{name}' is {going[0].state} as job {going[0].job}; stop that one first")
+    submitted = {"space": str(space.resolve()), "folder": str(folder.resolve()), "flags": flags, "sets": sets}
+    with tempfile.TemporaryDirectory(prefix="ofakd-job-") as place:
+        inside, note = package(space, folder, Path(place))
+        if note:
+            print(f"note: {note}", file=sys.stderr)
+        command = typed(inside, flags, sets, resume) + (" --dry-run" if dry_run else "")
+        about = {} if dry_run else {STUDY: name, SUBMITTED: json.dumps(submitted)}
+        return start_job(client, name, command, Path(place), about)
+
+
+def start_job(client, name: str, command: str, working_dir: Path, about: dict[str, str]) -> str:
+    """Starts a command on the head as a job that has time to end well; returns Ray's id of it.
+
+    Args:
+        name: how the id begins.
+        working_dir: what is uploaded, and where the command runs.
+        about: the job's metadata.
+
+    Raises:
+        InputError: Ray refuses it.
+    """
+    job = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    environment = {
+        "working_dir": str(working_dir),
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},  # read beside the command when it is to stop
+    }
+    try:
+        return client.submit_job(
+            entrypoint=command, submission_id=job, runtime_env=environment, metadata=about, entrypoint_num_cpus=0
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"--address: the cluster takes no job ({' '.join(str(error).split())[:300]})") from error
+
+
+def resubmit(client, last: StudyJob) -> str:
+    """Has a study that was submitted by `submit` go on; returns Ray's id of the new job.
+
+    Raises:
+        InputError: it is running, or this machine lacks what it takes.
+    """
+    submitted = last.submitted
+    if not submitted:
+        raise InputError(
+            f"STUDY: '{last.study}' was submitted by hand; do that again with --resume --name {last.study}"
+        )
+    space, folder = Path(submitted["space"]), Path(submitted["folder"])
+    for path, what in ((space, "space file"), (folder, "folder with its modules")):
+        if not path.exists():
+            again = f"search/run.py --space FILE --name {last.study} --resume --storage … --address … --detach"
+            raise InputError(f"STUDY: this machine has no {path}, the {what} of '{last.study}'; go on with: {again}")
+    return submit(client, space, folder, submitted["flags"], submitted["sets"], resume=True)
+
+
+def check_places(settings: Settings) -> None:
+    """What names a place of this machine, or a secret, though the study is to run elsewhere.
+
+    Raises:
+        InputError: one line each.
+    """
+    problems = []
+    fix = "give an absolute path that all nodes of the cluster have, or a URL"
+    if "://" not in settings.storage and not Path(settings.storage).is_absolute():
+        problems.append(f"storage: '{settings.storage}' is a folder of this machine; {fix}: --storage /shared/runs")
+    for name in PLACES:
+        value = getattr(settings, name, None)
+        if value and "://" not in value and not Path(value).is_absolute():
+            problems.append(f"{name}: '{value}' is a path of this machine; {fix}")
+    data = getattr(settings, "data", "")
+    if "://" not in data and not Path(data).is_absolute() and (Path(data).exists() or data.startswith(".")):
+        problems.append(f"data: '{data}' is a folder of this machine; {fix}")
+    for one in settings.warm_start:
+        if one.endswith(".json") and not Path(one).is_absolute():
+            problems.append(f"warm_start: '{one}' is a file of this machine; {fix}")
+    uri = getattr(settings, "tracking_uri", None) or ""
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        problems.append(f"tracking_uri: {shown(uri)} is a file of this machine; give an absolute path: sqlite:////…")
+    for name in os.environ.get(TYPED, "").split():
+        problems.append(
+            f"{name}: a secret does not go along with a job, whose settings Ray shows; leave it out, and have {name} in "
+            "the environment that `ray start` has on the head"
+        )
+    if problems:
+        raise InputError(problems)
+
+
+def how_to_follow(name: str, address: str) -> list[str]:
+    """What to type to see, follow and stop a study of a cluster."""
+    where = "" if address == cluster_jobs.DEFAULT else f" --address {address}"
+    return [
+        f"look:   python search/jobs.py status {name}{where}",
+        f"follow: python search/jobs.py logs {name} --follow{where}",
+        f"stop:   python search/jobs.py stop {name}{where}",
+    ]
+
+
+def _told(ended: StudyJob) -> int:
+    """The exit code of a job that was followed; why it ended where the job could not say so itself."""
+    if ended.code == PYTHON_MISSING:
+        print("error: the head has no `python` on the PATH that `ray start` had", file=sys.stderr)
+    elif ended.state == cluster_jobs.FAILED and ended.code is None:
+        print(f"error: the job failed: {ended.message[:300]}", file=sys.stderr)
+    return cluster_jobs.exit_code_of(ended)
