@@ -1,6 +1,7 @@
 """Studies that are jobs of a Ray cluster: reaching its job API, and what it knows of each of them."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -104,10 +105,13 @@ def connect(address: str):
     from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         headers = get_auth_headers_if_auth_enabled({})
     except Exception as error:  # Ray has several
-        problem = f"the token for {address} cannot be read ({one_line(error)}); have it in {TOKEN}"
+        reason = str(error).partition(". ")[0]
+        problem = f"the token for {address} cannot be read ({reason}); have it in {TOKEN}"
         raise InputError(f"--address: {problem}") from error
     versions = _ask(address, "/api/v0/cluster_metadata", headers).get("data") or {}
     _same_versions(address, versions)
@@ -214,9 +218,12 @@ def follow(client, job: str) -> StudyJob | None:
         return None
 
 
-def progress(log: str) -> tuple[dict[str, int], list[str]]:
-    """How many trials ended in which state, by the lines of a session, and its last lines."""
+def progress(log: str, going: bool) -> tuple[dict[str, int], list[str]]:
+    """How many trials ended in which state, by the lines of a session, and what it is doing, or how it ended."""
     counts: dict[str, int] = {}
     for state in re.findall(r"^\[[\d:]+\] trial \S+ (complete|pruned|failed)\b", log, re.M):
         counts[state] = counts.get(state, 0) + 1
-    return counts, [line for line in log.splitlines() if line.strip()][-3:]
+    lines = [line for line in log.splitlines() if line.strip()]
+    if not going:
+        lines = [line for line in lines if re.match(r"(best|ended by|spent|error|interrupted)\b", line)] or lines
+    return counts, lines[-3:]

@@ -61,7 +61,7 @@ class OfACluster:
         _facts(last.study, last.state, last.started, last.took, f"job {last.job}", where, len(self._jobs))
         if last.state not in GOING and last.message and last.code is None:
             print(f"Ray:     {last.message[:300]}")
-        _progress(self._client.get_job_logs(last.job))
+        _progress(self._client.get_job_logs(last.job), last.state in GOING)
         return 0
 
     def logs(self, arguments) -> int:
@@ -148,7 +148,7 @@ class OfAFolder:
     def status(self, arguments) -> int:
         one = self._study
         _facts(one.study, one.state, one.started, one.took, one.process, f"--storage {self._storage}", None)
-        _progress(self._text())
+        _progress(self._text(), bool(one.process))
         return 0
 
     def logs(self, arguments) -> int:
@@ -231,14 +231,14 @@ def _facts(
     print(f"where:   {where}")
 
 
-def _progress(log: str) -> None:
+def _progress(log: str, going: bool) -> None:
     """What a session's lines say of its trials, and the last of them."""
-    counts, last = cluster_jobs.progress(log)
+    counts, last = cluster_jobs.progress(log, going)
     if counts:
         told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
         print(f"trials:  {told} in this session")
     for number, line in enumerate(last):
-        print(f"{'now:' if number == 0 else '':<8} {line}")
+        print(f"{'' if number else 'now:' if going else 'ended:':<8} {line}")
 
 
 def _table(rows: Iterable[tuple[Any, ...]]) -> None:

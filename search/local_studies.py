@@ -70,11 +70,9 @@ def _read(folder: Path) -> LocalStudy:
 
 def who_runs(folder: Path) -> str:
     """The process that is at the study of a folder; empty where none is."""
-    try:
-        file = open(folder / LOCK)
-    except OSError:
+    if not (folder / LOCK).exists():
         return ""
-    with file:
+    with open(folder / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:

@@ -176,8 +176,8 @@ def check_places(settings: Settings) -> None:
         problems.append(f"tracking_uri: {shown(uri)} is a file of this machine; give an absolute path: sqlite:////…")
     for name in os.environ.get(TYPED, "").split():
         problems.append(
-            f"{name}: a secret does not go along with a job, whose settings Ray shows; leave it out, and have {name} in "
-            "the environment that `ray start` has on the head"
+            f"{name}: a secret does not go along with a job, whose settings Ray shows; leave it out, and have {name} "
+            "in the environment that `ray start` has on the head"
         )
     if problems:
         raise InputError(problems)

@@ -4,6 +4,7 @@ MLflow's client takes longer for a trial than search and scheduler together; in 
 there is to write is in the study's folder before that process is told, so nothing is lost with it.
 """
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -51,6 +52,7 @@ class Tracker:
         self._left: int | None = None
         self._heard = threading.Event()  # all that the process had to say
         self._begin_process()
+        atexit.register(lambda: self._process.kill())  # where nobody closed: it heeds no gentler signal
         for work in (self._listen, self._speak):
             threading.Thread(target=work, name="tracking", daemon=True).start()
 
@@ -58,8 +60,9 @@ class Tracker:
         context = multiprocessing.get_context("spawn")  # a fork would take over the locks of Ray's threads
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=write_for, args=(theirs, *self._place), name="tracking", daemon=True)
-        # Ctrl-C in a terminal reaches all; the study says what is to end, and a process inherits what is blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        # Ctrl-C in a terminal reaches all, and so does the end of a Ray job; the study says what is to end, and a
+        # process inherits what is blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
         try:
             self._process.start()
         finally:
@@ -246,6 +249,7 @@ class Tracker:
 def write_for(connection: Connection, uri: str, folder: Path) -> None:
     """The writing process: what a `Tracker` sends goes to its `Writer`, until it closes it or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.nice(NICE)
     saying = threading.Lock()  # the writer tells from threads of its own
 
