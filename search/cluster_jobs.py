@@ -151,13 +151,13 @@ def _same_versions(address: str, versions: dict[str, str]) -> None:
 
 
 def study_jobs(client) -> dict[str, list[StudyJob]]:
-    """The sessions of each study that the cluster knows, the latest first."""
+    """The sessions of each study that the cluster knows: one that is going, then the latest first."""
     studies: dict[str, list[StudyJob]] = {}
     for details in client.list_jobs():
         if details.submission_id and (job := _study_job(details)):
             studies.setdefault(job.study, []).append(job)
     for jobs in studies.values():
-        jobs.sort(key=lambda job: job.started, reverse=True)
+        jobs.sort(key=lambda job: (job.state in GOING, job.started), reverse=True)
     return studies
 
 

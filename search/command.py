@@ -15,6 +15,7 @@ from joblib import cpu_count
 from search.budgets import check_left
 from search.earlier import read_studies
 from search.estimate import project
+from search.notify import read_target
 from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import Plan, preflight
@@ -135,6 +136,10 @@ def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
         problems.append(f"storage: {folder.parent} cannot be written; give a folder that can")
     if settings.dashboard_port and _in_use(settings.dashboard_port):
         problems.append(f"dashboard_port: {settings.dashboard_port} is in use; give a free port or leave it out")
+    try:
+        read_target(settings.notify)
+    except InputError as error:
+        problems += error.problems
     if problems:
         raise InputError(problems)
     uri = tracking_uri(settings)

@@ -49,6 +49,7 @@ class Experiment:
 
     Attributes:
         view: the terminal's side; set before `run`.
+        reported: called at each report of the teacher; those of trials can be watched in the ledger.
         teacher_folder: where the teacher is kept for all studies.
     """
 
@@ -65,6 +66,7 @@ class Experiment:
         self.plan, self.settings, self.folder = plan, plan.settings, Path(folder).resolve()
         self.ledger = Ledger(self.folder / records)
         self._tracker, self._open_tracking, self.view = tracker, open_tracking, None
+        self.reported: Callable[[], None] = lambda: None
         self._interrupts = Interrupts(
             lambda: self.view.note(
                 "stopping: running trials keep their last epoch's checkpoint (Ctrl-C again ends at once)"
@@ -220,7 +222,13 @@ class Experiment:
         self.view.phase(f"bringing up {many} lane(s); making {self.settings.teacher} ready")
         folders = self.folder / "teacher", self.teacher_folder
         teacher = ready_teacher(
-            self.plan, *folders, broker, lanes, self.view, lambda: self._interrupts.is_set() or self._budgets.used_up()
+            self.plan,
+            *folders,
+            broker,
+            lanes,
+            self.view,
+            lambda: self._interrupts.is_set() or self._budgets.used_up(),
+            self.reported,
         )
         if not teacher and not self._interrupts.is_set():
             raise StudyError(f"{self._budgets.used_up()} before the teacher was ready; raise the budget")

@@ -46,7 +46,7 @@ class OfACluster:
         self._studies = cluster_jobs.study_jobs(self._client)
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """One row a study, by its latest job."""
+        """One row a study, by its job that is going, or its latest."""
         latest = sorted((jobs[0] for jobs in self._studies.values()), key=lambda job: job.started, reverse=True)
         return [(job.study, job.state, job.started, job.took, f"job {job.job}") for job in latest]
 

@@ -16,6 +16,7 @@ from search.experiment import Experiment, Outcome
 from search.final import best_record, final_frame, winners_figures
 from search.ledger import RUNNING, Ledger
 from search.live import View, make_view
+from search.notify import DONE, FAILED, INTERRUPTED, Notifier, read_target
 from search.objective import TOP1
 from search.preflight import Plan
 from search.report_command import write_report
@@ -68,12 +69,16 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
         ) as view:
             experiment.view = view
             tracker.hear(view.note)
+            target = read_target(settings.notify)
+            notifier = Notifier(target, settings.name, settings.notify_stalled_s, view.note)
+            experiment.reported = notifier.report
+            experiment.ledger.watch(notifier.report)
             view.note(f"data: {plan.data}")
             view.note(f"log of Ray and other libraries: {folder / LOG}")
             for note in plan.notes:
                 view.note(note)
             try:
-                with Account(folder, command=command, notes=plan.notes) as account:
+                with notifier, Account(folder, command=command, notes=plan.notes) as account:
                     with experiment.interruptible():
                         outcome = experiment.run(account)
                     account.end(outcome.ending.field, outcome.ending.limit, outcome.ending.reason)
@@ -82,7 +87,8 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
                         view.phase("writing the results")
                         _write_results(outcome, plan, folder, tracker, view)
                         account.written()
-            except InputError:
+            except InputError as error:
+                notifier.tell(FAILED, f"failed: {error.problems[0]}")
                 tracker.close("FAILED")
                 experiment.close()
                 if not resume and not experiment.ledger.records:
@@ -103,15 +109,21 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
     also = f" ({reminder()})" if reminder() else ""
     if problem:
         problem = masked(" ".join(problem.split()))
+        notifier.tell(FAILED, f"failed: {problem}")
         print(f"error: {problem}; see {folder / LOG}; go on with: {again}{also}", file=sys.stderr)
         return 1
     if interrupted:
+        notifier.tell(INTERRUPTED, "interrupted; it goes on with --resume")
         console.print(f"interrupted; go on with{also}\n  {again}", soft_wrap=True, markup=False)
         return 130
     _print_end(console, outcome, plan, folder, uri)
     if failed:
-        print(f"error: no trial completed; ended by: {outcome.ending.reason}; see {folder / LOG}", file=sys.stderr)
-    return 1 if failed else 0
+        no_trial = f"no trial completed; ended by: {outcome.ending.reason}"
+        notifier.tell(FAILED, f"failed: {no_trial}")
+        print(f"error: {no_trial}; see {folder / LOG}", file=sys.stderr)
+        return 1
+    notifier.tell(DONE, f"done: {_verdict(outcome.ledger, plan, folder)}")
+    return 0
 
 
 def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resume: bool) -> None:

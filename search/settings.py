@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ByteSize, Field, TypeAdapter, ValidationEr
 from search.contradictions import budget_problems
 from search.objective import parse_objectives
 from search.study import SCALES, Study
+from search.tracking.credentials import is_webhook
 from search.values import Part, parse_sets
 from trainables.config import (
     DataFields,
@@ -87,6 +88,8 @@ class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFi
     disk_budget: Bytes | None = None  # as 50GB, for the study and the teacher's answers: what nobody needs goes
     address: str | None = None  # of a running Ray cluster; None starts one here
     dashboard_port: int | None = Field(None, ge=1, le=65535)  # of Ray's dashboard; None: no dashboard
+    notify: str | None = None  # told when the study ends or stalls: a command, a webhook, or env:NAME that has either
+    notify_stalled_s: float | None = Field(3600.0, gt=0)  # without a report for so long it has stalled; None: not told
 
     @property
     def lanes(self) -> int:
@@ -294,6 +297,8 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
         problems.append(f"search.{name}: {name} is set to one value as well; give one of the two")
     if settings.train_with_holdout:
         problems.append("train_with_holdout: a study ranks its trials on the holdout; search/train.py trains on it too")
+    if is_webhook(settings.notify or ""):  # typed, it has left the settings before
+        problems.append("notify: a webhook's URL would be kept with the settings; write env:NAME, and export NAME")
     if settings.name in RESERVED:
         problems.append(f"name: '{settings.name}' is taken by the storage itself; give another --name")
     try:

@@ -19,7 +19,7 @@ from search.job_package import package
 from search.resume import typed
 from search.settings import Settings, resolve
 from search.space_file import load_space
-from search.tracking.credentials import TYPED, shown
+from search.tracking.credentials import FROM_ENVIRONMENT, NOTIFY_URL, TYPED, shown
 from search.values import parse_sets
 from trainables.errors import InputError
 
@@ -175,8 +175,9 @@ def check_places(settings: Settings) -> None:
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         problems.append(f"tracking_uri: {shown(uri)} is a file of this machine; give an absolute path: sqlite:////…")
     for name in os.environ.get(TYPED, "").split():
+        instead = f"--set notify={FROM_ENVIRONMENT}{name}" if name == NOTIFY_URL else "--tracking-uri without it"
         problems.append(
-            f"{name}: a secret does not go along with a job, whose settings Ray shows; leave it out, and have {name} "
+            f"{name}: a secret does not go along with a job, whose settings Ray shows; give {instead}, and have {name} "
             "in the environment that `ray start` has on the head"
         )
     if problems:

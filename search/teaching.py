@@ -12,7 +12,16 @@ from trainables.errors import InputError, StudyError
 TEACHER = "teacher"  # the teacher's trial id at the broker
 
 
-def ready_teacher(plan: Plan, folder: Path, kept: Path, broker, lanes, view, interrupted: Callable[[], bool]) -> dict:
+def ready_teacher(
+    plan: Plan,
+    folder: Path,
+    kept: Path,
+    broker,
+    lanes,
+    view,
+    interrupted: Callable[[], bool],
+    reported: Callable[[], None],
+) -> dict:
     """Has a lane make the teacher ready and judges it.
 
     Args:
@@ -20,6 +29,7 @@ def ready_teacher(plan: Plan, folder: Path, kept: Path, broker, lanes, view, int
         kept: where it is kept for all studies.
         broker, lanes, view: the study's.
         interrupted: whether to give up.
+        reported: called at each of its reports.
 
     Returns:
         Its figures, as `trainables.teacher_job.prepare_teacher`; {} where it was interrupted.
@@ -39,6 +49,7 @@ def ready_teacher(plan: Plan, folder: Path, kept: Path, broker, lanes, view, int
     epochs = plan.teacher_recipe["epochs"]
 
     def on_report(metrics: dict) -> None:
+        reported()
         view.phase(f"fitting the teacher: epoch {metrics['epoch']}/{epochs}, holdout {metrics['val/top1']:.2f}%")
 
     try:

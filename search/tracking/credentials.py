@@ -1,7 +1,8 @@
 """Who we are to the tracking store: secrets come from the environment, leave a URI at once, and are shown to nobody.
 
 A password in `--tracking-uri` moves into the variable where the client or driver of that store looks for it anyway.
-What handles the URI from then on (settings, files, Ray, errors, commands that are printed) never had it.
+What handles the URI from then on (settings, files, Ray, errors, commands that are printed) never had it. So it is with
+a webhook's URL in `notify`, which is a secret as a whole.
 """
 
 import os
@@ -17,7 +18,9 @@ LOG_IN = f"{USERNAME} and {PASSWORD}, or {TOKEN}"
 # What each database's own tools read; the drivers of PostgreSQL that stand on libpq do so too.
 DATABASE_PASSWORDS = {"postgresql": "PGPASSWORD", "mysql": "MYSQL_PWD", "mssql": "SQLCMDPASSWORD"}
 LIBPQ = ("postgresql", "postgresql+psycopg2", "postgresql+psycopg")
-SECRETS = (PASSWORD, TOKEN, *DATABASE_PASSWORDS.values(), "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+NOTIFY_URL, FROM_ENVIRONMENT = "OFAKD_NOTIFY_URL", "env:"  # where a webhook that was typed goes, and how that is told
+AWS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRETS = (PASSWORD, TOKEN, *DATABASE_PASSWORDS.values(), *AWS, NOTIFY_URL)
 HIDDEN = "***"
 NAMES_SECRET = r"[\w.-]*(?:passw|passphrase|pwd|token|secret)[\w.-]*"  # of a query's parameters; passfile is a path
 TYPED = "OFAKD_LOG_IN_TYPED"  # names the variables that got what was in a URI, for processes that follow
@@ -90,11 +93,20 @@ def without_secrets(flags: dict[str, Any], sets: list[str]) -> tuple[dict[str, A
 
 def _item_without(item: str) -> str:
     name, equals, value = item.partition("=")
-    return f"{name}={set_aside(value.strip(chr(39) + chr(34)))}" if name == "tracking_uri" and equals else item
+    value = value.strip(chr(39) + chr(34))
+    if name == "notify" and is_webhook(value):
+        _take({NOTIFY_URL: value})
+        return f"{name}={FROM_ENVIRONMENT}{NOTIFY_URL}"
+    return f"{name}={set_aside(value)}" if name == "tracking_uri" and equals else item
+
+
+def is_webhook(target: str) -> bool:
+    """Whether what is to be notified is a webhook, and no command."""
+    return target.lower().startswith(("http://", "https://"))
 
 
 def words_without(words: list[str]) -> list[str]:
-    """A command line's words, the tracking URI among them as `set_aside` gives it.
+    """A command line's words, the tracking URI among them as `set_aside` gives it, a webhook's in the environment.
 
     Raises:
         InputError: as `set_aside`.
@@ -106,6 +118,10 @@ def words_without(words: list[str]) -> list[str]:
             word = set_aside(word)
         elif equals and (name == "tracking_uri" or name.startswith("--track")):
             word = _item_without(f"tracking_uri={value}").replace("tracking_uri", name, 1)
+        elif name == "notify":
+            word = _item_without(word)
+        elif name == "--set":
+            word = f"--set{equals}{_item_without(value)}"
         found.append(word)
         before = word
     return found
@@ -124,8 +140,12 @@ def retype() -> None:
 
 def reminder() -> str:
     """What a session whose URI had secrets says beside the command that goes on; else empty."""
-    names = " and ".join(os.environ.get(TYPED, "").split())
-    return f"the log-in that --tracking-uri had is kept nowhere: give it again, or set {names}" if names else ""
+    typed = os.environ.get(TYPED, "").split()
+    names = " and ".join(name for name in typed if name != NOTIFY_URL)
+    said = [f"the log-in that --tracking-uri had is kept nowhere: give it again, or set {names}"] if names else []
+    if NOTIFY_URL in typed:
+        said.append(f"the webhook is kept nowhere: give it again, or set {NOTIFY_URL}")
+    return "; ".join(said)
 
 
 def with_password(uri: str) -> str:
