@@ -1,0 +1,94 @@
+"""Real Ray clusters with a dashboard and a token, on free ports, so that several may run beside one another."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.search import studies
+
+TOKEN = "7" * 64
+BIN = Path(sys.executable).parent
+PORTS = (
+    "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port",
+    "runtime-env-agent-port", "ray-client-server-port", "node-manager-port", "object-manager-port",
+)  # fmt: skip
+
+
+@dataclass
+class Cluster:
+    """A cluster that runs: `address` of its head, `dashboard` with the job API, `token`, the file of its token."""
+
+    address: str
+    dashboard: str
+    token: Path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free, all different."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """What `ray start` has: our python first on the PATH, and the token."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), **more}
+
+
+@contextlib.contextmanager
+def head(folder: Path, cpus: int = 2, **more: str) -> Iterator[Cluster]:
+    """A head with its dashboard, which answers.
+
+    Args:
+        folder: of its token and log.
+        more: of its environment.
+    """
+    (folder / "token").write_text(TOKEN)
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    ray = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets lie in it
+    options = [f"--{name}={port}" for name, port in ports.items()]
+    options += [f"--num-cpus={cpus}", "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--temp-dir={ray}"]
+    dashboard = f"http://127.0.0.1:{ports['dashboard-port']}"
+    with started(["--head", "--node-ip-address=127.0.0.1", *options], folder, "head", **more) as process:
+
+        def answers():
+            assert process.poll() is None, (folder / "head.log").read_text()
+            request = urllib.request.Request(f"{dashboard}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
+            try:
+                return urllib.request.urlopen(request, timeout=5).status == 200
+            except OSError:
+                return False
+
+        studies.wait_for(answers, "the cluster's start")
+        yield Cluster(f"127.0.0.1:{ports['port']}", dashboard, folder / "token")
+    shutil.rmtree(ray, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def started(options: list[str], folder: Path, name: str, prefix: tuple[str, ...] = (), **more: str):
+    """A `ray start` that runs until it is left.
+
+    Args:
+        prefix: what runs it, as `unshare`.
+    """
+    command = [*prefix, str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options]
+    with (folder / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(folder, **more))
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
