@@ -1,0 +1,101 @@
+"""What is looked at on the nodes of a cluster that a study joins."""
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from search.nodes import differing, too_small
+from search.settings import Settings
+from tests.search import clusters, studies
+
+HEAD = {"CPU": 0.0, "memory": 1e9, "node:__internal_head__": 1.0}
+
+
+def settings(**fields):
+    return Settings(name="n", space="s", teacher="a", student="b", address="auto", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "nodes"),
+    [
+        ({}, [HEAD, {"CPU": 1.0}]),
+        ({"workers_per_trial": 3}, [{"CPU": 2.0}, {"CPU": 1.0}]),
+        ({"gpus_per_trial": 0.5}, [{"CPU": 1.0, "GPU": 1.0}]),
+        ({"gpus_per_trial": 0.1, "pack": 10}, [{"CPU": 1.0, "GPU": 1.0}]),
+        ({"workers_per_trial": 2, "gpus_per_trial": 2, "cpus_per_worker": 2}, [{"CPU": 2.0, "GPU": 1.0}] * 2),
+    ],
+)
+def test_a_trial_that_fits(fields, nodes):
+    assert too_small(settings(**fields), nodes) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "nodes", "said"),
+    [
+        ({}, [HEAD], "workers_per_trial: a trial needs 1 worker(s) of 1 CPU each, and the cluster has room for 0 on 1"),
+        ({}, [], "room for 0 on 0 node(s), the largest of 0 CPU; ask for less"),
+        ({"cpus_per_worker": 4}, [{"CPU": 3.0}] * 9, "1 worker(s) of 4 CPU each, and the cluster has room for 0 on 9"),
+        ({"workers_per_trial": 3}, [{"CPU": 2.0}], "3 worker(s) of 1 CPU each, and the cluster has room for 2 on 1"),
+        ({"gpus_per_trial": 1}, [{"CPU": 8.0}], "gpus_per_trial: a trial needs 1 worker(s) of 1 CPU and 1 GPU each"),
+        ({"gpus_per_trial": 1}, [{"CPU": 8.0}, {"GPU": 4.0}], "the largest of 0 CPU and 4 GPU"),
+    ],
+)
+def test_a_cluster_too_small_for_one_trial(fields, nodes, said):
+    assert said in too_small(settings(**fields), nodes)
+
+
+def test_versions_that_differ_name_node_package_and_both():
+    ours = {"python": "3.11", "timm": "1.0.31", "ray": "2.60.0"}
+    assert differing("a (1.2.3.4)", dict(ours), ours) == []
+    assert differing("a (1.2.3.4)", {"python": "3.11", "timm": "1.0.9", "ray": None}, ours) == [
+        "versions: node a (1.2.3.4) has timm 1.0.9, this study's driver 1.0.31; install the same on all nodes",
+        "versions: node a (1.2.3.4) has ray not at all, this study's driver 2.60.0; install the same on all nodes",
+    ]
+
+
+@pytest.mark.long
+def test_a_node_that_lacks_the_storage_or_has_other_versions(tmp_path, monkeypatch):
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount anything for one process")
+    other = tmp_path / "METADATA"
+    other.write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.4.12\n")
+    timm = metadata.distribution("timm").locate_file(f"timm-{metadata.version('timm')}.dist-info/METADATA")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with clusters.head(tmp_path) as cluster:
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token))
+        monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        simulated = ("--space", studies.MAIN_SPACE, "--trials", "2", "--set", "simulate=synthetic", "finalists=0")
+        study = (*simulated, "--address", cluster.address, "--storage", str(shared))
+        ran = studies.run(*study, "--name", "whole", cwd=tmp_path)
+        assert ran.code == 0, ran.err
+        assert not [path.name for path in shared.iterdir() if path.name.startswith(".seen")]
+        # A node of this machine with an empty folder where the others have the storage, and with another timm.
+        mounts = f"mount -t tmpfs none {shared} && mount --bind {other} {timm}"
+        hidden = ("unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh")
+        node = [f"--address={cluster.address}", "--num-cpus=1", *_own_ports()]
+        with clusters.started(node, tmp_path, "node", hidden) as process:
+            studies.wait_for(lambda: _nodes(cluster, tmp_path) == 2 or process.poll() is not None, "the node")
+            assert process.poll() is None, (tmp_path / "node.log").read_text()
+            ran = studies.run(*study, "--name", "torn", cwd=tmp_path)
+        assert ran.code == 2, ran.out
+        lines = ran.err.splitlines()
+        assert len(lines) == 2 and all(line.startswith("error: ") for line in lines), lines
+        assert "has timm 0.4.12, this study's driver 1.0." in lines[0]
+        assert f"does not see {shared} as it is here" in lines[1] and "give a folder that all nodes share" in lines[1]
+        assert not (shared / "torn").exists()
+        assert not [path.name for path in shared.iterdir() if path.name.startswith(".seen")]
+
+
+def _own_ports() -> list[str]:
+    names = [name for name in clusters.PORTS if name not in ("port", "dashboard-port", "ray-client-server-port")]
+    return [f"--{name}={port}" for name, port in zip(names, clusters.free_ports(len(names)), strict=True)]
+
+
+def _nodes(cluster, folder: Path) -> int:
+    """How many nodes are alive, as `ray list nodes` tells."""
+    command = [str(clusters.BIN / "ray"), "list", "nodes", "--address", cluster.dashboard, "--format", "json"]
+    ran = subprocess.run(command, env=clusters.environment(folder), capture_output=True, text=True, check=False)
+    return ran.stdout.count('"ALIVE"')
