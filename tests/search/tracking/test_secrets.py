@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 import psycopg
 import pytest
 
-from search.tracking.credentials import SECRETS, TYPED, USERNAME
+from search.tracking.credentials import NOTIFY_URL, SECRETS, TYPED, USERNAME
 from tests.search import studies
 from tests.search.tracking import servers
 from tests.search.tracking.conftest import USER, Stores
@@ -129,14 +129,16 @@ def test_a_study_whose_database_goes_away(place, tmp_path):
 
 def test_a_study_whose_server_goes_away(place):
     password = "plant3d: p@ss/w%25rd"
-    watch = Watch(password)
+    hook = "planted-h00k/4"
+    watch = Watch(password, hook)
     log = place / "server.log"
     kept = place / "runs" / "hushed"
     with servers.mlflow_server(f"sqlite:///{place}/server.db", str(place / "artifacts"), log) as uri:
         typed = uri.replace("://", f"://{USER}:{quote(password, safe='')}@")
         process = studies.start(
-            *STUDY, "--name", "hushed", "--tracking-uri", typed, "--set", *SETS[2:], "--trials", "400", cwd=place
-        )
+            *STUDY, "--name", "hushed", "--tracking-uri", typed, "--set", *SETS[2:],
+            f"notify=http://127.0.0.1:1/{hook}", "--trials", "400", cwd=place,
+        )  # fmt: skip
         study = studies.Followed(process)
         studies.wait_for(
             lambda: len(list(kept.glob("trials/*/record.json"))) > 4 or process.poll() is not None, "trials"
@@ -145,6 +147,7 @@ def test_a_study_whose_server_goes_away(place):
     process.send_signal(signal.SIGINT)
     ran = study.end()
     assert ran.code == 130 and "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in ran.out, ran.err
+    assert "notify: it was not told 'interrupted'" in ran.out and f"set {NOTIFY_URL}" in ran.out
     refused = studies.run(*STUDY, "--tracking-uri", typed, cwd=place)
     assert refused.code == 2 and "unreachable" in refused.err
     watch.assert_none_said(ran, refused)
