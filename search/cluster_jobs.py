@@ -19,7 +19,7 @@ from search.cluster import bring_the_token
 from trainables.errors import InputError, one_line
 
 DEFAULT = "http://127.0.0.1:8265"  # where Ray's dashboard listens by itself
-ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's own variables, the first one wins
+ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's own; the second may also be that of a head, without http
 STUDY, SUBMITTED = "ofakd_study", "ofakd_submitted"  # of a job's metadata: the name, and what it takes to go on
 REACH_S = 5.0  # how long the head may take to answer
 STOP_WAIT_S = 900  # how long a study has to end once it is told to; then Ray kills it
@@ -72,7 +72,7 @@ def given_address(address: str | None) -> str:
     Raises:
         InputError: it is no URL of a dashboard.
     """
-    named = next((os.environ[name] for name in ADDRESSES if os.environ.get(name)), None)
+    named = next((os.environ[name] for name in ADDRESSES if os.environ.get(name, "").startswith("http")), None)
     return checked_address(address or named or DEFAULT)
 
 

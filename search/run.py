@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--concurrency", type=int, metavar="C", help="trials side by side (default: as many as fit)")
     add("--tracking-uri", metavar="URI", help="MLflow server or store (default: SQLite in the storage)")
     add("--storage", metavar="DIR_OR_URI", help="where everything is written (default: runs)")
-    add("--address", metavar="RAY_ADDRESS", help="of a running Ray cluster (default: start one here)")
+    add("--address", metavar="RAY_ADDRESS", help="a Ray cluster: HOST:PORT joins it, http://HEAD:8265 submits to it")
     add("--detach", action="store_true", help="run in the background and print how to follow it")
     return parser
 

@@ -59,7 +59,7 @@ def submit_study(arguments, flags: dict[str, Any], sets: list[str], address: str
         settings = resolve(study, {"name": "unnamed", **flags, "space": arguments.space}, sets)
         if settings.name == "unnamed":
             settings = settings.model_copy(update={"name": unnamed(arguments.space, settings.scale)})
-    check_places(settings)
+    check_places(settings, sets)
     flags = {**flags, "name": settings.name, "storage": settings.storage}
     client = cluster_jobs.connect(address)
     job = submit(client, Path(arguments.space), Path.cwd(), flags, sets, arguments.resume, arguments.dry_run)
@@ -151,8 +151,11 @@ def resubmit(client, last: StudyJob) -> str:
     return submit(client, space, folder, submitted["flags"], submitted["sets"], resume=True)
 
 
-def check_places(settings: Settings) -> None:
-    """What names a place of this machine, or a secret, though the study is to run elsewhere.
+def check_places(settings: Settings, sets: list[str]) -> None:
+    """What names a place of this machine, or has a secret, though the study is to run elsewhere.
+
+    Args:
+        sets: what goes along as it was typed.
 
     Raises:
         InputError: one line each.
@@ -174,6 +177,11 @@ def check_places(settings: Settings) -> None:
     uri = getattr(settings, "tracking_uri", None) or ""
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         problems.append(f"tracking_uri: {shown(uri)} is a file of this machine; give an absolute path: sqlite:////…")
+    for name, _, value in (item.partition("=") for item in sets):
+        if shown(value) != value:
+            problems.append(
+                f"{name}: it has a password, which does not go along with a job; have it on the head instead"
+            )
     for name in os.environ.get(TYPED, "").split():
         instead = f"--set notify={FROM_ENVIRONMENT}{name}" if name == NOTIFY_URL else "--tracking-uri without it"
         problems.append(

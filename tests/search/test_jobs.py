@@ -116,6 +116,8 @@ def test_the_address_is_the_given_one_or_that_of_rays_own_variables(monkeypatch)
     for name in cluster_jobs.ADDRESSES:
         monkeypatch.delenv(name, raising=False)
     assert given_address(None) == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert given_address(None) == "http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_ADDRESS", "http://b:1/")
     assert given_address(None) == "http://b:1"
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "https://c")
@@ -190,6 +192,7 @@ def test_jobs_without_an_address_or_a_cluster_names_both_ways(capfd, monkeypatch
         (["--set", "sampler=bayes"], "sampler: 'bayes'"),
         (["--resume"], "--resume: give the study's --name"),
         (["--tracking-uri", "http://me:s3cret@host"], f"{PASSWORD}: a secret does not go along with a job"),
+        (["--set", "notify=curl http://me:s3cret@host"], "notify: it has a password, which does not go along"),
         (["--set", "notify=https://host/s3cret"], f"give --set notify=env:{NOTIFY_URL}, and have {NOTIFY_URL} in the"),
     ],
 )
