@@ -1,6 +1,7 @@
 """The Ray cluster of a study: started on this machine, or joined."""
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -21,6 +22,14 @@ def start_ray(settings) -> None:
 
     if ray.is_initialized():
         return
+    before = signal.getsignal(signal.SIGTERM)
+    _start_or_join(settings)
+    if callable(before):  # Ray puts its own in the place of the study's, which ends it cleanly
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start_or_join(settings) -> None:
+    import ray
 
     root = str(Path(__file__).resolve().parents[1])
     paths = [root, os.environ.get("PYTHONPATH"), os.getcwd()]  # the last for models of the user's own, last as here

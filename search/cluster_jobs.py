@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import time
@@ -206,6 +205,8 @@ def follow(client, job: str) -> StudyJob | None:
     """Prints a job's log until the job has ended; None, with one line on stderr, where the cluster answers no more."""
     import asyncio
 
+    import aiohttp
+
     async def tail() -> None:
         async for lines in client.tail_job_logs(job):
             print(lines, end="", flush=True)
@@ -213,17 +214,6 @@ def follow(client, job: str) -> StudyJob | None:
     try:
         asyncio.run(tail())
         return read_job(client, job)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, aiohttp.ClientError) as error:
         print(f"error: the cluster answers no more ({one_line(error)}); the study may go on", file=sys.stderr)
         return None
-
-
-def progress(log: str, going: bool) -> tuple[dict[str, int], list[str]]:
-    """How many trials ended in which state, by the lines of a session, and what it is doing, or how it ended."""
-    counts: dict[str, int] = {}
-    for state in re.findall(r"^\[[\d:]+\] trial \S+ (complete|pruned|failed)\b", log, re.M):
-        counts[state] = counts.get(state, 0) + 1
-    lines = [line for line in log.splitlines() if line.strip()]
-    if not going:
-        lines = [line for line in lines if re.match(r"(best|ended by|spent|error|interrupted)\b", line)] or lines
-    return counts, lines[-3:]

@@ -4,16 +4,15 @@ import difflib
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from search import cluster_jobs, local_studies
 from search.cluster_jobs import GOING
 from search.job_package import copy_ours
+from search.jobs_view import facts, progress, table
 from search.removal import confirm, remove
 from search.submission import how_to_follow, resubmit, start_job
-from search.terminal import person_console, span
 from trainables.errors import InputError
 
 
@@ -25,7 +24,7 @@ def run_jobs(arguments) -> int:
     """
     place = OfAFolder(arguments.storage) if arguments.storage else OfACluster(arguments.address)
     if arguments.action == "list":
-        _table(place.rows())
+        table(place.rows())
         return 0
     place.choose(arguments.study)
     return getattr(place, arguments.action)(arguments)
@@ -58,10 +57,10 @@ class OfACluster:
     def status(self, arguments) -> int:
         last = self._last
         where = ", ".join(f"{name} {value}" for name in ("--storage",) if (value := last.flag(name)))
-        _facts(last.study, last.state, last.started, last.took, f"job {last.job}", where, len(self._jobs))
+        facts(last.study, last.state, last.started, last.took, f"job {last.job}", where, len(self._jobs))
         if last.state not in GOING and last.message and last.code is None:
             print(f"Ray:     {last.message[:300]}")
-        _progress(self._client.get_job_logs(last.job), last.state in GOING)
+        progress(self._client.get_job_logs(last.job), last.state in GOING)
         return 0
 
     def logs(self, arguments) -> int:
@@ -77,9 +76,10 @@ class OfACluster:
     def stop(self, arguments) -> int:
         last = _going(self._last)
         print(f"stopping study {last.study}: running trials keep their last epoch's checkpoint", flush=True)
-        self._client.stop_job(last.job)
+        told = self._client.stop_job(last.job)
         deadline = time.monotonic() + cluster_jobs.STOP_WAIT_S + 60
         while (now := cluster_jobs.read_job(self._client, last.job)).state in GOING:
+            told = told or self._client.stop_job(last.job)  # not before the job has a process to be told
             if time.monotonic() > deadline:
                 raise InputError(f"STUDY: '{last.study}' does not end; look at job {last.job} in {self._address}")
             time.sleep(0.5)
@@ -147,8 +147,8 @@ class OfAFolder:
 
     def status(self, arguments) -> int:
         one = self._study
-        _facts(one.study, one.state, one.started, one.took, one.process, f"--storage {self._storage}", None)
-        _progress(self._text(), bool(one.process))
+        facts(one.study, one.state, one.started, one.took, one.process, f"--storage {self._storage}", None)
+        progress(self._text(), bool(one.process))
         return 0
 
     def logs(self, arguments) -> int:
@@ -220,41 +220,3 @@ def _ended(name: str, state: str) -> str:
     if state in GOING:
         raise InputError(f"STUDY: '{name}' is {state}; stop it first")
     return name
-
-
-def _facts(
-    name: str, state: str, started: float | None, took: float, who: str, where: str, sessions: int | None
-) -> None:
-    print(f"study:   {name}")
-    print(f"state:   {state}{f' ({who})' if who else ''}")
-    print(f"started: {_when(started)}, took {span(took)}{f', session {sessions}' if (sessions or 0) > 1 else ''}")
-    print(f"where:   {where}")
-
-
-def _progress(log: str, going: bool) -> None:
-    """What a session's lines say of its trials, and the last of them."""
-    counts, last = cluster_jobs.progress(log, going)
-    if counts:
-        told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-        print(f"trials:  {told} in this session")
-    for number, line in enumerate(last):
-        print(f"{'' if number else 'now:' if going else 'ended:':<8} {line}")
-
-
-def _table(rows: Iterable[tuple[Any, ...]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("study", "state", "started", "took", "by"):
-        table.add_column(title, no_wrap=True)
-    for study, state, started, took, who in rows:
-        table.add_row(study, state, _when(started), span(took), who)
-    console = person_console()
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print("no study")
-
-
-def _when(started: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else "unknown"

@@ -16,8 +16,9 @@ import pytest
 from rich.console import Console
 
 from search import cluster_jobs, jobs, jobs_command, run
-from search.cluster_jobs import StudyJob, checked_address, connect, flag_of, given_address, progress
+from search.cluster_jobs import StudyJob, checked_address, connect, flag_of, given_address
 from search.job_package import MOST_FILES, own_modules, package
+from search.jobs_view import read_progress
 from search.ledger import TrialRecord
 from search.live import PlainView
 from search.submission import job_address, resubmit
@@ -310,10 +311,10 @@ def test_progress_is_read_from_what_a_session_prints():
         assert record.state == state
         view.trial_ended(record)
     view.phase("writing the results")
-    counts, last = progress(text.getvalue(), going=True)
+    counts, last = read_progress(text.getvalue(), going=True)
     assert counts == {"complete": 1, "failed": 1, "pruned": 1} and last[-1].endswith("writing the results")
     ended = text.getvalue() + "best:    eps=1\nended by: all 3 trials have run\nspent: 1 s\nfiles: x\n"
-    assert progress(ended, going=False)[1] == ["best:    eps=1", "ended by: all 3 trials have run", "spent: 1 s"]
+    assert read_progress(ended, going=False)[1] == ["best:    eps=1", "ended by: all 3 trials have run", "spent: 1 s"]
 
 
 def test_a_study_that_is_not_known_is_answered_with_near_names():
@@ -351,6 +352,7 @@ def test_studies_of_this_machine(tmp_path):
     stopped = local("stop", "s")
     assert stopped.code == 0 and "python search/jobs.py resume s --storage runs" in stopped.out, stopped.err
     assert "state:   interrupted" in local("status", "s").out
+    assert "interrupted; go on with" in local("logs", "s").out, "it ended as Ctrl-C ends it"
     resumed = local("resume", "s")
     assert resumed.code == 0 and "runs in the background" in resumed.out, resumed.err
     studies.wait_for(lambda: (folder / "console.log").read_text().count("searching") == 2, "the search, again")

@@ -197,3 +197,17 @@ except urllib.error.HTTPError as error:
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "401"
+
+
+def test_a_head_that_vanishes_is_one_line_to_one_who_follows(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    with clusters.head(tmp_path) as cluster:
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token))
+        words = (*ENDLESS, "--set", *SETS, "--name", "lost", "--storage", str(tmp_path / "shared"))
+        follower = studies.Followed(studies.start(*words, "--address", cluster.dashboard, cwd=tmp_path))
+        studies.wait_for(
+            lambda: "starting Ray" in follower.out or follower.process.poll() is not None, "the study's lines"
+        )
+    ran = follower.end()
+    assert ran.code == 1 and ran.err.startswith("error: the cluster answers no more ("), ran.err
+    assert ran.err.endswith("); the study may go on\n") and ran.err.count("\n") == 1
