@@ -1,6 +1,7 @@
 """The command behind `search/jobs.py`, over a cluster's jobs or over a folder of studies."""
 
 import difflib
+import re
 import shlex
 import tempfile
 import time
@@ -56,7 +57,7 @@ class OfACluster:
 
     def status(self, arguments) -> int:
         last = self._last
-        where = ", ".join(f"{name} {value}" for name in ("--storage",) if (value := last.flag(name)))
+        where = f"--storage {last.flag('--storage') or 'as its settings say'}"
         facts(last.study, last.state, last.started, last.took, f"job {last.job}", where, len(self._jobs))
         if last.state not in GOING and last.message and last.code is None:
             print(f"Ray:     {last.message[:300]}")
@@ -90,7 +91,7 @@ class OfACluster:
     def resume(self, arguments) -> int:
         if self._last.state in GOING:
             raise InputError(f"STUDY: '{self._last.study}' is {self._last.state} already as job {self._last.job}")
-        job = resubmit(self._client, self._last)
+        job = resubmit(self._client, self._last, begun=self._begun())
         print(f"study {self._last.study} goes on as job {job}")
         print("\n".join(how_to_follow(self._last.study, self._address)))
         return 0
@@ -103,12 +104,16 @@ class OfACluster:
         what = f"study {name} in {storage} with its MLflow runs and models, and {len(self._jobs)} job(s)"
         if not confirm(f"remove {what}?", arguments.yes):
             return 130
-        code = self._remove_there(name, storage, arguments.tracking_uri)
+        code = self._remove_there(name, storage, arguments.tracking_uri) if self._begun() else 0
         if code == 0:
             for job in self._jobs:
                 self._client.delete_job(job.job)
             print(f"deleted: {len(self._jobs)} job(s) of the cluster")
         return code
+
+    def _begun(self) -> bool:
+        """Whether the storage knows of the study: a session then prints what it does, with times."""
+        return any(re.search(r"^\[[\d:]+\] ", self._client.get_job_logs(job.job), re.M) for job in self._jobs)
 
     def _remove_there(self, study: str, storage: str, tracking_uri: str | None) -> int:
         """Removes a study where its storage is: by a job on the head, which is gone afterwards."""

@@ -132,8 +132,11 @@ def start_job(client, name: str, command: str, working_dir: Path, about: dict[st
         raise InputError(f"--address: the cluster takes no job ({' '.join(str(error).split())[:300]})") from error
 
 
-def resubmit(client, last: StudyJob) -> str:
+def resubmit(client, last: StudyJob, begun: bool) -> str:
     """Has a study that was submitted by `submit` go on; returns Ray's id of the new job.
+
+    Args:
+        begun: whether there is something to go on with; else it begins.
 
     Raises:
         InputError: it is running, or this machine lacks what it takes.
@@ -148,7 +151,7 @@ def resubmit(client, last: StudyJob) -> str:
         if not path.exists():
             again = f"search/run.py --space FILE --name {last.study} --resume --storage … --address … --detach"
             raise InputError(f"STUDY: this machine has no {path}, the {what} of '{last.study}'; go on with: {again}")
-    return submit(client, space, folder, submitted["flags"], submitted["sets"], resume=True)
+    return submit(client, space, folder, submitted["flags"], submitted["sets"], resume=begun)
 
 
 def check_places(settings: Settings, sets: list[str]) -> None:

@@ -192,6 +192,7 @@ def test_jobs_without_an_address_or_a_cluster_names_both_ways(capfd, monkeypatch
         (["--trials", "0"], "trials: 0 must be"),
         (["--set", "sampler=bayes"], "sampler: 'bayes'"),
         (["--resume"], "--resume: give the study's --name"),
+        (["--resume", "--name", "s"], "storage: 'runs' is a folder of this machine"),
         (["--tracking-uri", "http://me:s3cret@host"], f"{PASSWORD}: a secret does not go along with a job"),
         (["--set", "notify=curl http://me:s3cret@host"], "notify: it has a password, which does not go along"),
         (["--set", "notify=https://host/s3cret"], f"give --set notify=env:{NOTIFY_URL}, and have {NOTIFY_URL} in the"),
@@ -326,9 +327,9 @@ def test_a_study_that_is_not_known_is_answered_with_near_names():
 def test_a_study_goes_on_only_where_its_space_is(tmp_path):
     about = {"space": str(tmp_path / "gone.py"), "folder": str(tmp_path), "flags": {"name": "s"}, "sets": []}
     with pytest.raises(InputError, match=r"no .*gone.py, the space file of 's'; go on with: search/run.py"):
-        resubmit(None, StudyJob("s", "job", "interrupted", 0.0, 1.0, [], about))
+        resubmit(None, StudyJob("s", "job", "interrupted", 0.0, 1.0, [], about), begun=True)
     with pytest.raises(InputError, match="submitted by hand; do that again with --resume --name s"):
-        resubmit(None, StudyJob("s", "job", "interrupted", 0.0, 1.0, []))
+        resubmit(None, StudyJob("s", "job", "interrupted", 0.0, 1.0, []), begun=True)
 
 
 @pytest.mark.long
