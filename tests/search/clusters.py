@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,11 +24,12 @@ PORTS = (
 
 @dataclass
 class Cluster:
-    """A cluster that runs: `address` of its head, `dashboard` with the job API, `token`, the file of its token."""
+    """A cluster that runs: its head's address and process, the dashboard with the job API, the file of its token."""
 
     address: str
     dashboard: str
     token: Path
+    process: int
 
 
 def free_ports(count: int) -> list[int]:
@@ -73,7 +73,7 @@ def head(folder: Path, cpus: int = 2, **more: str) -> Iterator[Cluster]:
                 return False
 
         studies.wait_for(answers, "the cluster's start")
-        yield Cluster(f"127.0.0.1:{ports['port']}", dashboard, folder / "token")
+        yield Cluster(f"127.0.0.1:{ports['port']}", dashboard, folder / "token", process.pid)
     shutil.rmtree(ray, ignore_errors=True)
 
 

@@ -21,7 +21,7 @@ from search.job_package import MOST_FILES, own_modules, package
 from search.jobs_view import read_progress
 from search.ledger import TrialRecord
 from search.live import PlainView
-from search.submission import job_address, resubmit
+from search.submission import _told, job_address, resubmit
 from search.tracking.credentials import NOTIFY_URL, PASSWORD, TYPED
 from tests.search import studies
 from trainables.errors import InputError
@@ -288,6 +288,13 @@ def test_which_jobs_are_studies(entrypoint, metadata, name):
 def test_a_jobs_state_and_the_exit_code_of_one_who_follows(status, code, state, ends_with):
     job = cluster_jobs._from(details("x", status, code=code), "s", [])
     assert job.state == state and cluster_jobs.exit_code_of(job) == ends_with
+
+
+def test_why_a_job_ended_that_could_not_say_so(capsys):
+    for code, message, said in ((127, "", "no `python` on the PATH"), (None, "no such node", "failed: no such node")):
+        assert _told(StudyJob("s", "job", "failed", 0.0, 1.0, [], code=code, message=message)) == 1
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
 
 
 def test_the_session_that_is_going_is_meant_before_a_later_one_that_was_refused():

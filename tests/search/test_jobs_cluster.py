@@ -6,8 +6,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import pandas
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -54,17 +56,28 @@ def submitted(*words, cluster, cwd):
     return studies.run(*words, "--address", cluster.dashboard, "--storage", str(cwd / "shared"), cwd=cwd)
 
 
+def known_to_ray(cluster):
+    """All that Ray tells of jobs, as text."""
+    headers = {"Authorization": f"Bearer {clusters.TOKEN}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{cluster.dashboard}/api/jobs/", headers=headers)) as answer:
+        return answer.read().decode()
+
+
 def records(folder):
     return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("trials/*/record.json")}
 
 
-def test_a_study_goes_on_without_its_submitter_and_is_removed_with_all_it_left(cluster, place):
+def test_a_study_goes_on_without_its_submitter_and_is_removed_with_all_it_left(cluster, place, monkeypatch):
     (place / "mycurves.py").write_text(CURVES)
+    for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.setenv(name, "planted-s3cret")
     words = (*SIMULATED, "simulate=mycurves:curves", "--name", "mine")
     ran = submitted(*words, "--detach", cluster=cluster, cwd=place)
     assert ran.code == 0, ran.err
     assert "study mine is job mine-" in ran.out
     assert f"python search/jobs.py logs mine --follow --address {cluster.dashboard}" in ran.out
+    kept = known_to_ray(cluster)
+    assert "mycurves:curves" in kept and "planted" not in kept and clusters.TOKEN not in kept
     again = submitted(*words, "--detach", cluster=cluster, cwd=place)
     assert again.code == 2 and "study 'mine' is " in again.err and "stop that one first" in again.err
     followed = jobs("logs", "mine", "--follow", cluster=cluster, cwd=place)
@@ -214,6 +227,9 @@ def test_a_head_that_vanishes_is_one_line_to_one_who_follows(tmp_path, monkeypat
         studies.wait_for(
             lambda: "starting Ray" in follower.out or follower.process.poll() is not None, "the study's lines"
         )
-    ran = follower.end()
+        for child in psutil.Process(cluster.process).children(recursive=True):
+            if any(word.endswith("dashboard/dashboard.py") for word in child.cmdline()):
+                child.kill()
+        ran = follower.end()
     assert ran.code == 1 and ran.err.startswith("error: the cluster answers no more ("), ran.err
     assert ran.err.endswith("); the study may go on\n") and ran.err.count("\n") == 1
