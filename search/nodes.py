@@ -1,4 +1,4 @@
-"""What can be wrong with a cluster that a study joins: its nodes' storage, their versions, their room for a trial."""
+"""What can be wrong with a cluster that a study joins: its nodes' storage and their versions."""
 
 import contextlib
 import os
@@ -16,46 +16,17 @@ SEEN_S = 10.0  # how long a shared folder may take to show on one machine what a
 
 
 def check_nodes(settings: Settings) -> None:
-    """Joins the cluster at `address` and looks at it from each of its nodes.
+    """Joins the cluster at `address` and looks at it from each of its nodes; what has room there, `placement` knows.
 
     Raises:
-        InputError: nobody answers, a node does not see the storage or has other versions, or a trial fits nowhere.
+        InputError: nobody answers, or a node does not see the storage or has other versions.
     """
     start_ray(settings)
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
-    problems = [*_looks(alive, settings.storage)]
-    if not settings.simulate and (small := too_small(settings, [node["Resources"] for node in alive])):
-        problems.append(small)
-    if problems:
+    if problems := [*_looks(alive, settings.storage)]:
         raise InputError(problems)
-
-
-def too_small(settings: Settings, nodes: list[dict[str, float]]) -> str | None:
-    """Why no trial fits on a cluster, None where one does; a trial's workers may lie on several nodes.
-
-    Args:
-        nodes: the resources of each, by Ray's names.
-    """
-    workers, gpus = settings.workers_per_trial, settings.gpus_per_lane / settings.workers_per_trial
-    need = {"CPU": float(settings.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
-    fitting = sum(int(min(node.get(name, 0.0) / amount for name, amount in need.items()) + 1e-9) for node in nodes)
-    if fitting >= workers:
-        return None
-    largest = max(nodes, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)), default={})
-    field = (
-        "gpus_per_trial" if gpus and not any(node.get("GPU", 0.0) >= gpus for node in nodes) else "workers_per_trial"
-    )
-    return (
-        f"{field}: a trial needs {workers} worker(s) of {_amounts(need)} each, and the cluster has room for {fitting} "
-        f"on {len(nodes)} node(s), the largest of {_amounts({name: largest.get(name, 0.0) for name in need})}; ask for "
-        "less, or join larger nodes"
-    )
-
-
-def _amounts(resources: dict[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
 
 
 def differing(node: str, theirs: dict[str, str | None], ours: dict[str, str | None]) -> list[str]:

@@ -173,14 +173,12 @@ def test_what_only_the_cluster_can_refuse_is_refused_there(cluster, place):
         *SIMULATED, "simulate=null", "--workers-per-trial", "4", "--name", "wide", cluster=cluster, cwd=place
     )
     assert ran.code == 2
-    assert (
-        "error: workers_per_trial: a trial needs 4 worker(s) of 1 CPU each, and the cluster has room for 2" in ran.out
-    )
+    assert "error: --address: a trial needs 4 workers of 1 CPU each, and no node of the cluster has that" in ran.out
     assert state("wide", cluster, place) == "refused" and not (place / "shared" / "wide").exists()
     resumed = jobs("resume", "wide", cluster=cluster, cwd=place)
     assert resumed.code == 0, "it begins, as there is nothing to go on with: " + resumed.err
     log = jobs("logs", "wide", "--follow", cluster=cluster, cwd=place).out
-    assert "error: workers_per_trial: a trial needs 4 worker(s)" in log and "--resume" not in log
+    assert "error: --address: a trial needs 4 workers" in log and "--resume" not in log
     removed = jobs("rm", "wide", "--yes", cluster=cluster, cwd=place)
     assert removed.code == 0 and "deleted: 2 job(s)" in removed.out and state("wide", cluster, place) is None
 

@@ -6,44 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from search.nodes import differing, too_small
-from search.settings import Settings
+from search.nodes import differing
 from tests.search import clusters, studies
-
-HEAD = {"CPU": 0.0, "memory": 1e9, "node:__internal_head__": 1.0}
-
-
-def settings(**fields):
-    return Settings(name="n", space="s", teacher="a", student="b", address="auto", **fields)
-
-
-@pytest.mark.parametrize(
-    ("fields", "nodes"),
-    [
-        ({}, [HEAD, {"CPU": 1.0}]),
-        ({"workers_per_trial": 3}, [{"CPU": 2.0}, {"CPU": 1.0}]),
-        ({"gpus_per_trial": 0.5}, [{"CPU": 1.0, "GPU": 1.0}]),
-        ({"gpus_per_trial": 0.1, "pack": 10}, [{"CPU": 1.0, "GPU": 1.0}]),
-        ({"workers_per_trial": 2, "gpus_per_trial": 2, "cpus_per_worker": 2}, [{"CPU": 2.0, "GPU": 1.0}] * 2),
-    ],
-)
-def test_a_trial_that_fits(fields, nodes):
-    assert too_small(settings(**fields), nodes) is None
-
-
-@pytest.mark.parametrize(
-    ("fields", "nodes", "said"),
-    [
-        ({}, [HEAD], "workers_per_trial: a trial needs 1 worker(s) of 1 CPU each, and the cluster has room for 0 on 1"),
-        ({}, [], "room for 0 on 0 node(s), the largest of 0 CPU; ask for less"),
-        ({"cpus_per_worker": 4}, [{"CPU": 3.0}] * 9, "1 worker(s) of 4 CPU each, and the cluster has room for 0 on 9"),
-        ({"workers_per_trial": 3}, [{"CPU": 2.0}], "3 worker(s) of 1 CPU each, and the cluster has room for 2 on 1"),
-        ({"gpus_per_trial": 1}, [{"CPU": 8.0}], "gpus_per_trial: a trial needs 1 worker(s) of 1 CPU and 1 GPU each"),
-        ({"gpus_per_trial": 1}, [{"CPU": 8.0}, {"GPU": 4.0}], "the largest of 0 CPU and 4 GPU"),
-    ],
-)
-def test_a_cluster_too_small_for_one_trial(fields, nodes, said):
-    assert said in too_small(settings(**fields), nodes)
 
 
 def test_versions_that_differ_name_node_package_and_both():
