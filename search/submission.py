@@ -23,6 +23,10 @@ from search.tracking.credentials import FROM_ENVIRONMENT, NOTIFY_URL, TYPED, sho
 from search.values import parse_sets
 from trainables.errors import InputError
 
+NO_AGENT, NO_AGENT_S = (
+    "No available agent",
+    60.0,
+)  # what Ray says of a head that is still starting; how long that may be
 PYTHON_MISSING = 127  # a shell's exit code for a command that is not there
 PLACES = ("data_dir", "teacher_weights", "student_weights", "teacher_store_at")  # fields that name files
 
@@ -124,12 +128,18 @@ def start_job(client, name: str, command: str, working_dir: Path, about: dict[st
         "working_dir": str(working_dir),
         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},  # read beside the command when it is to stop
     }
-    try:
-        return client.submit_job(
-            entrypoint=command, submission_id=job, runtime_env=environment, metadata=about, entrypoint_num_cpus=0
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"--address: the cluster takes no job ({' '.join(str(error).split())[:300]})") from error
+    deadline = time.monotonic() + NO_AGENT_S
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=command, submission_id=job, runtime_env=environment, metadata=about, entrypoint_num_cpus=0
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            if NO_AGENT in str(error) and time.monotonic() < deadline:
+                time.sleep(1)
+                continue
+            problem = " ".join(str(error).split())[:300]
+            raise InputError(f"--address: the cluster takes no job ({problem})") from error
 
 
 def resubmit(client, last: StudyJob, begun: bool) -> str:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from search import cluster_jobs, jobs, jobs_command, run
+from search import cluster_jobs, jobs, jobs_command, run, submission
 from search.cluster_jobs import StudyJob, checked_address, connect, flag_of, given_address
 from search.job_package import MOST_FILES, own_modules, package
 from search.jobs_view import read_progress
@@ -295,6 +295,24 @@ def test_why_a_job_ended_that_could_not_say_so(capsys):
         assert _told(StudyJob("s", "job", "failed", 0.0, 1.0, [], code=code, message=message)) == 1
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1
+
+
+def test_a_head_that_is_still_starting_is_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(submission.time, "sleep", lambda seconds: None)
+    answers = iter([RuntimeError("500: No available agent to submit job"), None])
+    asked = []
+
+    def submit_job(**options):
+        asked.append(options)
+        if error := next(answers):
+            raise error
+        return options["submission_id"]
+
+    client = SimpleNamespace(submit_job=submit_job)
+    assert submission.start_job(client, "s", "true", tmp_path, {}) == asked[0]["submission_id"] and len(asked) == 2
+    answers = iter([RuntimeError("the disk is full")])
+    with pytest.raises(InputError, match=r"^--address: the cluster takes no job \(the disk is full\)$"):
+        submission.start_job(client, "s", "true", tmp_path, {})
 
 
 def test_the_session_that_is_going_is_meant_before_a_later_one_that_was_refused():
