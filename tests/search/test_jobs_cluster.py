@@ -169,18 +169,20 @@ def test_a_study_that_was_submitted_by_hand(cluster, place):
 
 
 def test_what_only_the_cluster_can_refuse_is_refused_there(cluster, place):
-    ran = submitted(
-        *SIMULATED, "simulate=null", "--workers-per-trial", "4", "--name", "wide", cluster=cluster, cwd=place
-    )
-    assert ran.code == 2
-    assert "error: --address: a trial needs 4 workers of 1 CPU each, and no node of the cluster has that" in ran.out
-    assert state("wide", cluster, place) == "refused" and not (place / "shared" / "wide").exists()
-    resumed = jobs("resume", "wide", cluster=cluster, cwd=place)
+    mine = place / "shared" / "taken" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    ran = submitted(*SIMULATED, "simulate=synthetic", "--name", "taken", cluster=cluster, cwd=place)
+    said = f"error: --name: study 'taken' exists in {place / 'shared'}"
+    assert ran.code == 2 and said in ran.out, ran.out + ran.err
+    assert state("taken", cluster, place) == "refused"
+    resumed = jobs("resume", "taken", cluster=cluster, cwd=place)
     assert resumed.code == 0, "it begins, as there is nothing to go on with: " + resumed.err
-    log = jobs("logs", "wide", "--follow", cluster=cluster, cwd=place).out
-    assert "error: --address: a trial needs 4 workers" in log and "--resume" not in log
-    removed = jobs("rm", "wide", "--yes", cluster=cluster, cwd=place)
-    assert removed.code == 0 and "deleted: 2 job(s)" in removed.out and state("wide", cluster, place) is None
+    log = jobs("logs", "taken", "--follow", cluster=cluster, cwd=place).out
+    assert said in log and "--address auto --resume" not in log
+    removed = jobs("rm", "taken", "--yes", cluster=cluster, cwd=place)
+    assert removed.code == 0 and "deleted: 2 job(s)" in removed.out and state("taken", cluster, place) is None
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
