@@ -1,6 +1,7 @@
 """Where a lane may run in a Ray cluster, and why it does not yet: what the nodes have, and what the autoscaler says."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +41,8 @@ def bundles(settings: Settings) -> list[Resources]:
     return [dict(one) for _ in range(settings.workers_per_trial)]
 
 
-def look(address: str | None = None) -> ClusterNow:
-    """Asks the cluster of an address, or that which this process has joined.
+def look() -> ClusterNow:
+    """Asks the cluster that this process has joined.
 
     Source: Ray's autoscaler state, as `ray status` reads it (ray.autoscaler.v2.sdk, without its parser, which leaves
     out what is infeasible).
@@ -50,11 +51,11 @@ def look(address: str | None = None) -> ClusterNow:
     from ray._raylet import GcsClient
     from ray.core.generated.autoscaler_pb2 import DEAD, DRAINING, GetClusterStatusReply
 
-    address = address or ray.get_runtime_context().gcs_address
+    address = ray.get_runtime_context().gcs_address
     reply = GetClusterStatusReply.FromString(GcsClient(address).get_cluster_status(timeout_s=10))
     scaling, now = reply.autoscaling_state, reply.cluster_resource_state
     live = [node for node in now.node_states if node.status not in (DEAD, DRAINING)]
-    if not scaling.autoscaler_state_version and ray.is_initialized() and (older := _older_autoscaler()):
+    if not scaling.autoscaler_state_version and (older := _older_autoscaler()):
         starting, failed = older
         return ClusterNow([dict(node.total_resources) for node in live], _free(live), True, starting, failed)
     starting: dict[str, int] = {}
@@ -67,8 +68,7 @@ def look(address: str | None = None) -> ClusterNow:
         [dict(request.resources_bundle) for request in gang.requests]
         for gang in scaling.infeasible_gang_resource_requests
     ]
-    # Ray's own observer, which starts nothing, is there where no node type has a name but those that it made up.
-    named = any(node.ray_node_type_name and not node.ray_node_type_name.startswith("node_") for node in live)
+    named = _named(node.ray_node_type_name for node in live)
     autoscaler = bool(scaling.autoscaler_state_version) and (named or bool(starting or failed))
     return ClusterNow(
         [dict(node.total_resources) for node in live], _free(live), autoscaler, starting, failed, infeasible
@@ -167,6 +167,11 @@ def in_words(wanted: list[Resources]) -> str:
     return one if len(wanted) == 1 else f"{len(wanted)} workers of {one} each"
 
 
+def _named(node_types: Iterable[str]) -> bool:
+    """Whether an autoscaler made any of these nodes: Ray's observer, where there is none, calls types by the nodes."""
+    return any(name and not name.startswith("node_") for name in node_types)
+
+
 def _own(bundle: Resources) -> list[tuple[str, float]]:
     return sorted((name, float(amount)) for name, amount in bundle.items() if name in ("CPU", "GPU"))
 
@@ -193,7 +198,7 @@ def _older_autoscaler() -> tuple[dict[str, int], dict[str, str]] | None:
         report = json.loads(_internal_kv_get(b"__autoscaling_status") or b"{}").get("autoscaler_report")
     except ValueError:
         return None
-    if not report:
+    if not report or not _named((report.get("node_type_mapping") or {}).values()):
         return None
     starting = {name: int(count) for name, count in (report.get("pending_launches") or {}).items()}
     for _, name, _ in report.get("pending_nodes") or []:

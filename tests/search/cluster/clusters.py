@@ -1,6 +1,7 @@
 """Ray clusters for tests: real ones of several processes on this machine, some with an autoscaler that starts nodes."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,14 @@ from tests.search import studies
 
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD = "ray.head.default"  # Ray's provider knows it by that name
+NODES = """
+import json, sys
+from ray._raylet import GcsClient
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
+nodes = GcsClient(sys.argv[1]).get_all_node_info(timeout=30).values()
+print(json.dumps([one.node_id.hex() for one in nodes if one.state == GcsNodeInfo.ALIVE and not one.is_head_node]))
+"""
 MEMORY = 100 * 2**20  # bytes of a node's object store
 
 
@@ -89,11 +98,15 @@ class Cluster:
 
     def node_ids(self) -> list[str]:
         """Of the live nodes but the head, as Ray's commands take them."""
-        from ray._raylet import GcsClient
-        from ray.core.generated.gcs_pb2 import GcsNodeInfo
-
-        nodes = GcsClient(self.address).get_all_node_info(timeout=30).values()
-        return [one.node_id.hex() for one in nodes if one.state == GcsNodeInfo.ALIVE and not one.is_head_node]
+        # A process of its own: Ray takes a token from the environment as it is imported, and keeps it.
+        done = subprocess.run(
+            [sys.executable, "-c", NODES, self.address],
+            env=self.environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return json.loads(done.stdout)
 
     def drain(self, node_id: str, seconds: int) -> None:
         """Tells a node, as a cloud does, that it will be taken away in so many seconds."""

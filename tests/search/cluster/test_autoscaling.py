@@ -3,7 +3,6 @@
 import pytest
 from mlflow import MlflowClient
 
-from search.placement import look
 from tests.search import studies
 from tests.search.cluster.clusters import cluster
 from tests.search.cluster.disturbed import EPOCHS, assert_whole, write_space
@@ -28,7 +27,6 @@ def test_nodes_come_for_a_studys_trials_and_go_when_it_is_over(tmp_path):
         assert "lane(s) wait" in ran.out and "the autoscaler is starting 1 small" in ran.out
         assert "all nodes are taken, the cluster's maximum" in ran.out, "there are four trials and two nodes"
         studies.wait_for(lambda: made.node_ids() == [], "the nodes' end")
-        assert look(made.address).autoscaler
     assert_whole(tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     (parent,) = client.search_runs([client.get_experiment_by_name("s").experiment_id], "tags.role = 'study'")
