@@ -1,7 +1,6 @@
 """The teacher is made ready once, by the first lane that stands, and judged before anybody learns from it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import ray
 
@@ -12,12 +11,11 @@ from trainables.errors import InputError, StudyError
 TEACHER = "teacher"  # the teacher's trial id at the broker
 
 
-def ready_teacher(plan: Plan, folder: Path, kept: Path, broker, lanes, view, interrupted: Callable[[], bool]) -> dict:
+def ready_teacher(plan: Plan, places: dict, broker, lanes, view, interrupted: Callable[[], bool]) -> dict:
     """Has a lane make the teacher ready and judges it.
 
     Args:
-        folder: where it is fitted.
-        kept: where it is kept for all studies.
+        places: where it is fitted, and kept for all studies: a job's fields (`trainables.lane`).
         broker, lanes, view: the study's.
         interrupted: whether to give up.
 
@@ -32,8 +30,7 @@ def ready_teacher(plan: Plan, folder: Path, kept: Path, broker, lanes, view, int
         "kind": "teacher",
         "config": plan.base.model_dump(),
         "recipe": plan.teacher_recipe,
-        "folder": str(folder),
-        "teacher_folder": str(kept),
+        **places,
     }
     ray.get(broker.submit.remote(TEACHER, job, judged=False))
     epochs = plan.teacher_recipe["epochs"]

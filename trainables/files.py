@@ -4,6 +4,8 @@ from pathlib import Path
 
 WARNINGS = "warnings"  # in an epoch's report: lines for the user
 CHECKPOINT = "checkpoint.pt"
+RECORD = "record.json"  # the study's own, see `search.ledger`
+STUDENT, TEST = "student.safetensors", "test.npz"  # of the last epoch: its weights, and a finalist's predictions
 LOG = "log.txt"  # what happened in its worker, see `trial_log`
 
 

@@ -1,0 +1,248 @@
+"""A folder in an object store: files go there and come from there whole or not at all, whatever becomes of the network.
+
+It is any URL of fsspec's. Credentials are what its client finds in the environment.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from trainables.errors import InputError, one_line
+
+WAIT_S = 3600.0  # how long a store may be away before a trial is given up
+LONGEST_PAUSE_S = 5.0  # between two tries
+SIDE_BY_SIDE = 8
+# botocore waits a minute for a connection and for an answer; the tries are ours, so that an outage can be told.
+S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 1}}}
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # by the URL's scheme: the extra of ours that brings its package
+WHOLE = (
+    "s3",
+    "s3a",
+    "gs",
+    "gcs",
+    "az",
+    "abfs",
+    "abfss",
+    "adl",
+    "oci",
+    "memory",
+)  # where a file is there when it is whole
+TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")  # what file systems call it
+
+T = TypeVar("T")
+
+
+class Gone(OSError):
+    """The store was away for too long, or whoever waited for it was told to wait no more."""
+
+
+class Found(NamedTuple):
+    """A file in the store: bytes, and when it was written, in seconds since 1970 (0.0 where that is not known)."""
+
+    size: int
+    when: float
+
+
+class Remote:
+    """A folder in the store.
+
+    Args:
+        url: the folder's.
+
+    Raises:
+        InputError: fsspec knows no such URL, or a package is missing for it.
+    """
+
+    def __init__(self, url: str):
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self._scheme = self.url.partition("://")[0]
+        try:
+            self._fs, self._path = fsspec.core.url_to_fs(
+                self.url, use_listings_cache=False, **(S3 if self._scheme in ("s3", "s3a") else {})
+            )
+        except ImportError as error:
+            extra = EXTRAS.get(self._scheme)
+            fix = f"pip install 'ofakd-search[{extra}]'" if extra else "install it"
+            raise InputError(
+                f"storage: {self.url} needs a package that is missing ({one_line(error)}); {fix}"
+            ) from error
+        except ValueError as error:
+            raise InputError(
+                f"storage: {self.url} cannot be used ({one_line(error)}); give s3://BUCKET/FOLDER"
+            ) from error
+
+    def at(self, name: str) -> "Remote":
+        """A folder in it."""
+        return Remote(f"{self.url}/{name}")
+
+    def files(self, under: str = "") -> dict[str, Found]:
+        """All files in it, or in a folder of it, by their paths from here; {} where it is not there.
+
+        Raises:
+            FileNotFoundError: a bucket is missing.
+        """
+        place = f"{self._path}/{under}".rstrip("/")
+        found = self._fs.find(place, detail=True)
+        start = self._path.strip("/")
+        return {
+            name.strip("/").removeprefix(start).strip("/"): Found(int(about["size"]), _when(about))
+            for name, about in found.items()
+            if not name.endswith(".partial")
+        }
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's content, None where there is no such file."""
+        try:
+            return self._fs.cat_file(f"{self._path}/{name}")
+        except FileNotFoundError:
+            return None
+
+    def about(self, name: str) -> Found:
+        """Raises: FileNotFoundError: there is no such file."""
+        about = self._fs.info(f"{self._path}/{name}")
+        return Found(int(about["size"]), _when(about))
+
+    def write(self, name: str, content: bytes, *, new: bool = False) -> None:
+        """Writes a file whole.
+
+        Args:
+            new: only where there is none; in one step where the store has one for that, as S3 does.
+
+        Raises:
+            FileExistsError: there is one, and it was to be a new one.
+        """
+        path = f"{self._path}/{name}"
+        if new:
+            self._make_room(path)
+            self._fs.pipe_file(path, content, mode="create")
+        else:
+            self._put(path, lambda place: self._fs.pipe_file(place, content))
+
+    def push(self, path: Path, name: str) -> None:
+        """Copies a file there."""
+        self._put(f"{self._path}/{name}", lambda place: self._fs.put_file(str(path), place))
+
+    def pull(self, name: str, path: Path, found: Found | None = None) -> None:
+        """Brings a file here, with the time that it has there.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: it did not come whole.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+        try:
+            found = found or self.about(name)
+            self._fs.get_file(f"{self._path}/{name}", str(partial))
+            if (size := partial.stat().st_size) != found.size:
+                raise OSError(f"{self.url}/{name} came with {size} of {found.size} bytes")
+            if found.when:
+                os.utime(partial, (found.when, found.when))
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+    def pull_all(self, wanted: dict[str, Found], folder: Path) -> None:
+        """Brings files, by their paths from here, into a folder; what is there as it is in the store stays."""
+        lacking = [name for name, found in wanted.items() if not same(folder / name, found)]
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            for _ in pool.map(lambda name: self.pull(name, folder / name, wanted[name]), lacking):
+                pass
+
+    def remove(self, name: str) -> None:
+        """Removes a file; one that is not there is removed already."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(f"{self._path}/{name}")
+
+    def remove_all(self) -> None:
+        """Removes the folder."""
+        for name in self.files():
+            self.remove(name)
+
+    def _put(self, path: str, put: Callable[[str], Any]) -> None:
+        self._make_room(path)
+        if self._scheme in WHOLE:
+            put(path)
+            return
+        put(f"{path}.partial")
+        self._fs.mv(f"{path}.partial", path)
+
+    def _make_room(self, path: str) -> None:
+        if self._scheme not in WHOLE:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+
+def same(path: Path, found: Found) -> bool:
+    """Whether a file here is the one in the store, as `Remote.pull` left it."""
+    try:
+        about = path.stat()
+    except OSError:
+        return False
+    return about.st_size == found.size and bool(found.when) and int(about.st_mtime) == int(found.when)
+
+
+def working_copy(url: str) -> Path:
+    """The folder of this machine that what lies at a URL is copied to: below `$XDG_CACHE_HOME`, else `~/.cache`."""
+    url = url.rstrip("/")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    # A hash, as two URLs may read alike; and no %, which the URI of a database in there would have to escape.
+    name = f"{re.sub('[^A-Za-z0-9._]+', '-', url)}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    return Path(cache) / "ofakd-search" / name
+
+
+def persist(
+    work: Callable[[], T],
+    wait_s: float = WAIT_S,
+    *,
+    away: Callable[[Exception], None] = lambda error: None,
+    given_up: Callable[[], bool] = lambda: False,
+) -> T:
+    """Does what needs the store, again and again until it is done.
+
+    Args:
+        work: raises where the store does not do it; that a file is not there is an answer.
+        wait_s: how long.
+        away: told of every failure.
+        given_up: whether to wait no more.
+
+    Raises:
+        FileNotFoundError: from the work.
+        Gone: it was not done in time.
+    """
+    end, pause = time.monotonic() + wait_s, 0.2
+    while True:
+        try:
+            return work()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # each store's client has its own
+            away(error)
+            if given_up() or time.monotonic() + pause > end:
+                raise Gone(f"the storage does not answer ({one_line(error)})") from error
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _when(about: dict[str, Any]) -> float:
+    value = next((about[name] for name in TIMES if about.get(name)), 0.0)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.timestamp() if isinstance(value, datetime) else float(value)
+
+
+def names_of(folder: Path) -> Iterable[str]:
+    """All whole files of a folder, by their paths from there."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.endswith(".partial"):
+            yield str(path.relative_to(folder))
