@@ -124,7 +124,7 @@ class NodeFiles(JobFiles):
 
 def files_of(job: dict, rank: int, warn: Callable[[str], None]) -> JobFiles:
     """Where a job's files lie."""
-    return JobFiles(job) if job["remote"] is None else NodeFiles(job, rank, warn)
+    return JobFiles(job) if job.get("remote") is None else NodeFiles(job, rank, warn)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -134,7 +134,8 @@ class Worker:
         files = self._files(job)
         try:
             files.bring()
-            result = _run(job, self._ready_assets(job, files), self._context(job, files), files)
+            placed = {**job, "teacher_folder": str(files.teacher)}
+            result = _run(placed, self._ready_assets(job, files), self._context(job, files))
         except Exception as error:
             files.end(log=True)
             self._finish(job, **self._failure(job, error))
@@ -212,11 +213,11 @@ class Worker:
             ray.get(self._broker.finish.remote(job["trial_id"], job["attempt"], **outcome))
 
 
-def _run(job: dict, assets: Assets, context: RunContext, files: JobFiles) -> dict | None:
+def _run(job: dict, assets: Assets, context: RunContext) -> dict | None:
     """Does a job; the result of a teacher's."""
     config = _config(job)
     if job["kind"] == "teacher":
-        return prepare_teacher(config, job["recipe"], assets, context, files.teacher)
+        return prepare_teacher(config, job["recipe"], assets, context, Path(job["teacher_folder"]))
     run_trial(config, assets, context, job["known_epoch"], job.get("test", False))
     return None
 
