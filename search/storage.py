@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from search.paths import is_url, storage_folder
-from search.tracking.credentials import masked
+from search.tracking.credentials import check_storage, masked
 from trainables.errors import InputError, one_line
 from trainables.files import CHECKPOINT, LOG, STUDENT, TEST
 from trainables.remote import Found, Remote, names_of, persist
@@ -45,10 +45,12 @@ class Storage:
         remote: the store; None for a folder.
 
     Raises:
-        InputError: no such store can be used from here.
+        InputError: no such store can be used from here, or its URL has a secret in it.
     """
 
     def __init__(self, place: str):
+        if is_url(place):
+            check_storage(place)
         self.root = storage_folder(place)
         self.url = place.rstrip("/") if is_url(place) else None
         self.remote = Remote(self.url) if self.url else None

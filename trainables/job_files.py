@@ -111,7 +111,7 @@ class NodeFiles(JobFiles):
         for name in sorted(names_of(self.teacher), key=lambda name: name == ABOUT):
             self._kept_teacher.push(self.teacher / name, name)
         for name, found in self._kept_teacher.files().items():  # the same as there, so that it need not come back
-            os.utime(self.teacher / name, (found.when, found.when))
+            os.utime(self.teacher / name, ns=(found.stamp_ns, found.stamp_ns))
 
     def _persist(self, work: Callable[[], None]) -> None:
         persist(work, away=self._away)

@@ -3,12 +3,14 @@
 It is any URL of fsspec's. Credentials are what its client finds in the environment.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import re
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -20,8 +22,9 @@ from trainables.errors import InputError, one_line
 WAIT_S = 3600.0  # how long a store may be away before a trial is given up
 LONGEST_PAUSE_S = 5.0  # between two tries
 SIDE_BY_SIDE = 8
+ANSWER_S, SLOWEST = 20.0, 0.5e6  # how long an answer may take, and the bytes a second of the slowest line
 # botocore waits a minute for a connection and for an answer; the tries are ours, so that an outage can be told.
-S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 1}}}
+S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 0}}}
 EXTRAS = {"s3": "s3", "s3a": "s3"}  # by the URL's scheme: the extra of ours that brings its package
 WHOLE = (
     "s3",
@@ -36,6 +39,7 @@ WHOLE = (
     "memory",
 )  # where a file is there when it is whole
 TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")  # what file systems call it
+TAGS = ("ETag", "etag", "md5Hash", "content_md5", "sha256")
 
 T = TypeVar("T")
 
@@ -45,10 +49,16 @@ class Gone(OSError):
 
 
 class Found(NamedTuple):
-    """A file in the store: bytes, and when it was written, in seconds since 1970 (0.0 where that is not known)."""
+    """A file in the store: bytes, when it was written (seconds since 1970; 0.0: not known), and its hash there."""
 
     size: int
     when: float
+    tag: str = ""
+
+    @property
+    def stamp_ns(self) -> int:
+        """The time that a copy has here, by which it is known: no other file has just that."""
+        return int(self.when) * 10**9 + zlib.crc32(self.tag.encode()) % 10**9
 
 
 class Remote:
@@ -81,6 +91,9 @@ class Remote:
                 f"storage: {self.url} cannot be used ({one_line(error)}); give s3://BUCKET/FOLDER"
             ) from error
 
+        if self._scheme in ("s3", "s3a"):
+            self._fs.retries = 1  # of s3fs itself
+
     def at(self, name: str) -> "Remote":
         """A folder in it."""
         return Remote(f"{self.url}/{name}")
@@ -92,10 +105,10 @@ class Remote:
             FileNotFoundError: a bucket is missing.
         """
         place = f"{self._path}/{under}".rstrip("/")
-        found = self._fs.find(place, detail=True)
+        found = self._call("find", place, detail=True)
         start = self._path.strip("/")
         return {
-            name.strip("/").removeprefix(start).strip("/"): Found(int(about["size"]), _when(about))
+            name.strip("/").removeprefix(start).strip("/"): _found(about)
             for name, about in found.items()
             if not name.endswith(".partial")
         }
@@ -103,14 +116,14 @@ class Remote:
     def read(self, name: str) -> bytes | None:
         """A small file's content, None where there is no such file."""
         try:
-            return self._fs.cat_file(f"{self._path}/{name}")
+            return self._call("cat_file", f"{self._path}/{name}")
         except FileNotFoundError:
             return None
 
     def about(self, name: str) -> Found:
         """Raises: FileNotFoundError: there is no such file."""
-        about = self._fs.info(f"{self._path}/{name}")
-        return Found(int(about["size"]), _when(about))
+        about = self._call("info", f"{self._path}/{name}")
+        return _found(about)
 
     def write(self, name: str, content: bytes, *, new: bool = False) -> None:
         """Writes a file whole.
@@ -124,13 +137,15 @@ class Remote:
         path = f"{self._path}/{name}"
         if new:
             self._make_room(path)
-            self._fs.pipe_file(path, content, mode="create")
+            self._call("pipe_file", path, content, mode="create", size=len(content))
         else:
-            self._put(path, lambda place: self._fs.pipe_file(place, content))
+            self._put(path, lambda place: self._call("pipe_file", place, content, size=len(content)))
 
     def push(self, path: Path, name: str) -> None:
         """Copies a file there."""
-        self._put(f"{self._path}/{name}", lambda place: self._fs.put_file(str(path), place))
+        self._put(
+            f"{self._path}/{name}", lambda place: self._call("put_file", str(path), place, size=path.stat().st_size)
+        )
 
     def pull(self, name: str, path: Path, found: Found | None = None) -> None:
         """Brings a file here, with the time that it has there.
@@ -143,11 +158,11 @@ class Remote:
         partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
         try:
             found = found or self.about(name)
-            self._fs.get_file(f"{self._path}/{name}", str(partial))
+            self._call("get_file", f"{self._path}/{name}", str(partial), size=found.size)
             if (size := partial.stat().st_size) != found.size:
                 raise OSError(f"{self.url}/{name} came with {size} of {found.size} bytes")
             if found.when:
-                os.utime(partial, (found.when, found.when))
+                os.utime(partial, ns=(found.stamp_ns, found.stamp_ns))
             os.replace(partial, path)
         finally:
             with contextlib.suppress(OSError):
@@ -163,7 +178,7 @@ class Remote:
     def remove(self, name: str) -> None:
         """Removes a file; one that is not there is removed already."""
         with contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(f"{self._path}/{name}")
+            self._call("rm_file", f"{self._path}/{name}")
 
     def remove_all(self) -> None:
         """Removes the folder."""
@@ -178,6 +193,31 @@ class Remote:
         put(f"{path}.partial")
         self._fs.mv(f"{path}.partial", path)
 
+    def _call(self, method: str, *arguments: Any, size: int = 0, **options: Any) -> Any:
+        """Asks the file system; an answer that does not come is an error.
+
+        A client alone may wait for ever: a server that takes a connection and says nothing does not end a PUT.
+
+        Args:
+            size: bytes that are to go or to come.
+
+        Raises:
+            TimeoutError: there was no answer in time.
+        """
+        from fsspec.asyn import AsyncFileSystem, sync
+
+        if not isinstance(self._fs, AsyncFileSystem):
+            return getattr(self._fs, method)(*arguments, **options)
+        within = ANSWER_S + size / SLOWEST
+
+        async def ask() -> Any:
+            return await asyncio.wait_for(getattr(self._fs, f"_{method}")(*arguments, **options), within)
+
+        try:
+            return sync(self._fs.loop, ask)
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer within {within:.0f} s") from error
+
     def _make_room(self, path: str) -> None:
         if self._scheme not in WHOLE:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -189,7 +229,7 @@ def same(path: Path, found: Found) -> bool:
         about = path.stat()
     except OSError:
         return False
-    return about.st_size == found.size and bool(found.when) and int(about.st_mtime) == int(found.when)
+    return about.st_size == found.size and bool(found.when) and about.st_mtime_ns == found.stamp_ns
 
 
 def working_copy(url: str) -> Path:
@@ -234,11 +274,12 @@ def persist(
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def _when(about: dict[str, Any]) -> float:
-    value = next((about[name] for name in TIMES if about.get(name)), 0.0)
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    return value.timestamp() if isinstance(value, datetime) else float(value)
+def _found(about: dict[str, Any]) -> Found:
+    when = next((about[name] for name in TIMES if about.get(name)), 0.0)
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when)
+    when = when.timestamp() if isinstance(when, datetime) else float(when)
+    return Found(int(about["size"]), when, str(next((about[name] for name in TAGS if about.get(name)), "")))
 
 
 def names_of(folder: Path) -> Iterable[str]:
