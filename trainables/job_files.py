@@ -61,7 +61,7 @@ class NodeFiles(JobFiles):
         self.teacher = copies / "teachers" / job["teacher_remote"].rpartition("/")[2]
         self._makes_teacher = job["kind"] == "teacher"
         # A teacher's folder is renamed when it is made, so it lies on the same disk as those that are kept.
-        scratch = copies / "making" if self._makes_teacher else Path(tempfile.gettempdir())
+        scratch = self.teacher.parent / ".making" if self._makes_teacher else Path(tempfile.gettempdir())
         self.folder = scratch / f"ofakd-search-{name}-{rank}"
         self._known: dict[str, tuple[int, int]] = {}  # what the store has, by size and time here
 

@@ -89,7 +89,6 @@ def test_a_teacher_that_was_made_comes_to_other_nodes_once(place, monkeypatch, t
     files.bring()
     for name, text in ((WEIGHTS, "weights"), (ABOUT, "{}")):
         (files.folder / name).write_text(text)
-    files.teacher.parent.mkdir(parents=True)
     files.folder.rename(files.teacher)
     files.end(log=True)
     assert place.files("teachers").keys() == {f"teachers/abc/{WEIGHTS}", f"teachers/abc/{ABOUT}"}

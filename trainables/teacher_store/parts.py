@@ -19,6 +19,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from trainables.errors import InputError, one_line
+from trainables.remote import Remote
 
 VERSION = 1  # of this format
 MAGIC = b"OFAKDTCH"
@@ -55,9 +56,10 @@ class Parts:
     """
 
     def __init__(self, root: str, name: str, about: dict[str, Any]):
-        self._fs, path = file_system(root)
+        fs, path = file_system(root)
         self.root, self.folder, self._about = root, f"{path.rstrip('/')}/{name}", about
-        self._local = isinstance(self._fs, LocalFileSystem)
+        self._local = isinstance(fs, LocalFileSystem)
+        self._remote = None if self._local else Remote(f"{root.rstrip('/')}/{name}")
 
     def open(self, file: str, shape: tuple[int, int], record: np.dtype) -> Part | None:
         """A file of so many steps and images a step; None where there is no such file.
@@ -75,7 +77,7 @@ class Parts:
             except ValueError as error:  # an empty file cannot be mapped
                 raise Damaged(f"{file} is empty") from error
         else:
-            found = self._fetch(file)
+            found = self._remote.read(file)
             if found is None:
                 return None
             content = np.frombuffer(found, np.uint8)
@@ -99,23 +101,17 @@ class Parts:
         """
         payload = np.ascontiguousarray(records).view(np.uint8).ravel()
         header = HEADER.pack(MAGIC, VERSION, zlib.crc32(payload), len(payload), *figures).ljust(OFFSET, b"\0")
-        place, about = f"{self.folder}/{file}", f"{self.folder}/{ABOUT}"
         told = json.dumps(self._about, indent=1, default=str).encode()
         if self._local:
+            place, about = f"{self.folder}/{file}", f"{self.folder}/{ABOUT}"
             os.makedirs(self.folder, exist_ok=True)
             if not os.path.exists(about):
                 _replace(about, lambda out: out.write(told))
             _replace(place, lambda out: (out.write(header), out.write(payload)))
         else:
-            if not self._fs.exists(about):
-                self._fs.pipe_file(about, told)
-            self._fs.pipe_file(place, header + payload.tobytes())
-
-    def _fetch(self, file: str) -> bytes | None:
-        try:
-            return self._fs.cat_file(f"{self.folder}/{file}")
-        except FileNotFoundError:
-            return None
+            if self._remote.read(ABOUT) is None:
+                self._remote.write(ABOUT, told)
+            self._remote.write(file, header + payload.tobytes())
 
 
 def file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
