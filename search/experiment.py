@@ -109,6 +109,7 @@ class Experiment:
             if record.state != RUNNING:
                 drop_checkpoint(self.ledger.trial_folder(record.trial_id))
         self._mirroring.tidy(self.ledger)
+        self._mirroring.settle()  # the results need what lanes have left
         if (lost := lanes.all_lost()) and not self._interrupts.is_set():
             raise StudyError(lost)
         ran = len(self.ledger.of_role("trial"))
@@ -154,7 +155,8 @@ class Experiment:
                     return False
             record.finish()
             self.ledger.save(record)
-            self._tracker.trial_changed(record)
+            self._mirroring.ended(record, lambda: self._tracker.trial_changed(record))
+            self._mirroring.settle()
             self.view.trial_ended(record)
         return True
 

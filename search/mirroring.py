@@ -55,8 +55,12 @@ class Plain:
     def tidy(self, ledger: Ledger) -> None:
         """No lane is left: removes the checkpoints of all trials that have ended, and brings the last words."""
 
+    def settle(self, wait_s: float = CLOSE_S) -> bool:
+        """Waits for what was asked for; False where the store was away for so long."""
+        return True
+
     def flush(self, wait_s: float = CLOSE_S) -> bool:
-        """Has the store given everything; False where it was away for so long."""
+        """Has the store given everything; False as `settle`."""
         return True
 
     def forget(self) -> None:
@@ -126,13 +130,17 @@ class Mirroring(Plain):
 
         self._do(lambda: self._persist(work))
 
+    def settle(self, wait_s: float = CLOSE_S) -> bool:
+        with self._state:
+            return self._state.wait_for(lambda: not self._pending, wait_s)
+
     def flush(self, wait_s: float = CLOSE_S) -> bool:
         end = time.monotonic() + wait_s
-        self._settle(end)
+        self.settle(wait_s)
         for name in names_of(self._folder):
             if self._is_ours(name):
                 self._do(lambda name=name: self._put(name))
-        return self._settle(end)
+        return self.settle(max(0.0, end - time.monotonic()))
 
     def forget(self) -> None:
         self._gone = self.forgotten = True
@@ -185,10 +193,6 @@ class Mirroring(Plain):
         except RuntimeError:  # closed
             with self._state:
                 self._pending -= 1
-
-    def _settle(self, end: float) -> bool:
-        with self._state:
-            return self._state.wait_for(lambda: not self._pending, max(0.0, end - time.monotonic()))
 
     def _put(self, name: str) -> None:
         """Gives the store a file as it is now, where it has it otherwise."""

@@ -118,6 +118,7 @@ def run_session(
                 problem = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
             interrupted = outcome is not None and outcome.interrupted
             failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)
+            mirroring.settle()  # MLflow is told of a trial when its log is here
             view.phase("writing the rest to MLflow")
             left = tracker.close("FAILED" if failed else "KILLED" if interrupted else "FINISHED")
             experiment.close()
