@@ -4,15 +4,18 @@ What a killed session leaves ends by itself. Ages are told by the store's own cl
 not matter.
 """
 
+import contextlib
 import json
 import os
+import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from search.storage import SESSION, token_in
+from search.mirroring import CLOSE_S, Mirroring, Plain
+from search.storage import SESSION, TOKENS, Storage, token_in
 from trainables.errors import InputError
 from trainables.remote import Remote
 
@@ -125,6 +128,47 @@ class Lease:
         now = self._remote.about(name).when
         self._remote.remove(name)
         return now - self._remote.about(SESSION).when
+
+
+@contextlib.contextmanager
+def mirrored(storage: Storage, folder: Path) -> Iterator[Plain]:
+    """Within this, the session's own, the store is given what is written to a study's folder.
+
+    Raises:
+        InputError: another session is at the study, or the store cannot be used.
+    """
+    if storage.remote is None:
+        yield Plain()
+        return
+    storage.check(write=True)
+    remote = storage.remote.at(folder.name)
+    lease, tokens = Lease(remote, folder.name), folder / TOKENS
+    kept = tokens.read_text() if tokens.exists() else ""
+    tokens.write_text(f"{kept}\n{lease.token}")  # before the lease has it, so that a kill here forgets nothing
+    try:
+        storage.reach(lease.take)
+        storage.bring(folder.name, asked="", before=lease.before or "")
+        synced = lease.before is None or lease.before not in kept.split()
+        tokens.write_text(lease.token)
+    except BaseException:
+        tokens.write_text(kept)
+        raise
+    mirroring = Mirroring(remote, folder, synced)
+    lease.hold(mirroring.lost)
+    try:
+        yield mirroring
+    finally:
+        at_once = isinstance(sys.exception(), KeyboardInterrupt)
+        if not mirroring.close(0.0 if at_once else CLOSE_S) and not at_once:
+            print(
+                f"warning: {remote.url} lacks some of what this session wrote; it is in {folder}, and "
+                "search/sync.py or --resume on this machine brings it there",
+                file=sys.stderr,
+            )
+        with contextlib.suppress(Exception):  # one that is away: the lease ends by itself
+            lease.release()
+            if mirroring.forgotten:
+                remote.remove_all()
 
 
 def _boot() -> str:

@@ -8,22 +8,21 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from search.lease import Lease
 from search.ledger import RUNNING, Ledger, TrialRecord
-from search.storage import JOURNAL, OWN, TOKENS, Storage, lanes_file
+from search.storage import JOURNAL, OWN, lanes_file
 from search.tracking.credentials import masked
 from search.tracking.curve import CURVE
 from trainables.errors import one_line
 from trainables.files import CHECKPOINT, LOG, RECORD, TEST
-from trainables.remote import Gone, Remote, names_of, persist
+from trainables.persist import Gone, persist
+from trainables.remote import Remote, names_of
 
 SCAN_S = 2.0  # between two looks for what has changed
 MB_A_SCAN = 1.0  # a file of so many megabytes is looked at each time, one of ten times as many every tenth
@@ -250,44 +249,3 @@ class Mirroring(Plain):
 
     def _name(self, ledger: Ledger, record: TrialRecord) -> str:
         return f"{ledger.folder.name}/{record.trial_id}/{RECORD}"
-
-
-@contextlib.contextmanager
-def mirrored(storage: Storage, folder: Path) -> Iterator[Plain]:
-    """Within this, the session's own, the store is given what is written to a study's folder.
-
-    Raises:
-        InputError: another session is at the study, or the store cannot be used.
-    """
-    if storage.remote is None:
-        yield Plain()
-        return
-    storage.check(write=True)
-    remote = storage.remote.at(folder.name)
-    lease, tokens = Lease(remote, folder.name), folder / TOKENS
-    kept = tokens.read_text() if tokens.exists() else ""
-    tokens.write_text(f"{kept}\n{lease.token}")  # before the lease has it, so that a kill here forgets nothing
-    try:
-        storage.reach(lease.take)
-        storage.bring(folder.name, asked="", before=lease.before or "")
-        synced = lease.before is None or lease.before not in kept.split()
-        tokens.write_text(lease.token)
-    except BaseException:
-        tokens.write_text(kept)
-        raise
-    mirroring = Mirroring(remote, folder, synced)
-    lease.hold(mirroring.lost)
-    try:
-        yield mirroring
-    finally:
-        at_once = isinstance(sys.exception(), KeyboardInterrupt)
-        if not mirroring.close(0.0 if at_once else CLOSE_S) and not at_once:
-            print(
-                f"warning: {remote.url} lacks some of what this session wrote; it is in {folder}, and "
-                "search/sync.py or --resume on this machine brings it there",
-                file=sys.stderr,
-            )
-        with contextlib.suppress(Exception):  # one that is away: the lease ends by itself
-            lease.release()
-            if mirroring.forgotten:
-                remote.remove_all()

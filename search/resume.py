@@ -185,7 +185,8 @@ def sole_session(folder: Path, storage: Storage | None = None):
     Raises:
         InputError: another session is at it, or the store cannot be used.
     """
-    from search.mirroring import Plain, mirrored
+    from search.lease import mirrored
+    from search.mirroring import Plain
 
     with open(folder / LOCK, "a+") as file:
         try:

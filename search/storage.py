@@ -18,7 +18,8 @@ from search.paths import is_url, storage_folder
 from search.tracking.credentials import check_storage, masked
 from trainables.errors import InputError, one_line
 from trainables.files import CHECKPOINT, LOG, STUDENT, TEST
-from trainables.remote import Found, Remote, names_of, persist
+from trainables.persist import persist
+from trainables.remote import Found, Remote, names_of
 
 REACH_S = 10.0  # how long a store may take to answer before a command begins
 FETCH_S = 600.0  # how long a command waits for a file while the store is away

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from trainables.errors import one_line
 from trainables.files import CHECKPOINT, RECORD
-from trainables.remote import Gone, Remote, names_of, persist, working_copy
+from trainables.persist import Gone, persist
+from trainables.remote import Remote, names_of, working_copy
 from trainables.teacher import ABOUT
 
 

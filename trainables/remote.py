@@ -9,18 +9,15 @@ import hashlib
 import os
 import re
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from trainables.errors import InputError, one_line
 
-WAIT_S = 3600.0  # how long a store may be away before a trial is given up
-LONGEST_PAUSE_S = 5.0  # between two tries
 SIDE_BY_SIDE = 8
 ANSWER_S, SLOWEST = 20.0, 0.5e6  # how long an answer may take, and the bytes a second of the slowest line
 # botocore waits a minute for a connection and for an answer; the tries are ours, so that an outage can be told.
@@ -40,12 +37,6 @@ WHOLE = (
 )  # where a file is there when it is whole
 TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")  # what file systems call it
 TAGS = ("ETag", "etag", "md5Hash", "content_md5", "sha256")
-
-T = TypeVar("T")
-
-
-class Gone(OSError):
-    """The store was away for too long, or whoever waited for it was told to wait no more."""
 
 
 class Found(NamedTuple):
@@ -239,39 +230,6 @@ def working_copy(url: str) -> Path:
     # A hash, as two URLs may read alike; and no %, which the URI of a database in there would have to escape.
     name = f"{re.sub('[^A-Za-z0-9._]+', '-', url)}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
     return Path(cache) / "ofakd-search" / name
-
-
-def persist(
-    work: Callable[[], T],
-    wait_s: float = WAIT_S,
-    *,
-    away: Callable[[Exception], None] = lambda error: None,
-    given_up: Callable[[], bool] = lambda: False,
-) -> T:
-    """Does what needs the store, again and again until it is done.
-
-    Args:
-        work: raises where the store does not do it; that a file is not there is an answer.
-        wait_s: how long.
-        away: told of every failure.
-        given_up: whether to wait no more.
-
-    Raises:
-        FileNotFoundError: from the work.
-        Gone: it was not done in time.
-    """
-    end, pause = time.monotonic() + wait_s, 0.2
-    while True:
-        try:
-            return work()
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # each store's client has its own
-            away(error)
-            if given_up() or time.monotonic() + pause > end:
-                raise Gone(f"the storage does not answer ({one_line(error)})") from error
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def _found(about: dict[str, Any]) -> Found:

@@ -7,8 +7,9 @@ import pytest
 
 import trainables.remote
 from search import mirroring
+from search.lease import mirrored
 from search.ledger import COMPLETE, Ledger, TrialRecord
-from search.mirroring import Mirroring, mirrored
+from search.mirroring import Mirroring
 from search.resume import sole_session
 from search.storage import JOURNAL, STARTED, Storage
 from tests.search.studies import wait_for

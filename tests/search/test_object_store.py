@@ -187,3 +187,10 @@ def test_ctrl_c_leaves_all_in_the_store_and_a_second_session_is_refused(world):
     assert json.loads(world.store.content("stopped/session.json"))["free"] is True
     assert world.store.names("stopped/trials/scratch/checkpoint.pt")
     assert studies.left_behind(world.folder) == []
+
+
+def test_two_workers_have_folders_of_their_own(world):
+    two = ("--workers-per-trial", "2", "--trials", "1", "--epochs", "2")
+    ran = studies.run(*world.study("pair", *two), cwd=world.machine())
+    assert ran.code == 0, ran.err + ran.out
+    assert {record["state"] for record in world.store.records("pair").values()} == {"complete"}

@@ -6,7 +6,8 @@ import pytest
 
 from tests.search.conftest import store  # noqa: F401 - a fixture
 from trainables.errors import InputError
-from trainables.remote import Found, Gone, Remote, persist, same, working_copy
+from trainables.persist import Gone, persist
+from trainables.remote import Found, Remote, same, working_copy
 
 
 @pytest.fixture(params=["memory", "sftp-like", "s3"])
