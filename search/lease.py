@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from search.mirroring import CLOSE_S, Mirroring, Plain
-from search.storage import SESSION, TOKENS, Storage, token_in
+from search.storage import SESSION, Storage, keep_writers, last_session, token_in, written_by
 from trainables.errors import InputError
 from trainables.remote import Remote
 
@@ -142,18 +142,25 @@ def mirrored(storage: Storage, folder: Path) -> Iterator[Plain]:
         return
     storage.check(write=True)
     remote = storage.remote.at(folder.name)
-    lease, tokens = Lease(remote, folder.name), folder / TOKENS
-    kept = tokens.read_text() if tokens.exists() else ""
-    tokens.write_text(f"{kept}\n{lease.token}")  # before the lease has it, so that a kill here forgets nothing
+    lease, mine = Lease(remote, folder.name), written_by(folder)
+    if last_session(remote) in mine:  # what is here is the newest: a kill after the lease is taken forgets nothing
+        keep_writers(folder, [*mine, lease.token])
     try:
         storage.reach(lease.take)
-        storage.bring(folder.name, asked="", before=lease.before or "")
-        synced = lease.before is None or lease.before not in kept.split()
-        tokens.write_text(lease.token)
-    except BaseException:
-        tokens.write_text(kept)
+    except InputError:
+        keep_writers(folder, mine)
         raise
-    mirroring = Mirroring(remote, folder, synced)
+    newest_here = lease.before in mine
+    if not newest_here:
+        keep_writers(folder, mine)
+    try:
+        storage.bring(folder.name, asked="", before=lease.before or "")
+    except BaseException:
+        with contextlib.suppress(Exception):
+            lease.release()
+        raise
+    keep_writers(folder, [lease.token])
+    mirroring = Mirroring(remote, folder, synced=not newest_here)
     lease.hold(mirroring.lost)
     try:
         yield mirroring

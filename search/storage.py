@@ -21,7 +21,7 @@ from trainables.files import CHECKPOINT, LOG, STUDENT, TEST
 from trainables.persist import persist
 from trainables.remote import Found, Remote, names_of
 
-REACH_S = 10.0  # how long a store may take to answer before a command begins
+REACH_S = 15.0  # how long a store may take to answer before a command begins
 FETCH_S = 600.0  # how long a command waits for a file while the store is away
 STARTED, LOCK, JOURNAL = "started.json", "lock", "optuna.log"
 SESSION = "session.json"  # the lease of a study's session, see `search.lease`
@@ -119,7 +119,7 @@ class Storage:
                 _clear(folder, {})
             return folder
         wanted = {name: one for name, one in found.items() if name not in OWN and Path(name).name not in LAZY}
-        if before and before in _tokens(folder):
+        if before in written_by(folder):
             wanted = {name: one for name, one in wanted.items() if lanes_file(name) or not (folder / name).exists()}
         elif folder.exists():
             _clear(folder, found)
@@ -207,10 +207,16 @@ def lanes_file(name: str) -> bool:
     return "/" in name and Path(name).name in LANES
 
 
-def _tokens(folder: Path) -> list[str]:
-    """The sessions of this machine that have written here since it was last brought."""
+def written_by(folder: Path) -> list[str]:
+    """The sessions that have written to a working copy since it was brought: where the store's last session is one of
+    them, what is here is the newest."""
     path = folder / TOKENS
     return path.read_text().split() if path.exists() else []
+
+
+def keep_writers(folder: Path, tokens: list[str]) -> None:
+    """Keeps what `written_by` tells."""
+    (folder / TOKENS).write_text("\n".join(tokens))
 
 
 def _clear(folder: Path, found: dict[str, Found]) -> None:

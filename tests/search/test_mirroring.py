@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+import search.storage
 import trainables.remote
 from search import mirroring
 from search.lease import mirrored
@@ -20,6 +21,8 @@ from trainables.files import CHECKPOINT, LOG, RECORD, STUDENT, TEST
 @pytest.fixture
 def machine(store, tmp_path, monkeypatch):
     """Goes to another machine: its storage and its working copy of study `s`."""
+
+    monkeypatch.setattr(search.storage, "REACH_S", 120.0)  # the machine may be slow
 
     def go(name):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
@@ -115,6 +118,19 @@ def test_what_only_the_last_sessions_machine_has_is_not_lost(machine, store):
     assert store.content("s/optuna.log") == b"line 1\nline 2\n"
 
 
+def test_a_session_that_dies_as_it_begins_changes_nothing_of_that(machine, store, monkeypatch):
+    storage, folder = machine("a")
+    with sole_session(folder, storage):
+        begin(folder)
+    (folder / JOURNAL).write_text("line 1\nline 2\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "bring", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError), sole_session(folder, storage):
+            pass
+    with sole_session(folder, storage):
+        assert (folder / JOURNAL).read_text() == "line 1\nline 2\n"
+
+
 def test_what_another_machine_wrote_since_counts(machine, store):
     storage, folder = machine("a")
     with sole_session(folder, storage):
@@ -165,7 +181,6 @@ def test_an_ended_trial_leaves_no_checkpoint_and_its_log_comes(machine, store):
 
 
 def test_a_store_that_is_away_is_waited_for_and_told_of_once(machine, store, monkeypatch):
-    monkeypatch.setattr(trainables.remote, "ANSWER_S", 1.0)
     monkeypatch.setattr(mirroring, "SCAN_S", 0.2)
     storage, folder = machine("a")
     told = []
@@ -175,7 +190,8 @@ def test_a_store_that_is_away_is_waited_for_and_told_of_once(machine, store, mon
         ledger, one = Ledger(folder / "trials"), record()
         mirror.watch(ledger)
         there = threading.Event()
-        with store.away():
+        with store.away(), monkeypatch.context() as patch:
+            patch.setattr(trainables.remote, "ANSWER_S", 1.0)
             ledger.save(one)
             mirror.after(one, there.set)
             wait_for(lambda: told, "the note", 60)
