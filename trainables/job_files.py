@@ -15,9 +15,11 @@ from pathlib import Path
 
 from trainables.errors import one_line
 from trainables.files import CHECKPOINT, RECORD
-from trainables.persist import Gone, persist
+from trainables.persist import WAIT_S, Gone, persist
 from trainables.remote import Remote, names_of, working_copy
 from trainables.teacher import ABOUT
+
+LAST_WORDS_S = 30.0  # how long the log of a job that failed is worth waiting for
 
 
 class JobFiles:
@@ -40,8 +42,8 @@ class JobFiles:
     def keep(self) -> None:
         """Has all that changed kept; called before each report, by rank 0."""
 
-    def end(self, log: bool) -> None:
-        """The job has ended; `log`: keep what it wrote last."""
+    def end(self, failed: bool) -> None:
+        """The job has ended, and what it wrote last is kept; that of one that failed only where the store is there."""
 
 
 class NodeFiles(JobFiles):
@@ -97,13 +99,12 @@ class NodeFiles(JobFiles):
             self._remote.remove(name)
             del self._known[name]
 
-    def end(self, log: bool) -> None:
+    def end(self, failed: bool) -> None:
         if self._rank == 0:
-            if self._makes_teacher and (self.teacher / ABOUT).exists():
+            if self._makes_teacher and not failed:
                 self._persist(self._keep_teacher)
-            if log:
-                with suppress(Gone):
-                    self._persist(self._keep)
+            with suppress(Gone):
+                self._persist(self._keep, LAST_WORDS_S if failed else WAIT_S)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _keep_teacher(self) -> None:
@@ -114,8 +115,8 @@ class NodeFiles(JobFiles):
         for name, found in self._kept_teacher.files().items():  # the same as there, so that it need not come back
             os.utime(self.teacher / name, ns=(found.stamp_ns, found.stamp_ns))
 
-    def _persist(self, work: Callable[[], None]) -> None:
-        persist(work, away=self._away)
+    def _persist(self, work: Callable[[], None], wait_s: float = WAIT_S) -> None:
+        persist(work, wait_s, away=self._away)
 
     def _away(self, error: Exception) -> None:
         if not self._told:

@@ -137,10 +137,10 @@ class Worker:
             placed = {**job, "teacher_folder": str(files.teacher)}
             result = _run(placed, self._ready_assets(job, files), self._context(job, files))
         except Exception as error:
-            files.end(log=True)
+            files.end(failed=True)
             self._finish(job, **self._failure(job, error))
         else:
-            files.end(log=True)
+            files.end(failed=False)
             self._finish(job, result=result)
         _tidy(self._messages.device)
 
@@ -149,7 +149,7 @@ class Worker:
         files.bring()
 
         def ended(error: Exception | None) -> None:
-            files.end(log=True)
+            files.end(failed=error is not None)
             del self._at_work[job["trial_id"]]
             if isinstance(error, torch.OutOfMemoryError) and not job["alone"]:  # whose fault it is, is not known
                 self._warnings.put(f"pack: {size} trials do not fit into the GPU's memory together; lower it")

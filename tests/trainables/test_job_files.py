@@ -78,7 +78,7 @@ def test_an_ended_trial_leaves_its_files_in_the_store_alone(place):
     files.keep()
     (files.folder / CHECKPOINT).unlink()  # as a trial does that is whole
     write(files.folder, log="two, the end")
-    files.end(log=True)
+    files.end(failed=False)
     assert place.files("s").keys() == {f"s/trials/7/{STUDENT}", f"s/trials/7/{LOG}"}
     assert place.read(f"s/trials/7/{LOG}") == b"two, the end"
     assert not files.folder.exists()
@@ -90,7 +90,7 @@ def test_a_teacher_that_was_made_comes_to_other_nodes_once(place, monkeypatch, t
     for name, text in ((WEIGHTS, "weights"), (ABOUT, "{}")):
         (files.folder / name).write_text(text)
     files.folder.rename(files.teacher)
-    files.end(log=True)
+    files.end(failed=False)
     assert place.files("teachers").keys() == {f"teachers/abc/{WEIGHTS}", f"teachers/abc/{ABOUT}"}
     assert place.files("s") == {}
 
