@@ -20,9 +20,10 @@ from search.paths import import_from_current_folder, storage_folder, writable
 from search.plan_view import print_plan
 from search.preflight import Plan, preflight
 from search.rehearsal import estimate, rehearse
-from search.resume import JOURNAL, LOCK, STARTED, as_before, check_same, remember, sole_session, typed
+from search.resume import STARTED, as_before, check_same, remember, sole_session, typed
 from search.settings import Settings, resolve
 from search.space_file import load_space
+from search.storage import JOURNAL, LOCK, Storage
 from search.submission import job_address, submit_study
 from search.terminal import noise_to, person_console
 from search.tracking.credentials import without_secrets, words_without
@@ -34,6 +35,7 @@ FLAGS = (  # those that are fields of the settings, by the same name
 )  # fmt: skip
 LOG = "run.log"
 UNNAMED = "unnamed"
+REMEMBER_S = 30.0  # how long an object store may take for a study's first file
 AT_BIRTH = {LOCK, f"{STARTED}.partial"}  # all that there is of a study that was killed as it began
 
 
@@ -57,16 +59,19 @@ def run_command(arguments, argv: list[str]) -> int:
     if settings.name == UNNAMED:
         flags["name"] = unnamed(space, settings.scale)
         settings = settings.model_copy(update={"name": flags["name"]})
-    storage = storage_folder(settings.storage)
-    folder = storage / settings.name
-    _surroundings(settings, folder, resume)
+    storage = Storage(settings.storage)
+    folder = storage.root / settings.name
+    _surroundings(settings, storage, folder, resume)
     if settings.address:
         from search.nodes import check_nodes
 
         with noise_to(Path(os.devnull)):
             check_nodes(settings)
+    for name in [*settings.warm_start, settings.simulate or ""]:
+        if name and not set(":/") & set(name):
+            storage.bring_if_there(name)
     begun = resume and (folder / JOURNAL).exists()  # what it began with is in its journal
-    earlier = [] if begun else read_studies(settings.warm_start, tracking_uri(settings), storage)
+    earlier = [] if begun else read_studies(settings.warm_start, tracking_uri(settings), storage.root)
     kept = _kept(folder) if begun and settings.warm_start else []
     if settings.address:
         with noise_to(Path(os.devnull)):
@@ -95,15 +100,17 @@ def run_command(arguments, argv: list[str]) -> int:
     if resume:
         _check_resumed(plan, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with sole_session(folder):
+    with sole_session(folder, storage) as mirroring:
         if resume:  # in the background the command that is started there does it, and says so
             plan.notes += _carried(plan, folder, write=not arguments.detach)
         remember(folder, plan.settings, plan.data_fingerprint, flags, sets, plan.searched)
+        if not mirroring.flush(REMEMBER_S):
+            raise InputError(f"storage: {storage} does not take what is written; check the network and the endpoint")
         if not arguments.detach:
             from search.session import run_session
 
             command = typed(str(space), {"name": settings.name, **given[0]}, given[1], resume=begun)
-            return run_session(plan, folder, Path(space), console, resume, command, splits)
+            return run_session(plan, folder, Path(space), console, resume, command, splits, storage, mirroring)
     return _detach(argv, settings.name, folder, console)
 
 
@@ -124,14 +131,15 @@ def tracking_uri(settings: Settings) -> str:
     return settings.tracking_uri or f"sqlite:///{storage_folder(settings.storage).resolve() / 'mlflow.db'}"
 
 
-def _surroundings(settings: Settings, folder: Path, resume: bool) -> None:
+def _surroundings(settings: Settings, storage: Storage, folder: Path, resume: bool) -> None:
     """What can be wrong around a study: its name, its folder, its port, its tracking store."""
     from search.tracking.credentials import shown
     from search.tracking.store import Unreachable, check_tracking, experiment_exists
 
     problems = []
-    if folder.exists() and not resume and {path.name for path in folder.iterdir()} - AT_BIRTH:
-        problems.append(f"--name: study '{settings.name}' exists in {folder.parent}; add --resume or take another name")
+    storage.check(write=True)
+    if not resume and storage.names(settings.name) - AT_BIRTH:
+        problems.append(f"--name: study '{settings.name}' exists in {storage}; add --resume or take another name")
     if not writable(folder.parent):
         problems.append(f"storage: {folder.parent} cannot be written; give a folder that can")
     if settings.dashboard_port and _in_use(settings.dashboard_port):

@@ -1,7 +1,6 @@
 """The command behind `search/train.py`: the configuration that a study found, trained for use."""
 
 import os
-import shutil
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import yaml
 from search.experiment import Experiment, teacher_folder
 from search.ledger import COMPLETE, FAILED, Ledger, TrialRecord
 from search.live import make_view
+from search.mirroring import Plain
 from search.model_card import WEIGHTS, write_card
 from search.paths import import_from_current_folder, storage_folder
 from search.preflight import Plan, preflight
@@ -19,6 +19,7 @@ from search.resume import as_before, check_same, sole_session, space_of
 from search.session import sync_line
 from search.settings import resolve
 from search.space_file import load_space
+from search.storage import Storage
 from search.terminal import noise_to, person_console
 from search.tracking.store import Unreachable, check_tracking
 from search.tracking.tracker import Tracker
@@ -39,6 +40,7 @@ def deliver(arguments) -> int:
     """
     from search.command import LOG, tracking_uri
 
+    storage = Storage(arguments.storage or "runs")
     plan, folder = _plan(arguments)
     source = _source(Ledger(folder / "trials"), folder, arguments.trial)
     record = _record(plan, source, arguments.epochs)
@@ -60,21 +62,23 @@ def deliver(arguments) -> int:
                 f"--study: its teacher is no longer in {teacher.parent}; "
                 f"have it made again: search/run.py --name {folder.name} --resume"
             )
-        with sole_session(folder), noise_to(folder / LOG):
+        with sole_session(folder, storage) as mirroring, noise_to(folder / LOG):
             if known and not goes_on:
-                shutil.rmtree(out)
-            interrupted = _train(plan, folder, record, tracking_uri(plan.settings), console)
+                storage.remove(out)
+            interrupted = _train(plan, storage, mirroring, folder, record, tracking_uri(plan.settings), console)
         if interrupted:
             console.print("interrupted; the same command goes on")
             return 130
+    storage.fetch(out / WEIGHTS)
     _write(plan, source, record, folder, out)
+    storage.give(out / CONFIG, out / CARD)
     top1 = record.metric("test/top1")
     console.print(
         f"{record.of} of study {folder.name}, trained for {record.epoch} epochs on the {plan.train_images} images of "
         f"the training split and the {plan.holdout_images} of the holdout: top-1 {top1:.2f} on the test split"
     )
     for name in (WEIGHTS, CONFIG, CARD):
-        console.print(f"  {out / name}")
+        console.print(f"  {storage.shown(out / name)}", soft_wrap=True)
     return 0
 
 
@@ -137,7 +141,9 @@ def _record(plan: Plan, source: TrialRecord, epochs: int | None) -> TrialRecord:
     return TrialRecord(name, ROLE, config, source.params, objectives, of=of)
 
 
-def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> bool:
+def _train(
+    plan: Plan, storage: Storage, mirroring: Plain, folder: Path, record: TrialRecord, uri: str, console
+) -> bool:
     """Trains in a lane, logged under the study's parent run; whether it was interrupted."""
     tracker = Tracker(
         uri,
@@ -145,12 +151,13 @@ def _train(plan: Plan, folder: Path, record: TrialRecord, uri: str, console) -> 
         DELIVERED,
         offline=plan.settings.tracking_offline,
     )
-    experiment = Experiment(plan, folder, tracker, tracker.open_again, DELIVERED)
+    experiment = Experiment(plan, folder, tracker, tracker.open_again, storage, mirroring, DELIVERED)
     title = f"{plan.settings.teacher} teaches {record.config['student']}"
     done = False
     with make_view(console, 1, study=f"{folder.name}: {record.of}", pair=title) as view:
         experiment.view = view
         tracker.hear(view.note)
+        mirroring.hear(view.note)
         try:
             with experiment.interruptible():
                 done = experiment.train(record)

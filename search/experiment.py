@@ -14,7 +14,9 @@ from search.cluster import keep_secrets_from_ray, start_ray
 from search.finalists import FINALIST
 from search.interrupts import Interrupts
 from search.ledger import RUNNING, Ledger, TrialRecord
+from search.mirroring import Plain
 from search.preflight import Plan
+from search.storage import Storage
 from search.stored import store_url
 from search.tracking.tracker import Tracker
 from trainables.errors import StudyError
@@ -44,6 +46,8 @@ class Experiment:
         folder: the study's folder.
         tracker: MLflow's side, not yet open.
         open_tracking: opens it; called once the teacher is fit to teach, so that a refused study leaves nothing there.
+        storage: where the study lies.
+        mirroring: gives an object store what is written.
         records: the folder of the ledger within the study's.
         splits: the data, where they have been read already.
 
@@ -59,12 +63,16 @@ class Experiment:
         folder: Path,
         tracker: Tracker,
         open_tracking: Callable[[], None],
+        storage: Storage,
+        mirroring: Plain,
         records: str = "trials",
         splits=None,
     ):
         self._splits = splits
         self.plan, self.settings, self.folder = plan, plan.settings, Path(folder).resolve()
         self.ledger = Ledger(self.folder / records)
+        self._storage, self._mirroring = storage, mirroring
+        mirroring.watch(self.ledger)
         self._tracker, self._open_tracking, self.view = tracker, open_tracking, None
         self.reported: Callable[[], None] = lambda: None
         self._interrupts = Interrupts(
@@ -102,6 +110,8 @@ class Experiment:
         for record in self.ledger.records.values():  # a lane may write one more for what was cut off, so not before
             if record.state != RUNNING:
                 drop_checkpoint(self.ledger.trial_folder(record.trial_id))
+        self._mirroring.tidy(self.ledger)
+        self._mirroring.settle()  # the results need what lanes have left
         if (lost := lanes.all_lost()) and not self._interrupts.is_set():
             raise StudyError(lost)
         ran = len(self.ledger.of_role("trial"))
@@ -123,8 +133,6 @@ class Experiment:
             InputError: the configuration does not fit the data.
         """
         with self._lanes() as (broker, lanes):
-            import ray
-
             from search.lanes import follow
 
             self.view.phase("opening MLflow")
@@ -142,13 +150,15 @@ class Experiment:
                     self.view.trial_epoch(record)
 
             if not record.whole:  # else it was cut off after its last epoch
-                ray.get(broker.submit.remote(record.trial_id, self._job(record), judged=False))
+                job = self._job(record)
+                self._mirroring.after(record, lambda: broker.submit.remote(record.trial_id, job, judged=False))
                 self.view.phase("training")
                 if follow(broker, lanes, record.trial_id, on_report, self._interrupts.is_set) is None:
                     return False
             record.finish()
             self.ledger.save(record)
-            self._tracker.trial_changed(record)
+            self._mirroring.ended(record, lambda: self._tracker.trial_changed(record))
+            self._mirroring.settle()
             self.view.trial_ended(record)
         return True
 
@@ -220,10 +230,9 @@ class Experiment:
 
         many = f"{'up to ' if self.settings.address else ''}{self.settings.lanes}"
         self.view.phase(f"bringing up {many} lane(s); making {self.settings.teacher} ready")
-        folders = self.folder / "teacher", self.teacher_folder
         teacher = ready_teacher(
             self.plan,
-            *folders,
+            self._places(self.folder / "teacher"),
             broker,
             lanes,
             self.view,
@@ -308,7 +317,7 @@ class Experiment:
 
         return (
             self.ledger,
-            lambda record: broker.submit.remote(record.trial_id, self._job(record)),
+            lambda record: self._hand_over(broker, record),
             lambda trial_id: ray.get(broker.reason.remote(trial_id)),
             {objective.metric: objective.maximize for objective in self.plan.objectives},
             admits,
@@ -335,7 +344,9 @@ class Experiment:
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=str(self.folder / "ray"),
-                callbacks=[StudyCallback(broker, self.ledger, self._tracker, self.view, self._budgets)],
+                callbacks=[
+                    StudyCallback(broker, self.ledger, self._tracker, self.view, self._budgets, self._mirroring)
+                ],
                 stop=StudyStopper(lambda: self._stop_reason(lanes) is not None),
                 failure_config=tune.FailureConfig(max_failures=PROXY_DEATHS),
                 verbose=0,
@@ -360,20 +371,34 @@ class Experiment:
             broker.forget.remote(record.trial_id)  # its lane stops at its next report
             if record.role == "trial":
                 tell(study, record)
-            self._tracker.trial_changed(record)
+            self._mirroring.ended(record, lambda record=record: self._tracker.trial_changed(record))
             self.view.trial_ended(record)
         return len(running)
+
+    def _hand_over(self, broker, record: TrialRecord) -> None:
+        job = self._job(record)
+        self._mirroring.after(record, lambda: broker.submit.remote(record.trial_id, job))
 
     def _job(self, record) -> dict:
         return {
             "kind": "trial",
             "config": record.config,
             "params": record.params,
-            "folder": str(self.ledger.trial_folder(record.trial_id)),
+            **self._places(self.ledger.trial_folder(record.trial_id)),
             "known_epoch": record.epoch,
             "test": record.role in TESTED,
-            "teacher_folder": str(self.teacher_folder),
             "teacher_store": store_url(self.settings, self.folder.parent),
+        }
+
+    def _places(self, folder: Path) -> dict[str, str | None]:
+        """Where a job's folder and the teacher's are, in the object store too."""
+        url_of = self._storage.url_of
+        return {
+            "folder": str(folder),
+            "teacher_folder": str(self.teacher_folder),
+            "remote": url_of(folder),
+            "teacher_remote": url_of(self.teacher_folder),
+            "storage": self._storage.url,
         }
 
 

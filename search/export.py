@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--with-data", action="store_true", help="write the trial's images too, as a folder of class folders")
     add("--onnx", action="store_true", help="with --to weights: the student as ONNX too, compared with PyTorch")
     add("--torch-export", action="store_true", help="with --to weights: by torch.export too, compared with PyTorch")
-    add("--storage", default="runs", metavar="DIR", help="where the study lies (default: runs)")
+    add("--storage", default="runs", metavar="DIR_OR_URI", help="where the study lies (default: runs)")
     add("--tracking-uri", metavar="URI", help="accepted by every command; an export reads the storage")
     return parser
 

@@ -15,13 +15,14 @@ import search.exporters
 from search.exporters.base import EXPORTERS, Exporter, Source, write_export
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.objective import TOP1
-from search.paths import import_from_current_folder, storage_folder, writable
-from search.resume import JOURNAL
+from search.paths import import_from_current_folder, writable
+from search.storage import JOURNAL, TEACHERS, Storage
 from trainables.config import TrialConfig
 from trainables.errors import InputError
+from trainables.files import STUDENT
 
 TRAINED = ("weights", "json")  # targets that are of a student as it is
-BEST, TEACHERS = "best.yaml", "teachers"
+BEST = "best.yaml"
 
 
 def load_exporters() -> None:
@@ -43,12 +44,13 @@ def run_export(arguments) -> int:
             print(f"{name:<12} {exporter.title}")
         return 0
     import_from_current_folder()
-    folder, out = storage_folder(arguments.storage) / (arguments.study or ""), arguments.out
+    storage, out = Storage(arguments.storage), arguments.out
+    folder = storage.bring(arguments.study) if arguments.study else storage.root
     problems = [f"--{name}: give it" for name in ("study", "to", "out") if getattr(arguments, name) in (None, "")]
     if arguments.to is not None and arguments.to not in EXPORTERS:
         problems.append(f"--to: '{arguments.to}' is no target; there are {', '.join(sorted(EXPORTERS))}")
     if arguments.study and not folder.is_dir():
-        problems.append(f"--study: there is no study '{arguments.study}' in {folder.parent}")
+        problems.append(f"--study: there is no study '{arguments.study}' in {storage}")
     elif arguments.study and not (folder / BEST).exists():
         problems.append(f"--study: '{arguments.study}' has no finished best trial yet")
     for name in ("onnx", "torch_export"):
@@ -64,7 +66,7 @@ def run_export(arguments) -> int:
         )
     if problems:
         raise InputError(problems)
-    source = read_source(folder, arguments.trial)
+    source = read_source(folder, arguments.trial, storage)
     if arguments.full_length:
         source = at_full_length(source)
     source = dataclasses.replace(source, with_data=arguments.with_data)
@@ -100,12 +102,13 @@ def _write(exporter: Exporter, source: Source, out: Path, arguments) -> Iterator
             yield file, f": its logits are PyTorch's within {write(source, out / file):.0e} of the largest"
 
 
-def read_source(folder: Path, trial: str | None) -> Source:
+def read_source(folder: Path, trial: str | None, storage: Storage) -> Source:
     """What is exported of a study.
 
     Args:
         folder: the study's, with a `best.yaml`.
         trial: a trial's number or a baseline's name; None for the best.
+        storage: where it lies.
 
     Raises:
         InputError: there is no such trial, it did not complete, or its weights or its teacher are gone.
@@ -120,13 +123,17 @@ def read_source(folder: Path, trial: str | None) -> Source:
         raise InputError(f"--trial: '{folder.name}' has no trial '{trial}'; there are {there or 'none'}")
     if record.state != COMPLETE:
         raise InputError(f"--trial: trial {record.trial_id} is {record.state} ({record.reason}); name a complete one")
-    weights = ledger.trial_folder(record.trial_id) / "student.safetensors"
+    weights = storage.fetch(ledger.trial_folder(record.trial_id) / STUDENT)
     teacher = _teacher(folder, best["teacher_sha256"])
+    if teacher is not None:
+        storage.fetch(teacher)
     if not weights.exists():
-        raise InputError(f"--trial: the weights of trial {record.trial_id} are no longer in {weights.parent}")
+        raise InputError(
+            f"--trial: the weights of trial {record.trial_id} are no longer in {storage.shown(weights.parent)}"
+        )
     if teacher is None or not teacher.exists():
         back = f"search/run.py --name {folder.name} --resume makes it again"
-        raise InputError(f"--study: its teacher is no longer in {folder.parent / TEACHERS}; {back}")
+        raise InputError(f"--study: its teacher is no longer in {storage.shown(folder.parent / TEACHERS)}; {back}")
     facts = json.loads(teacher.with_suffix(".json").read_text())
     classes = facts["class_names"]
     own = record.trial_id == str(best["trial"])

@@ -12,9 +12,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from search.feature_report import NUMBERS, PICTURE, PRETRAINED, ROLES, SCRATCH, metrics, print_report, write_report
-from search.paths import import_from_current_folder, storage_folder, writable
+from search.paths import import_from_current_folder, writable
 from search.resume import known_studies
 from search.settings import describe
+from search.storage import TEACHERS, Storage
 from search.terminal import noise_to, person_console
 from search.tracking.credentials import set_aside, shown
 from search.tracking.facts import as_text, finite
@@ -59,11 +60,11 @@ def run_features(arguments) -> int:
         InputError: what is wrong with the flags, the study, the data, the models or the surroundings.
     """
     import_from_current_folder()
-    storage, uri = storage_folder(arguments.storage), set_aside(arguments.tracking_uri or "")
+    storage, uri = Storage(arguments.storage), set_aside(arguments.tracking_uri or "")
     study = _study(storage, arguments.study) if arguments.study else {}
     fields = _resolve(arguments, study)
     pair = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{fields.teacher}-{fields.student}").strip("-.")
-    out = arguments.out or storage / FOLDER / (arguments.study or pair)
+    out = arguments.out or storage.root / FOLDER / (arguments.study or pair)
     if not writable(out):
         raise InputError(f"--out: {out} cannot be written; give a folder that can")
     if uri:
@@ -76,26 +77,28 @@ def run_features(arguments) -> int:
         console.print("note: these are not the images by which the study ranked its trials")
     write_report(result, facts, out, with_itself=arguments.self)
     print_report(console, result, facts)
-    console.print(f"files:      {out}/ ({PICTURE}, {NUMBERS})", markup=False)
-    return _log(uri, storage, result, facts, out) if uri else 0
+    if not arguments.out:
+        storage.give(out / PICTURE, out / NUMBERS)
+    console.print(f"files:      {arguments.out or storage.shown(out)}/ ({PICTURE}, {NUMBERS})", markup=False)
+    return _log(uri, storage.root, result, facts, out) if uri else 0
 
 
-def _study(storage: Path, name: str) -> dict[str, Any]:
+def _study(storage: Storage, name: str) -> dict[str, Any]:
     """A finished study's models, weights and data as `fields`, and the fingerprint of its data."""
     from trainables.teacher import ABOUT, WEIGHTS
 
-    folder = storage / name
+    folder = storage.bring(name)
     if not folder.is_dir():
-        raise InputError(f"--study: there is no study '{name}' in {storage}{known_studies(storage)}")
+        raise InputError(f"--study: there is no study '{name}' in {storage}{known_studies(storage.root)}")
     if not (folder / "best.yaml").exists():
         raise InputError(f"--study: '{name}' has no finished best trial yet")
     best = yaml.safe_load((folder / "best.yaml").read_text())
     fields = {key: value for key, value in best["config"].items() if key in FeatureFields.model_fields}
     del fields["batch_size"]  # the recipe's
-    teachers = (storage / "teachers").glob(f"*/{ABOUT}")
+    teachers = (storage.root / TEACHERS).glob(f"*/{ABOUT}")
     kept = (path for path in teachers if json.loads(path.read_text())["sha256"] == best["teacher_sha256"])
     about = next(kept, None)
-    fields["teacher_weights"] = str(about.with_name(WEIGHTS)) if about else None
+    fields["teacher_weights"] = str(storage.fetch(about.with_name(WEIGHTS))) if about else None
     fields["student_weights"] = str(folder / "best_student.safetensors")
     return {"fields": fields, "data_fingerprint": best["data_fingerprint"]}
 

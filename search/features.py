@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--self", action="store_true", help="draw each model's similarity with itself too")
     add("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="set any field")
     add("--out", metavar="DIR", type=Path, help="where to write (default: features/TEACHER-STUDENT in the storage)")
-    add("--storage", default="runs", metavar="DIR", help="where studies lie (default: runs)")
+    add("--storage", default="runs", metavar="DIR_OR_URI", help="where studies lie (default: runs)")
     add("--tracking-uri", metavar="URI", help="log to this MLflow server or store too (default: do not)")
     return parser
 

@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from search.ledger import Ledger
 from search.optuna_study import is_prior, load_study, write_journal
 from search.replay import NOWHERE, as_in, replay, words
-from search.resume import JOURNAL
 from search.samplers import COMMON_ONLY, PARTIAL
 from search.space import SAMPLES, SearchSpace
+from search.storage import JOURNAL
 from search.tracking.facts import as_text
 from trainables.config import Distillation, TrialConfig
 from trainables.errors import InputError

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from search.objective import TOP1
+from trainables.files import RECORD
 
 RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
 STOPPED_EARLY = "stopped early by the scheduler"  # how the reason of such a trial begins
@@ -155,7 +156,7 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._watchers: list[Callable[[TrialRecord], None]] = []
-        records = [load_record(path) for path in self.folder.glob("*/record.json")]
+        records = [load_record(path) for path in self.folder.glob(f"*/{RECORD}")]
         self.records = {record.trial_id: record for record in sorted(records, key=lambda record: record.started)}
 
     def trial_folder(self, trial_id: str) -> Path:
@@ -166,7 +167,7 @@ class Ledger:
         """Writes one record whole or not at all."""
         with self._lock:
             self.records[record.trial_id] = record
-            path = self.trial_folder(record.trial_id) / "record.json"
+            path = self.trial_folder(record.trial_id) / RECORD
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(asdict(record)))
@@ -179,7 +180,7 @@ class Ledger:
         for record in list(self.records.values()):
             if record.state == RUNNING and record.whole:
                 record.finish()
-                record.ended = (self.trial_folder(record.trial_id) / "record.json").stat().st_mtime
+                record.ended = (self.trial_folder(record.trial_id) / RECORD).stat().st_mtime
                 self.save(record)
 
     def watch(self, watcher: Callable[[TrialRecord], None]) -> None:

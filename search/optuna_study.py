@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.journal_file import Journal, sync
 from search.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Ledger, TrialRecord
 from search.objective import Objective
-from search.resume import JOURNAL
 from search.samplers import PARTIAL, make_sampler
+from search.storage import JOURNAL
 
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 FROM = "from"  # user attribute of another study's trial: STUDY/TRIAL

@@ -4,21 +4,19 @@ import os
 import sys
 from pathlib import Path
 
-from trainables.errors import InputError
-
 
 def storage_folder(storage: str) -> Path:
-    """The folder that --storage names.
+    """The folder that --storage names; of an object store the working copy on this machine."""
+    if is_url(storage):
+        from trainables.remote import working_copy
 
-    Raises:
-        InputError: it is no folder of this machine.
-    """
-    scheme, separator, rest = storage.partition("://")
-    if not separator:
-        return Path(storage)
-    if scheme == "file":
-        return Path(rest)
-    raise InputError(f"storage: '{storage}' is no folder; give a local or shared (NFS) folder")
+        return working_copy(storage).resolve()
+    return Path(storage.removeprefix("file://"))
+
+
+def is_url(storage: str) -> bool:
+    """Whether --storage names an object store."""
+    return "://" in storage and not storage.startswith("file://")
 
 
 def writable(folder: Path) -> bool:

@@ -43,9 +43,9 @@ def make_proxy(broker):
 class StudyCallback(Live, Callback):
     """Keeps ledger, tracking and view up to date with what Tune sees, and sends Tune's verdicts to the broker."""
 
-    def __init__(self, broker, ledger: Ledger, tracker, view, budgets):
+    def __init__(self, broker, ledger: Ledger, tracker, view, budgets, mirroring):
         self._broker, self._ledger, self._tracker, self._view = broker, ledger, tracker, view
-        self._budgets = budgets
+        self._budgets, self._mirroring = budgets, mirroring
         self._started: set[str] = set()
         self._latency: dict[tuple[str, int], float] = {}
         self._warned: set[str] = set()
@@ -69,7 +69,8 @@ class StudyCallback(Live, Callback):
             self._tracker.trial_changed(record)
             self._view.trial_epoch(record)
         # Tune marks the result as done where its scheduler decided to stop the trial.
-        self._broker.verdict.remote(record.trial_id, int(metrics["epoch"]), not result.get("done", False))
+        verdict = record.trial_id, int(metrics["epoch"]), not result.get("done", False)
+        self._mirroring.after(record, lambda: self._broker.verdict.remote(*verdict))
 
     def on_trial_complete(self, iteration, trials, trial, **info):
         self._finished(trial)
@@ -85,7 +86,7 @@ class StudyCallback(Live, Callback):
     def _finished(self, trial) -> None:
         record = self._record(trial)
         drop_checkpoint(self._ledger.trial_folder(record.trial_id))  # an ended trial never goes on
-        self._tracker.trial_changed(record)
+        self._mirroring.ended(record, lambda: self._tracker.trial_changed(record))
         self._view.trial_ended(record)
         self._broker.forget.remote(record.trial_id)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.ledger import Ledger
-from search.paths import storage_folder, writable
+from search.paths import writable
 from search.report_facts import Facts, read_facts, read_study
 from search.resume import store_of
+from search.storage import Storage
 from search.terminal import noise_to, person_console
 from search.tracking.credentials import shown
 from search.tracking.mirror import Mirror
@@ -27,19 +28,22 @@ def run_report(arguments) -> int:
     Raises:
         InputError: there is no such study, it has no trials, its files are broken, or its folder cannot be written.
     """
-    storage = storage_folder(arguments.storage)
+    storage = Storage(arguments.storage)
+    storage.bring(arguments.study)
+    storage.check(write=True)
     console = person_console()
     with noise_to(Path(os.devnull)):
-        facts, ledger, study = read_study(storage, arguments.study)
+        facts, ledger, study = read_study(storage.root, arguments.study)
         if not writable(facts.folder):
             raise InputError(f"--storage: {facts.folder} cannot be written; give a folder that can")
         said = write(facts, ledger, study)
+        storage.give(facts.folder / PAGE, facts.folder / TEXT)
         problem = _log(facts, store_of(facts.folder, arguments.tracking_uri))
     if problem:
         print(f"warning: the report is not in MLflow: {problem}", file=sys.stderr)
     console.print(said, markup=False)
     for name in (PAGE, TEXT):
-        console.print(f"  {facts.folder / name}", markup=False)
+        console.print(f"  {storage.shown(facts.folder / name)}", markup=False)
     return 0
 
 

@@ -9,8 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from search.ledger import Ledger
-from search.resume import JOURNAL, STARTED, began_with, known_studies, typed
+from search.resume import STARTED, began_with, known_studies, typed
 from search.settings import Settings, describe
+from search.storage import JOURNAL
 from trainables.errors import InputError
 
 if TYPE_CHECKING:

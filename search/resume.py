@@ -12,13 +12,13 @@ from typing import Any
 from search.objective import parse_objectives
 from search.rungs import restarts
 from search.settings import Settings
+from search.storage import LOCK, STARTED, Storage
 from search.tracking.credentials import set_aside, shown, without_secrets
 from search.values import parse_sets
 from trainables.config import DataFields, StudentFields, TeacherFields
 from trainables.errors import InputError
 from trainables.store_mode import parse_store
 
-STARTED, LOCK, JOURNAL = "started.json", "lock", "optuna.log"
 # What makes trials comparable. The rest (trials, budgets, ranges, sampler, lanes, tracking) may change on the way.
 STAYS = sorted(
     (set(DataFields.model_fields) | set(TeacherFields.model_fields) | set(StudentFields.model_fields))
@@ -98,10 +98,10 @@ def as_before(flags: dict[str, Any], sets: list[str], asked: str = "--resume") -
     """
     if "name" not in flags:
         raise InputError("--resume: give the study's --name")
-    storage = Path(flags.get("storage", "runs").removeprefix("file://"))
-    before = _read(storage / flags["name"])
+    storage = Storage(flags.get("storage", "runs"))
+    before = _read(storage.bring(flags["name"], asked))
     if before is None:
-        raise InputError(f"{asked}: there is no study '{flags['name']}' in {storage}{known_studies(storage)}")
+        raise InputError(f"{asked}: there is no study '{flags['name']}' in {storage}{known_studies(storage.root)}")
     given = {*flags, *(item.split("=")[0] for item in sets)}
     kept = [item for item in before["set"] if item.split("=")[0] not in given]
     flags = {**{key: value for key, value in before["flags"].items() if key not in given}, **flags}
@@ -172,12 +172,22 @@ def check_same(folder: Path, settings: Settings, data_fingerprint: str) -> None:
 
 
 @contextlib.contextmanager
-def sole_session(folder: Path):
+def sole_session(folder: Path, storage: Storage | None = None):
     """Holds the study's lock: two sessions of one study would train the same trials.
 
+    Args:
+        folder: the study's, or its working copy.
+        storage: where it lies; None for a folder.
+
+    Yields:
+        What gives an object store all that is written (`search.mirroring`).
+
     Raises:
-        InputError: another session is at it.
+        InputError: another session is at it, or the store cannot be used.
     """
+    from search.lease import mirrored
+    from search.mirroring import Plain
+
     with open(folder / LOCK, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,7 +199,8 @@ def sole_session(folder: Path):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
-        yield
+        with mirrored(storage, folder) if storage else contextlib.nullcontext(Plain()) as mirroring:
+            yield mirroring
 
 
 def known_studies(storage: Path) -> str:

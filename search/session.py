@@ -16,11 +16,13 @@ from search.experiment import Experiment, Outcome
 from search.final import best_record, final_frame, winners_figures
 from search.ledger import RUNNING, Ledger
 from search.live import View, make_view
+from search.mirroring import Plain
 from search.notify import DONE, FAILED, INTERRUPTED, Notifier, read_target
 from search.objective import TOP1
 from search.preflight import Plan
 from search.report_command import write_report
 from search.resume import STARTED, began_with, comparable, what_stays
+from search.storage import Storage
 from search.terminal import noise_to
 from search.tracking.credentials import masked, reminder, shown
 from search.tracking.dataset import data_facts
@@ -29,18 +31,31 @@ from search.tracking.mirror import SIMULATED
 from search.tracking.page import HOME, experiment_tags, run_note
 from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
+from trainables.files import STUDENT
 
 FRONT = "pareto.png"  # of several objectives
 RESULTS, BEST_RESULTS = ("trials.csv", "history.png", "importance.png"), ("best.yaml", "best_student.safetensors")
 REPORT = ("report.html", "report.md")
 
 
-def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, command: str, splits=None) -> int:
+def run_session(
+    plan: Plan,
+    folder: Path,
+    space: Path,
+    console,
+    resume: bool,
+    command: str,
+    splits,
+    storage: Storage,
+    mirroring: Plain,
+) -> int:
     """Runs or goes on with a study and leaves its results in its folder; returns the exit code.
 
     Args:
         command: the one that was typed, for the report.
         splits: the data, as `preflight` gives them, which lanes share where they are in memory.
+        storage: where the study lies.
+        mirroring: gives an object store what is written.
 
     Raises:
         InputError: the teacher turned out unfit, or MLflow refused; a new study's folder is removed then.
@@ -58,7 +73,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
             offline=settings.tracking_offline,
         )
         opening = partial(_open_tracking, tracker, plan, folder, space, resume)
-        experiment = Experiment(plan, folder, tracker, opening, splits=splits)
+        experiment = Experiment(plan, folder, tracker, opening, storage, mirroring, splits=splits)
         finished = [record for record in experiment.ledger.records.values() if record.state != RUNNING]
         with make_view(
             console,
@@ -73,7 +88,15 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
             notifier = Notifier(target, settings.name, settings.notify_stalled_s, view.note)
             experiment.reported = notifier.report
             experiment.ledger.watch(notifier.report)
+            mirroring.hear(view.note)
             view.note(f"data: {plan.data}")
+            if storage.url:
+                view.note(f"storage: {storage.url}; working copy on this machine: {folder}")
+            if storage.url and not settings.tracking_uri:
+                view.note(
+                    f"MLflow's database is in the working copy alone ({shown(uri)}): the study in the storage is the "
+                    "whole of it, and search/sync.py fills any other"
+                )
             view.note(f"log of Ray and other libraries: {folder / LOG}")
             for note in plan.notes:
                 view.note(note)
@@ -85,13 +108,14 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
                     tracker.study_tags({"ended_by": outcome.ending.reason})
                     if not outcome.interrupted:
                         view.phase("writing the results")
-                        _write_results(outcome, plan, folder, tracker, view)
+                        _write_results(outcome, plan, storage, folder, tracker, view)
                         account.written()
             except InputError as error:
                 notifier.tell(FAILED, f"failed: {error.problems[0]}")
                 tracker.close("FAILED")
                 experiment.close()
                 if not resume and not experiment.ledger.records:
+                    mirroring.forget()
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
             except Exception as error:
@@ -100,9 +124,14 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
                 problem = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
             interrupted = outcome is not None and outcome.interrupted
             failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)
+            mirroring.settle()  # MLflow is told of a trial when its log is here
             view.phase("writing the rest to MLflow")
             left = tracker.close("FAILED" if failed else "KILLED" if interrupted else "FINISHED")
             experiment.close()
+            if storage.url:
+                view.phase("writing the rest to the storage")
+                mirroring.flush()
+            mirroring.hear(lambda text: print(text, file=sys.stderr))  # the view ends
     if left != 0:
         console.print(sync_line(plan, left), soft_wrap=True, markup=False)
     again = _command("run", plan, "--space", str(space), "--name", settings.name, "--resume")
@@ -116,7 +145,7 @@ def run_session(plan: Plan, folder: Path, space: Path, console, resume: bool, co
         notifier.tell(INTERRUPTED, "interrupted; it goes on with --resume")
         console.print(f"interrupted; go on with{also}\n  {again}", soft_wrap=True, markup=False)
         return 130
-    _print_end(console, outcome, plan, folder, uri)
+    _print_end(console, outcome, plan, storage, folder, uri)
     if failed:
         no_trial = f"no trial completed; ended by: {outcome.ending.reason}"
         notifier.tell(FAILED, f"failed: {no_trial}")
@@ -169,7 +198,7 @@ def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resu
     tracker.open_study(tags, params, texts, page, data_facts(plan), resume)
 
 
-def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker, view: View) -> None:
+def _write_results(outcome: Outcome, plan: Plan, storage: Storage, folder: Path, tracker: Tracker, view: View) -> None:
     from search.optuna_study import own_study
 
     ledger = outcome.ledger
@@ -182,7 +211,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
         written.append(FRONT)
     if best := best_record(ledger):
         if not plan.curves:
-            weights = ledger.trial_folder(best.trial_id) / "student.safetensors"
+            weights = storage.fetch(folder / "trials" / best.trial_id / STUDENT)
             shutil.copyfile(weights, folder / BEST_RESULTS[1])
         canonical = {
             **_simulated(plan.settings),
@@ -218,7 +247,7 @@ def _write_results(outcome: Outcome, plan: Plan, folder: Path, tracker: Tracker,
         tracker.study_artifact(folder / name)
 
 
-def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) -> None:
+def _print_end(console, outcome: Outcome, plan: Plan, storage: Storage, folder: Path, uri: str) -> None:
     ledger = outcome.ledger
     counts: dict[str, int] = {}
     for record in ledger.of_role("trial"):
@@ -246,7 +275,7 @@ def _print_end(console, outcome: Outcome, plan: Plan, folder: Path, uri: str) ->
     written = [name for name in (*REPORT, *RESULTS, FRONT, *BEST_RESULTS) if (folder / name).exists()]
     console.print(f"ended by: {outcome.ending.reason}", markup=False)
     console.print(f"spent: {outcome.spent}", markup=False)
-    console.print(f"files:  {folder}/ ({', '.join(written)})")
+    console.print(f"files:  {storage.shown(folder)}/ ({', '.join(written)})")
     lines = ["", "compare the trials in MLflow's UI:", *(f"  {line}" for line in _ui_lines(uri))]
     for purpose, command in _next_steps(plan).items() if best else ():
         lines += [f"{purpose}:", f"  {command}"]

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from search.paths import is_url
 from search.settings import Settings
 from trainables.config import TrialConfig
 from trainables.distillers import distillers_of
@@ -14,7 +15,8 @@ TEACHER_STORE = "teacher_store"  # folder of the storage
 
 def store_url(settings: Settings, storage: Path) -> str:
     """Where the teacher's answers are kept: `teacher_store_at`, or a folder of the storage."""
-    return settings.teacher_store_at or str((storage / TEACHER_STORE).resolve())
+    here = f"{settings.storage.rstrip('/')}/{TEACHER_STORE}" if is_url(settings.storage) else None
+    return settings.teacher_store_at or here or str((storage / TEACHER_STORE).resolve())
 
 
 def is_stored(config: TrialConfig) -> bool:

@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--study", required=True, help="the study's name")
-    add("--storage", default="runs", metavar="DIR", help="where the study lies (default: runs)")
+    add("--storage", default="runs", metavar="DIR_OR_URI", help="where the study lies (default: runs)")
     add("--tracking-uri", metavar="URI", help="MLflow server or store (default: the study's)")
     return parser
 

@@ -4,8 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from search.paths import import_from_current_folder, storage_folder
+from search.paths import import_from_current_folder
 from search.resume import known_studies, sole_session, store_of
+from search.storage import Storage
 from search.terminal import noise_to, person_console
 from search.tracking.credentials import shown
 from search.tracking.mirror import Mirror
@@ -22,13 +23,13 @@ def run_sync(arguments) -> int:
         InputError: there is no such study, it is being run, or the store cannot be reached or refuses.
     """
     import_from_current_folder()  # the best student may be a model of the user's own
-    storage = storage_folder(arguments.storage)
-    folder = storage / arguments.study
+    storage = Storage(arguments.storage)
+    folder = storage.bring(arguments.study)
     if not folder.is_dir():
-        raise InputError(f"--study: there is no study '{arguments.study}' in {storage}{known_studies(storage)}")
+        raise InputError(f"--study: there is no study '{arguments.study}' in {storage}{known_studies(storage.root)}")
     uri = store_of(folder, arguments.tracking_uri)
     console = person_console()
-    with sole_session(folder):
+    with sole_session(folder, storage):
         run = StudyRun.read(folder)
         if run is None:
             raise InputError(f"--study: '{folder.name}' has nothing for MLflow yet; go on with it: --resume")

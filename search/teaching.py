@@ -1,7 +1,6 @@
 """The teacher is made ready once, by the first lane that stands, and judged before anybody learns from it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import ray
 
@@ -14,8 +13,7 @@ TEACHER = "teacher"  # the teacher's trial id at the broker
 
 def ready_teacher(
     plan: Plan,
-    folder: Path,
-    kept: Path,
+    places: dict,
     broker,
     lanes,
     view,
@@ -25,8 +23,7 @@ def ready_teacher(
     """Has a lane make the teacher ready and judges it.
 
     Args:
-        folder: where it is fitted.
-        kept: where it is kept for all studies.
+        places: where it is fitted, and kept for all studies: a job's fields (`trainables.lane`).
         broker, lanes, view: the study's.
         interrupted: whether to give up.
         reported: called at each of its reports.
@@ -42,8 +39,7 @@ def ready_teacher(
         "kind": "teacher",
         "config": plan.base.model_dump(),
         "recipe": plan.teacher_recipe,
-        "folder": str(folder),
-        "teacher_folder": str(kept),
+        **places,
     }
     ray.get(broker.submit.remote(TEACHER, job, judged=False))
     epochs = plan.teacher_recipe["epochs"]

@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--study", required=True, help="the study's name")
     add("--trial", metavar="N", help="which trial or baseline (default: the study's best)")
     add("--epochs", type=int, metavar="N", help="how long (default: the recipe's full length)")
-    add("--storage", metavar="DIR", help="where the study lies (default: runs)")
+    add("--storage", metavar="DIR_OR_URI", help="where the study lies (default: runs)")
     add("--tracking-uri", metavar="URI", help="MLflow server or store (default: the study's)")
     add("--address", metavar="RAY_ADDRESS", help="of a running Ray cluster (default: start one here)")
     return parser

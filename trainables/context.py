@@ -21,12 +21,13 @@ class RunContext:
     """One worker's place among the workers of a trial, and its way to report.
 
     Args:
-        folder: the trial's folder, shared by all workers; holds its checkpoint and its student's weights.
+        folder: the trial's folder; holds its checkpoint and its student's weights.
         report: called on rank 0 with an epoch's metrics; returns whether to go on.
         rank, world_size: as in torch.distributed; a process group stands where world_size > 1.
         device: where models live.
         control: the process group for control messages (gloo, with a time-out of its own); None takes the default.
         leaving: whether the machine of one of the trial's workers is about to go, as far as this one knows.
+        shared: whether all workers see the same folder; else each has its own.
 
     Attributes:
         log: the trial's own; on the other ranks it keeps nothing.
@@ -43,8 +44,9 @@ class RunContext:
         device: torch.device | str = "cpu",
         control: Any = None,
         leaving: Callable[[], bool] = lambda: False,
+        shared: bool = True,
     ):
-        self.folder, self._report = Path(folder), report
+        self.folder, self._report, self._shared = Path(folder), report, shared
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
         self._control, self.leaving, self.paused = control, leaving, False
         self.log = TrialLog(self.folder if rank == 0 else None)
@@ -86,6 +88,15 @@ class RunContext:
         if told is not None:
             raise failure or RuntimeError(f"rank 0 failed: {told}")
         return value
+
+    def hand_round(self, path: Path) -> None:
+        """Has a file that rank 0 wrote into the folder lie there on every rank."""
+        if self.world_size == 1 or self._shared:
+            return
+        content = self.from_rank_0(path.read_bytes)
+        if self.rank:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all ranks, in rank order, on rank 0; None on the others."""

@@ -3,7 +3,9 @@
 Rank 0 takes jobs from the broker (search/broker.py) and shares them with the other ranks over a gloo group of its own;
 a job is a plain dict: `kind` (`trial` or `teacher`), `trial_id`, `attempt`, `alone` (it must not be packed), `config`,
 `met` (what ended its last attempt), `waited_s` (until lanes took it, all attempts together), `folder`,
-`teacher_folder`, and for a trial `known_epoch`, `test` and `teacher_store`, for a teacher `recipe`.
+`teacher_folder`, and for a trial `known_epoch`, `test` and `teacher_store`, for a teacher `recipe`. Where these folders
+lie in an object store, `remote`, `teacher_remote` and `storage` are their URLs and that of everything (`job_files.py`);
+else `remote` is None.
 """
 
 import gc
@@ -30,6 +32,7 @@ from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
 from trainables.errors import InputError
 from trainables.files import LEAVE, WARNINGS
+from trainables.job_files import JobFiles, files_of
 from trainables.loop import run_trial
 from trainables.pack import Pack, Packed
 from trainables.step import NOT_CAPTURED
@@ -120,7 +123,7 @@ class Worker:
                     gathered.append(job)
                     self._at_work[job["trial_id"]], came = job, time.monotonic()
             elif gathered and (not room or time.monotonic() - came >= GATHER_S):
-                assets = self._ready_assets(gathered[0])
+                assets = self._ready_assets(gathered[0], self._files(gathered[0]))
                 pack = Pack(assets, size) if pack is None else pack
                 _tidy(self._messages.device)  # after those that have ended
                 pack.begin([self._packed(job, size) for job in gathered])
@@ -138,20 +141,29 @@ class Worker:
     def _do(self, job: dict) -> bool:
         """Does one job from its beginning to its end; False where it was paused, since the machine is about to go."""
         self._got(job)
-        assets, context = self._ready_assets(job), self._context(job)
+        files = self._files(job)
+        context = self._context(job, files)
         try:
-            result = _run(job, assets, context)
+            files.bring()
+            placed = {**job, "teacher_folder": str(files.teacher)}
+            result = _run(placed, self._ready_assets(job, files), context)
         except Exception as error:
+            files.end(failed=True)
             self._finish(job, **self._failure(job, error))
         else:
+            files.end(failed=False)
             if context.paused:
                 self._left.add(job["trial_id"])
             self._finish(job, result=result)
-        _tidy(context.device)
+        _tidy(self._messages.device)
         return not context.paused
 
     def _packed(self, job: dict, size: int) -> Packed:
+        files = self._files(job)
+        files.bring()
+
         def ended(error: Exception | None) -> None:
+            files.end(failed=error is not None)
             del self._at_work[job["trial_id"]]
             if isinstance(error, torch.OutOfMemoryError) and not job["alone"]:  # whose fault it is, is not known
                 self._warnings.put(f"pack: {size} trials do not fit into the GPU's memory together; lower it")
@@ -159,22 +171,26 @@ class Worker:
             else:
                 self._finish(job, **(self._failure(job, error) if error else {}))
 
-        return Packed(_config(job), self._context(job), job["known_epoch"], job.get("test", False), ended)
+        return Packed(_config(job), self._context(job, files), job["known_epoch"], job.get("test", False), ended)
 
-    def _ready_assets(self, job: dict) -> Assets:
+    def _files(self, job: dict) -> JobFiles:
+        return files_of(job, self._messages.rank, self._warn)
+
+    def _ready_assets(self, job: dict, files: JobFiles) -> Assets:
         if self._assets is None:
             self._assets = Assets(self._messages.device, warn=self._warn)
             if self._lane["data"] is not None:
                 self._assets.take(*ray.get(self._lane["data"]))  # arrays in shared memory, not copies
         teaches = job["kind"] == "trial"
-        self._assets.teacher_weights = Path(job["teacher_folder"]) / WEIGHTS if teaches else None
+        self._assets.teacher_weights = files.teacher / WEIGHTS if teaches else None
         self._assets.teacher_store = job["teacher_store"] if teaches else None
         return self._assets
 
-    def _context(self, job: dict) -> RunContext:
+    def _context(self, job: dict, files: JobFiles) -> RunContext:
         ticket = job["trial_id"], job["attempt"]
 
         def report(metrics: dict) -> bool:
+            files.keep()  # before it counts
             waited = {"time/waited_s": job["waited_s"]}
             answer = ray.get(self._broker.report.remote(*ticket, metrics | waited | self._told()))
             last = job["kind"] != "trial" or metrics["epoch"] >= job["config"]["epochs"]
@@ -183,7 +199,7 @@ class Worker:
                 return False
             return bool(answer)
 
-        return self._place(Path(job["folder"]), report)
+        return self._place(files.folder, report, shared=files.shared)
 
     def _warn(self, line: str) -> None:
         hear(f"warning: {line}")  # in the trial's log, too

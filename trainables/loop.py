@@ -20,14 +20,13 @@ from trainables.cost import costs
 from trainables.distillation import make_taught, needs_of
 from trainables.evaluate import evaluate
 from trainables.feed import Batch, Feed
-from trainables.files import drop_checkpoint
+from trainables.files import STUDENT, TEST, drop_checkpoint
 from trainables.metrics import Predictions, own_metrics
 from trainables.optim import make_optimizer, make_scheduler
 from trainables.step import TrainStep
 from trainables.student import Student
 from trainables.system import system_metrics
 
-STUDENT, TEST = "student.safetensors", "test.npz"
 TERM_NAMES = {"loss": "train/loss", "temperature": "train/temperature"}  # the others are train/loss_TERM
 
 

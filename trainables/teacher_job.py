@@ -46,7 +46,7 @@ def prepare_teacher(config: TrialConfig, recipe: dict, assets: Assets, context: 
     if not context.from_rank_0((kept / ABOUT).exists):
         _make(config, recipe, assets, context)
         context.from_rank_0(lambda: _move(context.folder, kept))  # all ranks wait for it
-    return json.loads((kept / ABOUT).read_text())
+    return context.from_rank_0(lambda: json.loads((kept / ABOUT).read_text()))
 
 
 def _make(config: TrialConfig, recipe: dict, assets: Assets, context: RunContext) -> None:
@@ -61,6 +61,7 @@ def _make(config: TrialConfig, recipe: dict, assets: Assets, context: RunContext
         context.from_rank_0(lambda: (context.folder / STUDENT).replace(weights))
     else:
         context.from_rank_0(lambda: save_weights(build_teacher(config, len(splits.classes)), weights))
+    context.hand_round(weights)
     model = build_teacher(config, len(splits.classes), weights).to(context.device).eval()
     recalls: list[float | None] = []
 

@@ -72,6 +72,19 @@ def set_aside(uri: str) -> str:
     return f"{uri.partition('://')[0]}://{netloc}{tail}"
 
 
+def check_storage(url: str) -> None:
+    """Refuses a secret in the URL of an object store: its client finds what it needs in the environment.
+
+    Raises:
+        InputError: there is one.
+    """
+    parts = urlsplit(url)
+    named = [name for name, _ in parse_qsl(parts.query) if re.fullmatch(NAMES_SECRET, name, re.I)]
+    if parts.password is not None or named or "@" in parts.path:
+        fix = "credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+        raise InputError(f"storage: {shown(url)} has a secret in it; {fix}")
+
+
 def _take(found: dict[str, str]) -> None:
     for name, value in found.items():
         if value:

@@ -10,8 +10,8 @@ from search.journal import carry_over, changed_fields
 from search.ledger import RUNNING, Ledger, TrialRecord
 from search.objective import TOP1, Objective
 from search.optuna_study import kept_guesses, load_study, open_study, tell
-from search.resume import JOURNAL
 from search.space import SearchSpace
+from search.storage import JOURNAL
 from trainables.config import TrialConfig
 from trainables.errors import InputError
 

@@ -19,6 +19,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from trainables.errors import InputError, one_line
+from trainables.remote import Remote
 
 VERSION = 1  # of this format
 MAGIC = b"OFAKDTCH"
@@ -55,9 +56,10 @@ class Parts:
     """
 
     def __init__(self, root: str, name: str, about: dict[str, Any]):
-        self._fs, path = file_system(root)
+        fs, path = file_system(root)
         self.root, self.folder, self._about = root, f"{path.rstrip('/')}/{name}", about
-        self._local = isinstance(self._fs, LocalFileSystem)
+        self._local = isinstance(fs, LocalFileSystem)
+        self._remote = None if self._local else Remote(f"{root.rstrip('/')}/{name}")
         self._used = False
 
     def open(self, file: str, shape: tuple[int, int], record: np.dtype) -> Part | None:
@@ -76,7 +78,7 @@ class Parts:
             except ValueError as error:  # an empty file cannot be mapped
                 raise Damaged(f"{file} is empty") from error
         else:
-            found = self._fetch(file)
+            found = self._remote.read(file)
             if found is None:
                 return None
             content = np.frombuffer(found, np.uint8)
@@ -101,17 +103,17 @@ class Parts:
         """
         payload = np.ascontiguousarray(records).view(np.uint8).ravel()
         header = HEADER.pack(MAGIC, VERSION, zlib.crc32(payload), len(payload), *figures).ljust(OFFSET, b"\0")
-        place, about = f"{self.folder}/{file}", f"{self.folder}/{ABOUT}"
         told = json.dumps(self._about, indent=1, default=str).encode()
         if self._local:
+            place, about = f"{self.folder}/{file}", f"{self.folder}/{ABOUT}"
             os.makedirs(self.folder, exist_ok=True)
             if not os.path.exists(about):
                 _replace(about, lambda out: out.write(told))
             _replace(place, lambda out: (out.write(header), out.write(payload)))
         else:
-            if not self._fs.exists(about):
-                self._fs.pipe_file(about, told)
-            self._fs.pipe_file(place, header + payload.tobytes())
+            if self._remote.read(ABOUT) is None:
+                self._remote.write(ABOUT, told)
+            self._remote.write(file, header + payload.tobytes())
 
     def _note_use(self) -> None:
         """Says once that somebody reads this key: what nobody has used for long is what goes when the disk is full."""
@@ -119,12 +121,6 @@ class Parts:
             self._used = True
             with contextlib.suppress(OSError):
                 os.utime(f"{self.folder}/{ABOUT}")
-
-    def _fetch(self, file: str) -> bytes | None:
-        try:
-            return self._fs.cat_file(f"{self.folder}/{file}")
-        except FileNotFoundError:
-            return None
 
 
 def file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -13,6 +13,7 @@ import pytest
 
 from search.tracking.credentials import NOTIFY_URL, SECRETS, TYPED, USERNAME
 from tests.search import studies
+from tests.search.object_store import object_store
 from tests.search.tracking import servers
 from tests.search.tracking.conftest import USER, Stores
 
@@ -95,6 +96,28 @@ def test_a_study_to_its_end_on_a_server(stores, place):
     watch.assert_none_in("the server's database", rows(stores.database, "tracking", Stores.database_password))
     watch.assert_none_under(stores.folder / "artifacts", least=5)
     assert stores.uri in (place / "runs" / "hushed" / "report.md").read_text()
+
+
+def test_a_study_on_an_object_store(place, monkeypatch):
+    watch = Watch()
+    with object_store(place, secret=PLANTED["AWS_SECRET_ACCESS_KEY"]) as store:
+        for name, value in {**store.environment, "XDG_CACHE_HOME": str(place / "cache")}.items():
+            monkeypatch.setenv(name, value)
+        sets = ("--storage", store.url, "--set", *SETS)
+        ran = studies.run(*STUDY, "--name", "hushed", *sets, cwd=place)
+        report = studies.run("--study", "hushed", "--storage", store.url, cwd=place, script="report")
+        secret = quote(PLANTED["AWS_SECRET_ACCESS_KEY"], safe="")
+        typed = studies.run(*STUDY, "--storage", store.url.replace("://", f"://key:{secret}@"), cwd=place)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        away = studies.run(*STUDY, "--name", "hushed", "--resume", *sets[:2], cwd=place)
+        assert (ran.code, report.code, typed.code, away.code) == (0, 0, 2, 2), ran.err
+        watch.assert_none_said(ran, report, typed, away)
+        watch.assert_none_under(place, least=20)
+        watch.assert_none_under(os.environ["RAY_TMPDIR"], least=10)
+        kept = store.names()
+        assert len(kept) >= 20
+        for name in kept:
+            watch.assert_none_in(name, store.content(name))
 
 
 def test_a_study_whose_database_goes_away(place, tmp_path):
