@@ -98,10 +98,8 @@ class Study:
     def attempts(self, name):
         return self.broker._broker._trials[name].attempt
 
-    def deaths(self, name):
-        """Of processes that trained it, alone and in company."""
-        trial = self.broker._broker._trials[name]
-        return trial.deaths, trial.company_deaths
+    def alone(self, name):
+        return self.broker._broker._trials[name].alone
 
     def close(self, thread):
         self.broker.call("close")
@@ -180,7 +178,8 @@ def test_an_error_that_poisons_the_process_ends_it_and_all_are_tried_again(study
     assert study.errors == ["CUDA error: an illegal memory access was encountered"]
     worker = study.serve()  # as Ray Train does
     assert study.end("healthy") == study.end("ill") == (("done", None), 2)
-    assert study.deaths("healthy") == study.deaths("ill") == (0, 1), "in company, so neither is blamed"
+    assert study.attempts("healthy") == study.attempts("ill") == 2
+    assert not study.alone("healthy") and not study.alone("ill"), "in company, so neither is blamed"
     study.close(worker)
 
 
