@@ -60,7 +60,6 @@ class Run:
 
     def run(self, faults: int = 0) -> Counter:
         """Runs it to its end under at least so many faults; returns how many there were of each kind."""
-        from tests.search import studies
         from tests.search.cluster.clusters import cluster
         from tests.search.tracking.servers import over_sqlite
 
@@ -68,9 +67,7 @@ class Run:
         begun = time.monotonic()
         with over_sqlite(self.folder) as (self._uri, self._serve), cluster(self.folder / "ray") as self._cluster:
             self._server = self._serve()
-            for _ in range(2):
-                self._cluster.add_node(1)
-            studies.wait_for(lambda: len(self._cluster.node_ids()) == 2, "the nodes")
+            self._cluster.add_nodes(2, cpus=1)
             self._start()
             chooser = random.Random(0)
             kinds = [kind for _ in range(faults // len(KINDS) + 1) for kind in chooser.sample(KINDS, len(KINDS))]

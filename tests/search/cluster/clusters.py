@@ -96,6 +96,19 @@ class Cluster:
         self.nodes.append(node)
         return node
 
+    def add_nodes(self, count: int, cpus: int) -> None:
+        """Starts so many nodes and waits until all have joined; one that a busy machine kept from it is started again."""
+        for _ in range(count):
+            self.add_node(cpus)
+
+        def joined() -> bool:
+            for node in [one for one in self.nodes if one.poll() is not None]:
+                self.nodes.remove(node)
+                self.add_node(cpus)
+            return len(self.node_ids()) >= count
+
+        studies.wait_for(joined, f"{count} nodes")
+
     def node_ids(self) -> list[str]:
         """Of the live nodes but the head, as Ray's commands take them."""
         # A process of its own: Ray takes a token from the environment as it is imported, and keeps it.

@@ -52,8 +52,9 @@ def doubled(folder: Path, store: str) -> list[str]:
         store: MLflow's.
     """
     found, wrong = records(folder), []
+    once = Counter(list(found))
     rows = Counter(pandas.read_csv(folder / "runs" / "s" / "trials.csv").trial_id.astype(str))
-    if rows != Counter(found):
+    if rows != once:
         wrong.append(f"trials.csv: {rows}")
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "runs" / "s" / "optuna.log"))
     told = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend)).trials
@@ -63,7 +64,7 @@ def doubled(folder: Path, store: str) -> list[str]:
     client = MlflowClient(store)
     runs = client.search_runs([client.get_experiment_by_name("s").experiment_id])
     trials = [run for run in runs if run.data.tags["role"] != "study"]
-    if Counter(run.data.tags["trial_id"] for run in trials) != Counter(found):
+    if Counter(run.data.tags["trial_id"] for run in trials) != once:
         wrong.append(f"MLflow: {[run.data.tags['trial_id'] for run in trials]}")
     if {run.info.status for run in runs} != {"FINISHED"}:
         wrong.append(f"MLflow: {[run.info.status for run in runs]}")
@@ -78,5 +79,5 @@ def doubled(folder: Path, store: str) -> list[str]:
 
 def assert_whole(folder: Path) -> None:
     """Every trial complete and every epoch once, everywhere."""
-    assert lost(folder) == []
-    assert doubled(folder, f"sqlite:///{folder}/runs/mlflow.db") == []
+    wrong = lost(folder) + doubled(folder, f"sqlite:///{folder}/runs/mlflow.db")
+    assert wrong == [], "; ".join(wrong)

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.long
 def study(tmp_path):
     """Starts a study on two nodes, and disturbs it: by functions one after another, some epochs between them."""
     with cluster(tmp_path / "ray") as made:
-        for _ in range(2):
-            made.add_node(1)
-        studies.wait_for(lambda: len(made.node_ids()) == 2, "the nodes")
+        made.add_nodes(2, cpus=1)
 
         def run(disturbances, *flags):
             arguments = (
