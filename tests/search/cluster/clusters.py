@@ -97,7 +97,7 @@ class Cluster:
         return node
 
     def add_nodes(self, count: int, cpus: int) -> None:
-        """Starts so many nodes and waits until all have joined; one that a busy machine kept from it is started again."""
+        """Starts so many nodes and waits until all have joined; one that a busy machine kept out is started again."""
         for _ in range(count):
             self.add_node(cpus)
 
