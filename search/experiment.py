@@ -228,8 +228,8 @@ class Experiment:
         """
         from search.teaching import ready_teacher
 
-        many = f"{'up to ' if self.settings.address else ''}{self.settings.lanes}"
-        self.view.phase(f"bringing up {many} lane(s); making {self.settings.teacher} ready")
+        lane = "lanes as they are wanted, {} at most" if self.settings.address else "{} lane(s)"
+        self.view.phase(f"bringing up {lane.format(self.settings.lanes)}; making {self.settings.teacher} ready")
         teacher = ready_teacher(
             self.plan,
             self._places(self.folder / "teacher"),
