@@ -3,6 +3,7 @@
 Hundreds of studies run in minutes, and the same seed gives the same study: for benchmarks and regression tests.
 """
 
+import contextlib
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from search.searcher import StudySearcher
 from search.settings import Settings, pinned_fields
 from search.simulation import UnbuiltStudents, play
 from search.space import SearchSpace
+from search.tracking.tracker import Tracker
 
 
 class MemoryLedger(Ledger):
@@ -44,6 +46,7 @@ class Virtual:
         ledger: its records.
         study: Optuna's.
         seconds: of the virtual clock.
+        own_s: those of them that the driver itself took.
         epochs: trained so far by all trials together.
         ended: (seconds, epochs trained by then, record) of each trial that ended, in that order.
         reason: what ended the search, "" where all its trials were run.
@@ -52,6 +55,7 @@ class Virtual:
     ledger: Ledger
     study: optuna.Study
     seconds: float = 0.0
+    own_s: float = 0.0
     epochs: int = 0
     ended: list[tuple[float, int, TrialRecord]] = field(default_factory=list)
     reason: str = ""
@@ -80,8 +84,14 @@ def simulate_study(
     folder: Path | None = None,
     baselines: dict[str, dict[str, Any]] | None = None,
     stop: Callable[[Virtual], str | None] = lambda state: None,
+    tracker: Tracker | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> Virtual:
     """Runs a study's search over curves; an epoch takes its curve's `time/epoch_s` on the virtual clock (1 without).
+
+    The driver's own work takes none of it, or with `clock=time.perf_counter` as long as it really takes, one thing
+    after another: what is reported while it is busy waits, and a trial's next epoch begins with the verdict on its last
+    one. Making the curves stands for the lanes' work and is never counted.
 
     Args:
         settings: sampler, scheduler, their fields, `trials`, `epochs`, `seed` and `first_guesses` count.
@@ -93,12 +103,15 @@ def simulate_study(
         folder: where ledger and Optuna's journal lie, which go on where they were left; None keeps both in memory.
         baselines: whole configurations by name, trained first.
         stop: asked after each epoch; the reason to end the search, which cuts off what is running.
+        tracker: an open one, told of each change as in a real study.
+        clock: what the driver's own work is timed by, in seconds.
 
     Returns:
         The study at its end.
     """
     state = _opened(settings, objectives, folder)
-    return _Driver(settings, space, compose, curves, objectives, baselines or {}, state).run(slots, stop)
+    driver = _Driver(settings, space, compose, curves, objectives, baselines or {}, state, tracker, clock)
+    return driver.run(slots, stop)
 
 
 def _opened(settings: Settings, objectives: list[Objective], folder: Path | None) -> Virtual:
@@ -120,8 +133,9 @@ def _opened(settings: Settings, objectives: list[Objective], folder: Path | None
 class _Driver:
     """What Tune's loop is in a real study: starts trials in free slots and brings their results in order of time."""
 
-    def __init__(self, settings, space, compose, curves, objectives, baselines, state: Virtual):
+    def __init__(self, settings, space, compose, curves, objectives, baselines, state: Virtual, tracker, clock):
         self._curves, self._objectives, self._state = curves, objectives, state
+        self._tracker, self._clock = tracker, clock
         self._failed: dict[str, str] = {}
         self._searcher = StudySearcher(
             state.study,
@@ -148,8 +162,11 @@ class _Driver:
                 self._begin(running)
             if not running:
                 return state
-            state.seconds, order, trial, events = heapq.heappop(running)
-            if not self._advance(trial, events):
+            at, order, trial, events = heapq.heappop(running)
+            state.seconds = max(state.seconds, at)
+            with self._at_work():
+                goes_on = self._advance(trial, events)
+            if not goes_on:
                 continue
             if reason := stop(state):
                 state.reason = reason
@@ -158,12 +175,23 @@ class _Driver:
                 return state
             heapq.heappush(running, (state.seconds + _duration(events), order, trial, events))
 
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        began = self._clock()
+        yield
+        took = self._clock() - began
+        self._state.seconds += took
+        self._state.own_s += took
+
     def _begin(self, running: list) -> None:
         name = f"virtual_{self._started:05}"
         self._left -= 1
-        config = self._searcher.suggest(name)
-        trial = _Trial(trial_id=name, config=config, last_result={})
-        self._scheduler.on_trial_add(None, trial)
+        with self._at_work():
+            config = self._searcher.suggest(name)
+            trial = _Trial(trial_id=name, config=config, last_result={})
+            self._scheduler.on_trial_add(None, trial)
+            if self._tracker:
+                self._tracker.trial_started(self._record(trial))
         events: list[dict[str, Any]] = []
         job = self._job(self._record(trial))
         outcome = play(job, self._curves, self._objectives, lambda metrics: events.append(metrics) or True)
@@ -182,6 +210,7 @@ class _Driver:
         state.epochs += 1
         if record.add(metrics):
             state.ledger.save(record)
+            self._changed(record)
         trial.last_result = metrics
         if self._scheduler.on_trial_result(None, trial, metrics) == TrialScheduler.STOP:
             return self._end(trial, False)
@@ -194,6 +223,7 @@ class _Driver:
         else:
             self._scheduler.on_trial_complete(None, trial, trial.last_result)
         self._searcher.on_trial_complete(trial.trial_id, trial.last_result, error=error)
+        self._changed(record)
         self._state.ended.append((self._state.seconds, self._state.epochs, record))
         return False
 
@@ -201,8 +231,13 @@ class _Driver:
         record = self._record(trial)
         record.finish(stopped=reason)
         self._state.ledger.save(record)
+        self._changed(record)
         if record.role == "trial":
             tell(self._state.study, record)
+
+    def _changed(self, record: TrialRecord) -> None:
+        if self._tracker:
+            self._tracker.trial_changed(record)
 
     def _job(self, record: TrialRecord) -> dict[str, Any]:
         return {

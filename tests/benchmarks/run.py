@@ -30,6 +30,7 @@ BENCHMARKS = {
     "tracking": "what logging costs the training, and how many trials a second a local MLflow server takes",
     "chaos": "what a study loses, doubles or changes while its processes are killed at random",
     "search": "what 1,000 simulated trials cost through Tune, Optuna, ledger and MLflow, and with Ray's own parts",
+    "scale": "10,000 trials on 200 slots of a virtual clock: time, memory and disk, and going on with them",
 }
 
 

@@ -1,5 +1,6 @@
 """Studies on a virtual clock."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -11,9 +12,12 @@ from search.landscape import Synthetic
 from search.ledger import COMPLETE, FAILED, PRUNED, Ledger
 from search.objective import parse_objectives
 from search.study import Scale, Study
+from search.tracking.tracker import Tracker
 from search.virtual import simulate_study, study_parts
 from spaces import parts
 from tests.search.test_schedulers import settings
+from tests.search.tracking.tracked import STUDY as STUDY_NAME
+from tests.search.tracking.tracked import Seen
 
 STUDY = Study(space=parts.search_ofa, scales={"embedded": Scale()})
 
@@ -24,13 +28,13 @@ def quiet():
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def run(curves=None, slots=2, folder=None, stop=lambda state: None, baselines=None, **fields):
+def run(curves=None, slots=2, folder=None, stop=lambda state: None, baselines=None, tracker=None, clock=None, **fields):
     resolved = settings(**{"trials": 20, **fields})
     space, compose = study_parts(resolved, STUDY)
     objectives = parse_objectives(resolved.objectives)
     return simulate_study(
         resolved, space, compose, curves or Synthetic(), objectives,
-        slots=slots, folder=folder, stop=stop, baselines=baselines,
+        slots=slots, folder=folder, stop=stop, baselines=baselines, tracker=tracker, clock=clock or (lambda: 0.0),
     )  # fmt: skip
 
 
@@ -127,3 +131,50 @@ def test_first_guesses_are_tried_first():
     guess = {**parts.GUESSES[0]}
     state = run(first_guesses=[guess], slots=1)
     assert guess.items() <= state.ended[0][2].params.items()
+
+
+def steady(config, params, epochs, seed):
+    """Epochs of 10 s, and nobody to be stopped."""
+    return [entry | {"time/epoch_s": 10.0, "val/top1": 50.0} for entry in Synthetic()(config, params, epochs, seed)]
+
+
+def ticking(seconds):
+    """A clock by which each piece of the driver's work takes so long."""
+    return itertools.count(0.0, seconds).__next__  # read as a piece begins and as it ends
+
+
+def test_the_drivers_own_time_is_on_the_clock_one_thing_after_another():
+    """Two trials of three epochs in two slots: eight pieces of work (two starts, six reports), of 4 s each."""
+    idle = run(steady, slots=2, trials=2, epochs=3)
+    assert (idle.seconds, idle.own_s) == (30.0, 0.0)
+    busy = run(steady, slots=2, trials=2, epochs=3, clock=ticking(4.0))
+    # 0: starts 4, 8; reports of 14, 18 with verdicts at 18, 22; of 28, 32 at 32, 36; of 42, 46 at 46, 50
+    assert (busy.seconds, busy.own_s) == (50.0, 32.0)
+    crowded = run(steady, slots=4, trials=4, epochs=3, clock=ticking(4.0))
+    # a turn of four trials takes 16 s, more than their epochs: the driver is never idle after the start
+    assert (crowded.seconds, crowded.own_s) == (4 * 4 * 4.0, 4 * 4 * 4.0)
+    assert told(busy) != told(idle) and [one[2:] for one in told(busy)] == [one[2:] for one in told(idle)]
+
+
+def test_a_tracker_is_told_of_each_change(tmp_path):
+    folder = tmp_path / STUDY_NAME
+    folder.mkdir()
+    tracker = Tracker(uri := f"sqlite:///{tmp_path}/mlflow.db", folder)
+    try:
+        tracker.open_study({}, {}, {}, {}, {}, resume=False)
+        state = run(
+            folder=folder,
+            trials=6,
+            tracker=tracker,
+            scheduler="none",
+            stop=lambda state: "full" if state.epochs >= 40 else None,
+        )
+    finally:
+        left = tracker.close()
+    assert left == 0 and state.reason == "full"
+    runs = {run.data.tags["trial_id"]: run for run in Seen(uri).children.values()}
+    records = state.ledger.records
+    assert {one: run.data.tags["state"] for one, run in runs.items()} == {one: records[one].state for one in records}
+    assert {one: int(run.data.tags["epochs"]) for one, run in runs.items()} == {
+        one: records[one].epoch for one in records
+    }
