@@ -7,10 +7,11 @@ study that was interrupted knows what it had.
 import json
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class TrialRecord:
         """Appends an epoch's metrics; False where that epoch is known already (a restarted worker repeats itself)."""
         if int(metrics["epoch"]) <= self.epoch:
             return False
-        self.history.append(metrics)
+        self.history.append(_shared(metrics))
         self.times.append(time.time())
         return True
 
@@ -138,9 +139,16 @@ def cut_off(state: str, reason: str) -> bool:
     return state == PRUNED and not reason.startswith(STOPPED_EARLY)
 
 
+def _shared(entry: dict[str, Any]) -> dict[str, Any]:
+    """The same dict with names that all records share: each that is read or sent brings its own, several kB a trial."""
+    return {sys.intern(name): value for name, value in entry.items()}
+
+
 def load_record(path: Path) -> TrialRecord:
     """The record of a file; one of an earlier version has no times, and gets those that its epochs took."""
     content = json.loads(path.read_text())
+    content = {name: _shared(part) if isinstance(part, dict) else part for name, part in content.items()}
+    content["history"] = [_shared(entry) for entry in content["history"]]
     record = TrialRecord(**{one.name: content[one.name] for one in fields(TrialRecord) if one.name in content})
     while len(record.times) < len(record.history):
         took = record.history[len(record.times)].get("time/epoch_s", 0.0)
@@ -170,7 +178,7 @@ class Ledger:
             path = self.trial_folder(record.trial_id) / RECORD
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(asdict(record)))
+            partial.write_text(json.dumps(vars(record)))  # all its fields
             os.replace(partial, path)
         for watcher in self._watchers:
             watcher(record)

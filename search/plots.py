@@ -1,5 +1,6 @@
 """A study's pictures: its history, the importance of what was searched, and the Pareto front."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -52,8 +53,7 @@ def plot_history(ledger: Ledger, path: Path) -> None:
                 at = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 4}
                 axes.scatter(numbers, [0] * len(numbers), **at, **style)
     if complete:
-        better = max if _maximized(ledger) else min
-        best = [better(value for _, value in complete[: count + 1]) for count in range(len(complete))]
+        best = list(itertools.accumulate((value for _, value in complete), max if _maximized(ledger) else min))
         places = [number for number, _ in complete] + [records[-1][0]]
         axes.step(places, [*best, best[-1]], where="post", color=MARKERS[COMPLETE][1], alpha=0.6, label="best so far")
     for index, record in enumerate(baselines):

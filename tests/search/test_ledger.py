@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import math
 
 import pytest
@@ -83,3 +85,21 @@ def test_what_a_budget_cut_off_was_not_found_to_be_worse():
         record.add({"epoch": 1, "val/top1": 90.0})
         record.finish(stopped=stopped)
         assert record.state == "pruned" and record.cut_off is cut_off
+
+
+def test_a_records_file_has_all_its_fields(tmp_path):
+    made = record(values=[1, 2])
+    Ledger(tmp_path).save(made)
+    assert json.loads((tmp_path / "3" / "record.json").read_text()) == dataclasses.asdict(made)
+
+
+def test_thousands_of_records_keep_each_name_once(tmp_path):
+    """As they come from another process and from disk, where each brings its own."""
+    for trial_id in ("1", "2"):
+        made = record(trial_id)
+        made.config = json.loads('{"epochs": 4, "a field": 1}')
+        made.add(json.loads('{"epoch": 1, "val/a metric": 2.0}'))
+        Ledger(tmp_path).save(made)
+    one, other = Ledger(tmp_path).records.values()
+    for mine, theirs in ((one.history, other.history), (one.history, made.history), ([one.config], [other.config])):
+        assert [id(name) for name in mine[0]] == [id(name) for name in theirs[0]]
