@@ -147,9 +147,8 @@ def _shared(entry: dict[str, Any]) -> dict[str, Any]:
 def load_record(path: Path) -> TrialRecord:
     """The record of a file; one of an earlier version has no times, and gets those that its epochs took."""
     content = json.loads(path.read_text())
-    content = {name: _shared(part) if isinstance(part, dict) else part for name, part in content.items()}
-    content["history"] = [_shared(entry) for entry in content["history"]]
     record = TrialRecord(**{one.name: content[one.name] for one in fields(TrialRecord) if one.name in content})
+    record.config, record.history = _shared(record.config), [_shared(entry) for entry in record.history]
     while len(record.times) < len(record.history):
         took = record.history[len(record.times)].get("time/epoch_s", 0.0)
         record.times.append((record.times[-1] if record.times else record.started) + took)

@@ -27,6 +27,8 @@ GREY, FINALISTS = "#9aa5b1", "#2a7f62"
 FONT = {"family": "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif", "size": 13}
 FAINTEST = 205.0  # of a line's red, green and blue
 NAMED_CURVES = 20  # more trials' curves than this are not named one by one
+DRAWN_CURVES = 200  # more than this no page shows and no eye tells apart
+JUDGED = 500  # trials that fANOVA is given: twice as many take it three times as long and leave the shares as they are
 
 
 def history(study: optuna.Study, ledger: Ledger) -> "Figure | None":
@@ -124,11 +126,11 @@ def importance(study: optuna.Study, ledger: Ledger, evaluator: str) -> "Figure |
     """Each parameter's share of what decided the first objective, by `PED-ANOVA` or `fANOVA`."""
     if len(_complete(study)) < FEWEST_TRIALS:
         return None
-    judge = (
-        optuna.importance.FanovaImportanceEvaluator(seed=0)  # of its forest: a study's figure stays the same
-        if evaluator == "fANOVA"
-        else optuna.importance.PedAnovaImportanceEvaluator()
-    )
+    if evaluator == "fANOVA":
+        judge = optuna.importance.FanovaImportanceEvaluator(seed=0)  # of its forest: a study's figure stays the same
+        study = _thinned(study)
+    else:
+        judge = optuna.importance.PedAnovaImportanceEvaluator()
     target = {"target": importance_target(study), "target_name": ledger.objective}
     figure = visualization.plot_param_importances(study, evaluator=judge, **target)
     figure.update_traces(marker={"color": MARKERS[COMPLETE][1]}, cliponaxis=False)
@@ -138,12 +140,14 @@ def importance(study: optuna.Study, ledger: Ledger, evaluator: str) -> "Figure |
 
 
 def curves(ledger: Ledger) -> "Figure | None":
-    """The first objective by epoch: each trial, the best one drawn strong, and the baselines."""
-    trials = [one for one in ledger.of_role("trial") if one.history and one.state in MARKERS]
+    """The first objective by epoch: the trials, evenly thinned to `DRAWN_CURVES`, the best one drawn strong, and the
+    baselines."""
+    trials, best = evenly(with_curves(ledger), DRAWN_CURVES), ledger.best()
     if not trials:
         return None
+    if best and best not in trials:
+        trials.append(best)
     figure = visualization.plot_intermediate_values(_curves_study(trials))
-    best = ledger.best()
     for trace in figure.data:
         record = trials[int(trace.name.removeprefix("Trial"))]
         strong = record is best
@@ -165,6 +169,11 @@ def curves(ledger: Ledger) -> "Figure | None":
         )
     figure.update_layout(xaxis_title="epoch", yaxis_title=ledger.objective)
     return _styled(figure, 440)
+
+
+def with_curves(ledger: Ledger) -> list[TrialRecord]:
+    """The trials that reported an epoch and have ended."""
+    return [one for one in ledger.of_role("trial") if one.history and one.state in MARKERS]
 
 
 def timeline(study: optuna.Study, ledger: Ledger) -> "Figure | None":
@@ -270,6 +279,21 @@ def common_parameters(study: optuna.Study) -> list[str]:
 
 def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def evenly(items: list, most: int) -> list:
+    """All of them, or so many at equal distances, the first one with them."""
+    return [items[place * len(items) // most] for place in range(most)] if len(items) > most else list(items)
+
+
+def _thinned(study: optuna.Study) -> optuna.Study:
+    """The study, or one in memory with `JUDGED` of its complete trials."""
+    complete = _complete(study)
+    if len(complete) <= JUDGED:
+        return study
+    fewer = optuna.create_study(directions=study.directions)
+    fewer.add_trials(evenly(complete, JUDGED))
+    return fewer
 
 
 def _first(study: optuna.Study, ledger: Ledger) -> dict:

@@ -229,11 +229,13 @@ def _importance(facts: Facts, study: "optuna.Study | None", ledger: Ledger) -> l
     ):
         blocks.append(Text(f"{evaluator}, {words}:"))
         blocks += _drawn(study, lambda name=evaluator: report_figures.importance(study, ledger, name), few, picture)
-    complete = sum(record.state == COMPLETE for record in ledger.of_role("trial"))
+    complete, judged = sum(record.state == COMPLETE for record in ledger.of_role("trial")), report_figures.JUDGED
+    fewer = f" (fANOVA, whose time grows with their square, over {judged} of them, evenly chosen)"
+    fewer = fewer if complete > judged else ""
     blocks.append(
         Text(
-            f"Both are over the {complete} complete trials and are rough for few. fANOVA judges only parameters that "
-            "every complete trial has; PED-ANOVA judges a conditional one among the trials that have it.",
+            f"Both are over the {complete} complete trials{fewer} and are rough for few. fANOVA judges only parameters "
+            "that every complete trial has; PED-ANOVA judges a conditional one among the trials that have it.",
             note=True,
         )
     )
@@ -276,6 +278,8 @@ def _curves(ledger: Ledger) -> list[Block]:
     blocks = _charts(lambda: report_figures.curves(ledger), "No trial reported an epoch.")
     if isinstance(blocks[0], Charts):
         note = "Blue: ran to the end. Orange: stopped early. Red: failed. Dashed: the baselines."
+        if (count := len(report_figures.with_curves(ledger))) > report_figures.DRAWN_CURVES:
+            note += f" Of {count} trials {report_figures.DRAWN_CURVES} are drawn, evenly chosen, and the best."
         blocks.append(Text(note, note=True))
     return blocks
 

@@ -1,5 +1,6 @@
 """Optuna's samplers by our names for them, made to repeat themselves, and what each of them cannot do."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -141,14 +142,14 @@ def _worth_a_model(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]
         return trials
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
-    best = set()
+    best = []
     if complete:
         losses = np.array([trial.values for trial in complete]) * signs
         ranks = _fast_non_domination_rank(losses, n_below=min(BEST, len(complete)))
-        best = {complete[index].number for index in np.argsort(ranks, kind="stable")[:BEST]}
-    others = [trial.number for trial in trials if trial.number not in best]
-    kept = best | set(others[len(best) - MOST :])
-    return [trial for trial in trials if trial.number in kept]
+        best = [complete[index] for index in np.argsort(ranks, kind="stable")[:BEST]]
+    numbers = {trial.number for trial in best}
+    others = (trial for trial in reversed(trials) if trial.number not in numbers)  # few of thousands are looked at
+    return sorted([*best, *itertools.islice(others, MOST - len(best))], key=lambda trial: trial.number)
 
 
 def _one_of_each(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:

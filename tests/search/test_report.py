@@ -118,6 +118,31 @@ def test_all_figures_are_drawn(tmp_path):
         assert name in page, name
 
 
+def test_of_thousands_of_trials_some_are_drawn_and_judged_evenly_chosen(tmp_path, monkeypatch):
+    """A curve each would be too much for a browser, and fANOVA over all takes minutes."""
+    made = Made(tmp_path)
+    for value in (60.0, 61.0, 62.0, 63.0, 64.0, 90.0, 65.0, 66.0, 67.0, 68.0):
+        made.trial(rising(value))
+    whole = written(made)[1]
+    assert "evenly chosen" not in whole and len(report_figures.curves(made.ledger).data) == 10
+    monkeypatch.setattr(report_figures, "DRAWN_CURVES", 4)
+    monkeypatch.setattr(report_figures, "JUDGED", 5)
+    drawn = [trace.name for trace in report_figures.curves(made.ledger).data]
+    assert drawn == ["trial 0", "trial 2", "trial 5 (best)", "trial 7"]
+    given = []
+    judge = optuna.importance.FanovaImportanceEvaluator
+    evaluate = judge.evaluate
+    monkeypatch.setattr(
+        judge, "evaluate", lambda self, study, **more: given.append(study) or evaluate(self, study, **more)
+    )
+    text = written(made)[1]
+    assert [[trial.value for trial in study.trials] for study in given] == [[60.0, 62.0, 64.0, 65.0, 67.0]]
+    assert "Of 10 trials 4 are drawn, evenly chosen, and the best." in section(text, "Learning curves")
+    assert "over the 10 complete trials (fANOVA, whose time grows with their square, over 5 of them" in text
+    monkeypatch.setattr(report_figures, "DRAWN_CURVES", 3)  # the best is not among 0, 3 and 6
+    assert "trial 5 (best)" in [trace.name for trace in report_figures.curves(made.ledger).data]
+
+
 def test_every_baseline_is_drawn_however_many_there_are(tmp_path):
     made = Made(tmp_path, objectives=["top1", "min:training_time"])
     for value in (70.0, 75.0, 72.0):
