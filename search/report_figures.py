@@ -28,7 +28,7 @@ FONT = {"family": "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial,
 FAINTEST = 205.0  # of a line's red, green and blue
 NAMED_CURVES = 20  # more trials' curves than this are not named one by one
 DRAWN_CURVES = 200  # more than this no page shows and no eye tells apart
-JUDGED = 500  # trials that fANOVA is given: twice as many take it three times as long and leave the shares as they are
+JUDGED = 250  # trials that fANOVA is given: four times as many take it four times as long and hardly move the shares
 
 
 def history(study: optuna.Study, ledger: Ledger) -> "Figure | None":

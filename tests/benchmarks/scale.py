@@ -77,7 +77,11 @@ def _search(folder: Path) -> dict[str, float]:
         if len(state.ended) >= 100 * (len(marks) + 1):
             marks.append((state.own_s, _resident()))
             if len(marks) % 10 == 0:
-                print(f"  {len(state.ended)} trials: {state.own_s:.1f} s, {marks[-1][1]} MB", flush=True)
+                sizes = " and ".join(f"{size:.0f}" for size in marks[-1][1])
+                print(
+                    f"  {len(state.ended)} trials: {state.seconds:.0f} s, {state.own_s:.1f} of them ours; {sizes} MB",
+                    flush=True,
+                )
 
     with Timed() as timed:
         state = simulate_study(
