@@ -169,7 +169,7 @@ class Lanes:
         most = self._settings.lanes
         if not self._elastic:
             first = self._lanes.get(0)
-            return most if first and (first.state == UP or 0 in self._lost) else 1
+            return most if 0 in self._lost or (first and first.state == UP) else 1
         needed, *_ = self.demand()
         share = self.share()
         return max(0, needed if share is None else min(needed, share))
@@ -217,8 +217,10 @@ class Lanes:
         """One lane's thread: its place, its Ray Train run, and another where that one ended unasked."""
         lane, failures, error = self._lanes[number], 0, "it ended"
         while failures <= RESTARTS and self._is_wanted(number):
-            place = placement_group(bundles(self._settings), name=f"lane-{number}") if self._elastic else None
+            place = None
             try:
+                if self._elastic:
+                    place = placement_group(bundles(self._settings), name=f"lane-{number}")
                 while place and self._is_wanted(number) and not place.wait(1):
                     pass
                 if not self._is_wanted(number):

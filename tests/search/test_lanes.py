@@ -42,3 +42,39 @@ def test_lanes_of_a_node_read_one_copy_of_the_data(tmp_path):
     command = [sys.executable, "-c", SCRIPT.replace('"."', repr(str(tmp_path)))]
     found = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert found.stdout.endswith("shared\n"), found.stderr[-2000:]
+
+
+# Every Ray Train run of every lane fails at once.
+ALL_FAIL = """
+import time
+import ray
+from search.brokering import start_broker
+from search.lanes import Lanes
+from search.settings import Settings
+from pathlib import Path
+
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+class Fails:
+    def fit(self):
+        raise RuntimeError("no such device")
+
+Lanes._trainer = lambda self, number, place: Fails()
+broker = start_broker(Path(".") / "broker.jsonl")
+lanes = Lanes(broker, Settings.model_construct(concurrency=2), Path("."))
+lanes.start()
+while lanes.all_lost() is None:
+    time.sleep(0.1)
+print(lanes.all_lost())
+ray.get(broker.close.remote())
+assert lanes.close()
+"""
+
+
+@pytest.mark.long
+def test_a_study_whose_lanes_all_fail_is_told_so(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", ALL_FAIL.replace('Path(".")', f"Path({str(tmp_path)!r})")]
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    lost = "lane {} was lost: RuntimeError: no such device"
+    assert found.stdout.strip() == "; ".join(lost.format(number) for number in (0, 1)), found.stderr[-2000:]

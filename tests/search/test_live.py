@@ -1,3 +1,4 @@
+import time
 from io import StringIO
 
 import pytest
@@ -154,3 +155,23 @@ def test_a_trials_settings_are_those_that_its_distiller_reads(distiller, text):
     record = make_record("7", distiller=distiller, rsd_kappa=0.02)
     record.params = {"rsd_kappa@rsd": 0.02} if distiller == "rsd" else {}
     assert settings(record, PlainView.NAMES, "=") == text
+
+
+def test_lanes_that_wait_are_told_of_once_for_each_reason():
+    console = make_console(120, False)
+    view = make_view(console, 3)
+    since = time.monotonic() - 65
+    for up, waiting, reason in ((0, 2, "no node"), (1, 1, "no node"), (1, 1, "the maximum"), (2, 0, ""), (2, 0, "")):
+        view.lanes(up, waiting, since, reason)
+    told = [line.split("] ")[1] for line in console.file.getvalue().splitlines()]
+    assert told == [
+        "2 of 2 lane(s) wait, 01:05: no node",
+        "1 of 2 lane(s) wait, 01:05: the maximum",
+        "no lane waits any more",
+    ]
+    live = make_view(make_console(80, True), 3)
+    with live:
+        live.lanes(1, 2, since, "the autoscaler is starting 2 gpu")
+        console = make_console(80, False)
+        console.print(live.render())
+    assert "2 of 3 lane(s) wait, 01:05: the autoscaler is starting 2 gpu" in console.file.getvalue()
