@@ -117,9 +117,10 @@ class Broker:
     async def lane_left(self, lane: int) -> None:
         """A lane's workers are gone: what they had goes to another one."""
         async with self._changed:
-            await self._take_back(lane)
             self._seen.pop(lane, None)
             self._leaving.discard(lane)
+            await self._take_back(lane)
+            self._changed.notify_all()
 
     async def leave(self, lane: int) -> None:
         """Tells a lane to quit: at once where it is idle, else at its trials' next reports. They go on elsewhere."""
@@ -157,10 +158,6 @@ class Broker:
         """When each lane last asked for work (seconds ago) and its rank 0: `pid`, `node`, `actor`, `handle`."""
         return {lane: (time.monotonic() - at, worker) for lane, (at, worker) in self._seen.items()}
 
-    async def waiting(self) -> dict[str, float]:
-        """The trials that no lane has, and for how many seconds they have waited now."""
-        return {one.trial_id: time.time() - one.queued_since for one in self._queue()}
-
     async def at_work(self) -> dict[str, int]:
         """The lane of each trial that one has."""
         return {one.trial_id: one.lane for one in self._trials.values() if one.held}
@@ -180,12 +177,18 @@ class Broker:
             at_work: the trials that the lane is training.
         """
         self._seen[lane] = (time.monotonic(), worker)
+
+        def is_gone() -> bool:  # the lane left, or another process asks for it: whoever asked here is dead
+            return self._seen.get(lane, (0.0, None))[1] is not worker
+
         async with self._changed:
             await self._take_back(lane, at_work)
             try:
-                free = self._changed.wait_for(lambda: self._quits(lane) or self._for(lane, at_work))
+                free = self._changed.wait_for(lambda: is_gone() or self._quits(lane) or self._for(lane, at_work))
                 await asyncio.wait_for(free, wait_s)
             except TimeoutError:
+                return None
+            if is_gone():
                 return None
             if self._quits(lane):
                 return "quit"

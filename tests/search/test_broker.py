@@ -213,6 +213,22 @@ def test_a_lost_lanes_trial_goes_to_another_lane():
     run(scenario)
 
 
+def test_a_dead_lane_that_still_asks_gets_nothing():
+    async def scenario(broker):
+        dead = asyncio.ensure_future(broker.take(0, {"pid": 1}, 10))
+        await asyncio.sleep(0)
+        await broker.lane_left(0)
+        assert await dead is None
+        older = asyncio.ensure_future(broker.take(1, {"pid": 2}, 10))
+        await asyncio.sleep(0)
+        newer = asyncio.ensure_future(broker.take(1, {"pid": 3}, 10))
+        await asyncio.sleep(0)
+        await broker.submit("a", dict(JOB))
+        assert (await newer)["trial_id"] == "a" and await older is None
+
+    run(scenario)
+
+
 def test_what_no_other_attempt_can_mend_is_not_tried_again():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
