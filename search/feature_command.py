@@ -61,6 +61,8 @@ def run_features(arguments) -> int:
     """
     import_from_current_folder()
     storage, uri = Storage(arguments.storage), set_aside(arguments.tracking_uri or "")
+    if not arguments.out:
+        storage.check(write=True)
     study = _study(storage, arguments.study) if arguments.study else {}
     fields = _resolve(arguments, study)
     pair = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{fields.teacher}-{fields.student}").strip("-.")

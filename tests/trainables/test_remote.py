@@ -96,7 +96,7 @@ def test_a_file_that_is_not_there_is_an_answer():
         persist(work)
 
 
-@pytest.mark.parametrize(("url", "said"), [("nowhere://x", "cannot be used"), ("gs://x", "needs a package")])
+@pytest.mark.parametrize(("url", "said"), [("nowhere://x", "cannot be used"), ("abfs://x", "needs a package")])
 def test_a_store_that_cannot_be_used_from_here(url, said):
     with pytest.raises(InputError, match=f"storage: {url} {said}"):
         Remote(url)
