@@ -176,7 +176,8 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(world):
 
 def test_ctrl_c_leaves_all_in_the_store_and_a_second_session_is_refused(world):
     place = world.machine()
-    process = studies.start(*world.study("stopped"), cwd=place)
+    endless = ("--epochs", "500")  # it is amid its first training when the other one has been refused
+    process = studies.start(*world.study("stopped", *endless), cwd=place)
     studies.wait_for(lambda: world.reached("stopped", "scratch", 2) or process.poll() is not None, "an epoch")
     world.machine()
     second = studies.run(*world.study("stopped", "--resume"), cwd=place)
