@@ -171,43 +171,10 @@ class Experiment:
         # All before there are threads: Ray's modules import one another in circles.
         import search.proxy
         import search.searcher  # noqa: F401
-        from search.brokering import start_broker
-        from search.lanes import Lanes
-        from search.sharing import Sharing
-        from search.waiting import Waiting
-        from search.watchdog import Watchdog
+        from search.serving import served
 
-        broker = start_broker(self.folder / "ray" / "broker.jsonl")
-        if self.plan.curves:
-            from search.simulation import SimulatedLanes
-
-            lanes = SimulatedLanes(broker, self.settings.concurrency, self.plan.curves, self.plan.objectives)
-        else:
-            lanes = Lanes(broker, self.settings, self.folder / "ray", self._splits)
-        lanes.start()
-        try:
-            with contextlib.ExitStack() as beside:
-                beside.enter_context(Waiting(lanes, self.view, self._tracker))
-                beside.enter_context(Watchdog(broker, self.ledger, self.settings, self.view.note))
-                if self.settings.address and not self.plan.curves:
-                    beside.enter_context(Sharing(lanes, self.settings))
-                if self.settings.disk_budget and not self.plan.curves:
-                    beside.enter_context(self._housekeeping())
-                yield broker, lanes
-        finally:
-            if not isinstance(sys.exception(), KeyboardInterrupt):  # at once: Ray's processes end with this one
-                import ray
-
-                self.view.phase("stopping the lanes")
-                ray.get(broker.close.remote())
-                if not lanes.close():
-                    self.view.note("a lane does not quit; it ends with Ray")
-
-    def _housekeeping(self):
-        from search.housekeeping import Housekeeping
-
-        settings, store = self.settings, store_url(self.settings, self.folder.parent)
-        return Housekeeping(self.folder, self.ledger, store, settings.disk_budget, settings.finalists, self.view.note)
+        with served(self.plan, self.folder, self.ledger, self._tracker, self.view, self._splits) as (broker, lanes):
+            yield broker, lanes
 
     def close(self) -> None:
         """Leaves Ray: its processes end where this study started them."""

@@ -1,23 +1,20 @@
 """Keeps a study within its disk budget, by removing what no trial needs any more."""
 
 import contextlib
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from search.final import best_record
 from search.ledger import COMPLETE, RUNNING, Ledger
+from search.periodic import Periodic
 from trainables.teacher_store.parts import ABOUT, file_system
 
 LOOKS_EVERY_S = 60.0
 WEIGHTS = "student.safetensors"
 
-log = logging.getLogger(__name__)
 
-
-class Housekeeping:
+class Housekeeping(Periodic):
     """Looks after the disk while the study runs.
 
     What it removes, in this order, until the budget holds: the weights of trials that are not among the best
@@ -43,20 +40,16 @@ class Housekeeping:
         finalists: int,
         note: Callable[[str], None],
     ):
+        super().__init__(LOOKS_EVERY_S)
         self._folder, self._ledger, self._budget, self._note = folder, ledger, budget, note
         self._finalists = max(1, finalists)
         self._fs, self._store = file_system(store)
         self._begun, self._told = time.time(), False
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="housekeeping", daemon=True)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
+    def _look(self) -> None:
+        self.tidy()
 
-    def __exit__(self, *error):
-        self._over.set()
-        self._thread.join()
+    def _last(self) -> None:
         self.tidy()
 
     def tidy(self) -> None:
@@ -74,13 +67,6 @@ class Housekeeping:
                 f"disk_budget: {used / 1e9:.2f} GB are used and nothing more of it can go; raise it from "
                 f"{self._budget / 1e9:.2f} GB, or take --set teacher_store=topk:16, views:4 or off"
             )
-
-    def _keep(self) -> None:
-        while not self._over.wait(LOOKS_EVERY_S):
-            try:
-                self.tidy()
-            except Exception:  # a storage that cannot be reached for a moment
-                log.exception("looking after the disk")
 
     def _used(self) -> int:
         files = (path for path in self._folder.rglob("*") if path.is_file())

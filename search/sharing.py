@@ -5,11 +5,11 @@ Where some wait and no node is on its way, each gets its share: one lane first, 
 after another (max-min fairness). A study that has more than its share lets lanes go at their next epochs' ends.
 """
 
-import logging
-import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from search.periodic import Periodic
 from search.placement import Resources, bundles, look
 from search.settings import Settings
 
@@ -17,8 +17,6 @@ NAMESPACE, NAME = "ofakd-search", "shares"
 TELLS_EVERY_S = 3.0
 FORGOTTEN_S = 30.0  # a study that has told nothing for so long is no more
 PATIENCE_S = 20.0  # a lane that has waited for so long is in want
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -74,34 +72,28 @@ class Shares:
     def __init__(self):
         self._shares: dict[str, Share] = {}
 
-    def tell(self, share: Share) -> tuple[int | None, list[str]]:
-        """A study's news; how many lanes it may have (None: as many as it wants), and who else is there."""
+    def tell(self, share: Share) -> int | None:
+        """A study's news; how many lanes it may have, None for as many as it wants."""
         now = time.monotonic()
         share.told = now
         self._shares[share.study] = share
         self._shares = {name: one for name, one in self._shares.items() if now - one.told < FORGOTTEN_S}
-        others = [name for name in self._shares if name != share.study]
         in_want = any(one.held < one.wanted and one.waits_s > PATIENCE_S for one in self._shares.values())
-        if not others or not in_want:
-            return None, others
+        if len(self._shares) == 1 or not in_want:
+            return None
         cluster = look()
         if cluster.starting:
-            return None, others
-        room: Resources = {}
-        for node in cluster.free:
-            for name, amount in node.items():
-                room[name] = room.get(name, 0.0) + amount
-        for one in self._shares.values():
-            for name, amount in one.lane.items():
-                room[name] = room.get(name, 0.0) + one.held * amount
-        return divide(list(self._shares.values()), room)[share.study], others
+            return None
+        shares = list(self._shares.values())
+        room = total([*cluster.free, *(one.lane for one in shares for _ in range(one.held))])
+        return divide(shares, room)[share.study]
 
     def leave(self, study: str) -> None:
         """A study is at its end."""
         self._shares.pop(study, None)
 
 
-class Sharing:
+class Sharing(Periodic):
     """A study's side: tells of its lanes while it runs, and keeps them to its share.
 
     Args:
@@ -112,36 +104,33 @@ class Sharing:
     def __init__(self, lanes, settings: Settings):
         import ray
 
+        super().__init__(TELLS_EVERY_S)
         options = {"name": NAME, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
         self._shares = ray.remote(Shares).options(**options, num_cpus=0, max_restarts=-1).remote()
         self._lanes, self._settings = lanes, settings
         self._share: int | None = None
-        self.others: list[str] = []
         lanes.share = lambda: self._share
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._tell, name="sharing", daemon=True)
+        self._lane = total(bundles(settings))
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self._over.set()
-        self._thread.join()
-        self._shares.leave.remote(self._settings.name)
-
-    def _tell(self) -> None:
+    def _look(self) -> None:
         import ray
 
-        lane: Resources = {}
-        for bundle in bundles(self._settings):
-            for name, amount in bundle.items():
-                lane[name] = lane.get(name, 0.0) + amount
-        while not self._over.wait(TELLS_EVERY_S):
-            wanted, held, waits_s = self._lanes.demand()
-            share = Share(self._settings.name, self._settings.priority, lane, wanted, held, waits_s)
-            try:
-                self._share, self.others = ray.get(self._shares.tell.remote(share))
-            except Exception:  # without it nobody is limited
-                log.exception("telling other studies of this one's lanes")
-                self._share = None
+        wanted, held, waits_s = self._lanes.demand()
+        share = Share(self._settings.name, self._settings.priority, self._lane, wanted, held, waits_s)
+        try:
+            self._share = ray.get(self._shares.tell.remote(share))
+        except Exception:
+            self._share = None  # where nobody answers, nobody is limited
+            raise
+
+    def _last(self) -> None:
+        self._shares.leave.remote(self._settings.name)
+
+
+def total(parts: Iterable[Resources]) -> Resources:
+    """What several take, or have, together."""
+    found: Resources = {}
+    for part in parts:
+        for name, amount in part.items():
+            found[name] = found.get(name, 0.0) + amount
+    return found

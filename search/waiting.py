@@ -1,15 +1,15 @@
 """How a study's lanes stand, told to the view and to MLflow: how many are up, how many wait, why and for how long."""
 
-import threading
 import time
 
 from search.lanes import UP, WAITING, Lane, Lanes
+from search.periodic import Periodic
 from search.tracking.tracker import Tracker
 
 TOLD_EVERY_S = 1.0
 
 
-class Waiting:
+class Waiting(Periodic):
     """Looks at the lanes while the study runs; whoever shows it is told what has changed.
 
     Args:
@@ -19,24 +19,16 @@ class Waiting:
     """
 
     def __init__(self, lanes: Lanes, view, tracker: Tracker):
+        super().__init__(TOLD_EVERY_S)
         self._lanes, self._view, self._tracker = lanes, view, tracker
         self._counts, self._reason = (0, 0), ""
         self._waited_s = 0.0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="waiting", daemon=True)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
+    def _look(self) -> None:
+        self._tell(self._lanes.standing())
 
-    def __exit__(self, *error):
-        self._over.set()
-        self._thread.join()
+    def _last(self) -> None:
         self._tell([])
-
-    def _watch(self) -> None:
-        while not self._over.wait(TOLD_EVERY_S):
-            self._tell(self._lanes.standing())
 
     def _tell(self, standing: list[Lane]) -> None:
         waiting = [lane for lane in standing if lane.state == WAITING and lane.reason]

@@ -1,22 +1,19 @@
 """Ends the process of a trial that hangs: one that has reported nothing for many times as long as an epoch takes."""
 
-import logging
 import statistics
-import threading
 from collections import deque
 from collections.abc import Callable
 
 from search.ledger import Ledger, TrialRecord
+from search.periodic import Periodic
 from search.settings import Settings
 
 LOOKS_EVERY_S = 5.0
 EPOCHS = 500  # the latest of the study, over which the median is taken
 FEWEST = 3  # epochs, before which nobody knows how long one takes
 
-log = logging.getLogger(__name__)
 
-
-class Watchdog:
+class Watchdog(Periodic):
     """Looks at the trials at work while the study runs.
 
     A hung trial's worker is killed; Ray Train starts another, and the trial goes on from its last epoch. One that hangs
@@ -30,28 +27,17 @@ class Watchdog:
     """
 
     def __init__(self, broker, ledger: Ledger, settings: Settings, note: Callable[[str], None]):
+        super().__init__(LOOKS_EVERY_S)
         self._broker, self._settings, self._note = broker, settings, note
         self._took: deque[float] = deque(maxlen=EPOCHS)
         self._longest: dict[str, float] = {}
-        self._over = threading.Event()
         for record in ledger.records.values():
             self._took.extend(entry["time/epoch_s"] for entry in record.history if "time/epoch_s" in entry)
         ledger.watch(self._saw)
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-
-    def __enter__(self):
-        if self._settings.hang_factor is not None:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self._over.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def limit_s(self, trial_id: str) -> float | None:
-        """After how many seconds of silence a trial hangs; None while nobody knows how long an epoch takes."""
-        if len(self._took) < FEWEST:
+        """After how many seconds of silence a trial hangs; None: never, or nobody knows yet how long an epoch takes."""
+        if self._settings.hang_factor is None or len(self._took) < FEWEST:
             return None
         epoch_s = max(statistics.median(self._took), self._longest.get(trial_id, 0.0))
         return max(self._settings.hang_factor * epoch_s, self._settings.hang_min_s)
@@ -60,13 +46,6 @@ class Watchdog:
         if record.history and (took := record.history[-1].get("time/epoch_s")):
             self._took.append(took)
             self._longest[record.trial_id] = max(took, self._longest.get(record.trial_id, 0.0))
-
-    def _watch(self) -> None:
-        while not self._over.wait(LOOKS_EVERY_S):
-            try:
-                self._look()
-            except Exception:  # a broker that is just being started again; the next look may do
-                log.exception("looking for trials that hang")
 
     def _look(self) -> None:
         import ray

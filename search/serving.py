@@ -1,0 +1,56 @@
+"""The broker and the lanes of a study, and who looks after them while it runs."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from search.brokering import start_broker
+from search.lanes import Lanes
+from search.ledger import Ledger
+from search.preflight import Plan
+from search.sharing import Sharing
+from search.stored import store_url
+from search.waiting import Waiting
+from search.watchdog import Watchdog
+
+
+@contextlib.contextmanager
+def served(plan: Plan, folder: Path, ledger: Ledger, tracker, view, splits) -> Iterator[tuple]:
+    """Gives the broker's handle and the lanes, which come up; none of them is left after it.
+
+    Args:
+        folder: the study's.
+        ledger, tracker, view: the study's.
+        splits: the data, where they have been read already.
+    """
+    settings = plan.settings
+    broker = start_broker(folder / "ray" / "broker.jsonl")
+    if plan.curves:
+        from search.simulation import SimulatedLanes
+
+        lanes = SimulatedLanes(broker, settings.concurrency, plan.curves, plan.objectives)
+    else:
+        lanes = Lanes(broker, settings, folder / "ray", splits)
+    lanes.start()
+    try:
+        with contextlib.ExitStack() as beside:
+            beside.enter_context(Waiting(lanes, view, tracker))
+            beside.enter_context(Watchdog(broker, ledger, settings, view.note))
+            if settings.address and not plan.curves:
+                beside.enter_context(Sharing(lanes, settings))
+            if settings.disk_budget and not plan.curves:
+                from search.housekeeping import Housekeeping  # it brings NumPy and fsspec
+
+                store = store_url(settings, folder.parent)
+                budget, finalists = settings.disk_budget, settings.finalists
+                beside.enter_context(Housekeeping(folder, ledger, store, budget, finalists, view.note))
+            yield broker, lanes
+    finally:
+        if not isinstance(sys.exception(), KeyboardInterrupt):  # at once: Ray's processes end with this one
+            view.phase("stopping the lanes")
+            ray.get(broker.close.remote())
+            if not lanes.close():
+                view.note("a lane does not quit; it ends with Ray")
