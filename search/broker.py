@@ -133,11 +133,15 @@ class Broker:
         return {one.trial_id: time.time() - one.heard for one in self._trials.values() if one.held}
 
     async def hung(self, trial_id: str, why: str) -> Any:
-        """Notes that a trial hangs, which is to be its end the second time; the handle of the worker to be killed."""
+        """Notes that a trial hangs, which is to be its end the second time; the handle of the worker to be killed.
+
+        A frozen process may outlive its kill until the next look: that is the same hang.
+        """
         trial = self._trials.get(trial_id)
         if trial is None or not trial.held:
             return None
-        trial.last_error, trial.deaths, trial.heard = why, trial.deaths + 1, time.time()
+        trial.deaths += trial.hung != trial.attempt
+        trial.last_error, trial.hung, trial.heard = why, trial.attempt, time.time()
         self._journal.trial(trial)
         _, worker = self._seen.get(trial.lane, (0.0, {}))
         return worker.get("handle")

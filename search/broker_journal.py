@@ -23,6 +23,7 @@ class BrokeredTrial:
     held: bool = False  # its lane has it
     attempt: int = 0
     begun: bool = False  # the lane has told that it got this attempt
+    hung: int = 0  # the attempt that hung last
     worker: dict[str, Any] = field(default_factory=dict)  # who trains it: `node` and `actor`, Ray's ids
     deaths: int = 0  # of a process that trained just this one
     company_deaths: int = 0  # of one that trained others too

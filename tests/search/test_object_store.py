@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pandas
 import pytest
@@ -143,9 +144,11 @@ def test_a_study_whose_driver_is_killed_again_and_again_goes_on_elsewhere(world)
         lambda: "0" in world.store.records("killed"),
         lambda: world.reached("killed", "1", 4),
     ]
-    before = {}
+    teacher = world.folder / "another_teacher.py"  # the other studies' is in the store, which this one is to make
+    teacher.write_text(Path(world.space).read_text().replace('"epochs": 12', '"epochs": 13'))
+    study, before = ("killed", "--space", str(teacher)), {}
     for count, moment in enumerate(moments):
-        process = studies.start(*world.study("killed", *["--resume"][: bool(count)]), cwd=world.machine())
+        process = studies.start(*world.study(*study, *["--resume"][: bool(count)]), cwd=world.machine())
         studies.wait_for(lambda now=moment, process=process: process.poll() is not None or now(), f"moment {count}")
         assert process.poll() is None, process.communicate()
         kill(process)
@@ -153,7 +156,7 @@ def test_a_study_whose_driver_is_killed_again_and_again_goes_on_elsewhere(world)
         for trial, record in before.items():  # what was reported once stays
             assert now[trial]["history"][: len(record["history"])] == record["history"]
         before = now
-    ran = studies.run(*world.study("killed", "--resume"), cwd=world.machine())
+    ran = studies.run(*world.study(*study, "--resume"), cwd=world.machine())
     assert ran.code == 0, ran.err + ran.out
     assert_whole(world, "killed")
     after = world.store.records("killed")

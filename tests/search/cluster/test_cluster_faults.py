@@ -74,7 +74,7 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(study, tmp_path):
     def freeze(made):
         processes(made.folder, "worker")[0].send_signal(signal.SIGSTOP)
 
-    out = study([freeze], "--set", "hang_factor=3", "hang_min_s=15")
+    out = study([freeze], "--set", "hang_factor=3", "hang_min_s=30")
     assert_whole(tmp_path)
     assert "it hung: no report for" in out
     assert all(record["state"] == "complete" for record in records(tmp_path).values())
