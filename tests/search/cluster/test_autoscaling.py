@@ -1,5 +1,7 @@
 """Studies on a cluster whose head trains nothing and whose nodes an autoscaler starts and stops."""
 
+import re
+
 import pytest
 from mlflow import MlflowClient
 
@@ -24,7 +26,8 @@ def test_nodes_come_for_a_studys_trials_and_go_when_it_is_over(tmp_path):
         studies.wait_for(lambda: len(made.node_ids()) == 2, "both nodes")
         ran = study.end()
         assert ran.code == 0, ran.err + ran.out
-        assert "lane(s) wait" in ran.out and "the autoscaler is starting 1 small" in ran.out
+        # Which of the two a lane is seen to wait for depends on how long a node takes.
+        assert re.search(r"lane\(s\) wait, .*(the autoscaler is starting \d small|was asked for another one)", ran.out)
         assert "all nodes are taken, the cluster's maximum" in ran.out, "there are four trials and two nodes"
         studies.wait_for(lambda: made.node_ids() == [], "the nodes' end")
     assert_whole(tmp_path)
