@@ -248,8 +248,9 @@ class Lanes:
         return not self._closing.is_set() and number not in self._given_up
 
     def _trainer(self, number: int, place: PlacementGroup | None):
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
 
+        from search.lane_network import LaneTorchConfig
         from search.lane_trainer import LaneTrainer
         from trainables.lane import serve
 
@@ -267,7 +268,7 @@ class Lanes:
                 "pack": settings.pack,
                 "data": self._data,
             },
-            torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+            torch_config=LaneTorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.workers_per_trial,
                 use_gpu=gpus > 0,

@@ -24,10 +24,10 @@ class ObjectStore:
         environment: what reaches it.
     """
 
-    def __init__(self, log: Path, secret: str = "s3cret"):
+    def __init__(self, log: Path, secret: str = "s3cret", host: str = "127.0.0.1"):
         port = free_port()
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        endpoint = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+        endpoint = f"http://{host}:{port}"
         self.environment = {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
         self.environment |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": secret}
         self.url = f"s3://{BUCKET}/ofakd"

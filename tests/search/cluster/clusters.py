@@ -15,6 +15,7 @@ import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from tests.search import studies
+from tests.search.cluster.networks import Machine
 
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD = "ray.head.default"  # Ray's provider knows it by that name
@@ -27,6 +28,7 @@ nodes = GcsClient(sys.argv[1]).get_all_node_info(timeout=30).values()
 print(json.dumps([one.node_id.hex() for one in nodes if one.state == GcsNodeInfo.ALIVE and not one.is_head_node]))
 """
 MEMORY = 100 * 2**20  # bytes of a node's object store
+HERE = Machine("127.0.0.1")
 
 
 def free_port() -> int:
@@ -43,7 +45,8 @@ class Cluster:
         cpus: of the head.
         node_types: what the autoscaler may start, by name: `{"resources": {"CPU": 1}, "max_workers": 2}`; None: none.
         idle_s: after so many seconds a node goes that has nothing to do.
-        environment: more of it for the head.
+        environment: more of it for all nodes.
+        host: the head's address.
     """
 
     def __init__(
@@ -53,8 +56,9 @@ class Cluster:
         node_types: dict | None = None,
         idle_s: float = 10,
         environment: dict[str, str] | None = None,
+        host: str = "127.0.0.1",
     ):
-        self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
+        self.folder, self.address = folder, f"{host}:{free_port()}"
         folder.mkdir(parents=True, exist_ok=True)
         self.token = folder / "token"
         self.token.write_text("0" * 64)
@@ -66,7 +70,7 @@ class Cluster:
             "OFAKD_TEST": str(folder),
         }
         command = [
-            "start", "--head", "--block", f"--port={self.address.split(':')[1]}", "--node-ip-address=127.0.0.1",
+            "start", "--head", "--block", f"--port={self.address.split(':')[1]}", f"--node-ip-address={host}",
             f"--num-cpus={cpus}", f"--object-store-memory={MEMORY}", "--include-dashboard=false",
             "--disable-usage-stats",
         ]  # fmt: skip
@@ -87,11 +91,12 @@ class Cluster:
         self.head = self._ray(*command)
         studies.wait_for(self._answers, "the cluster's start")
 
-    def add_node(self, cpus: int, *flags: str) -> subprocess.Popen:
+    def add_node(self, cpus: int, machine: Machine = HERE) -> subprocess.Popen:
         """Starts a node; its process is `ray start --block`, whose children are the node's own."""
         node = self._ray(
-            "start", "--block", f"--address={self.address}", f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1",
-            f"--object-store-memory={MEMORY}", "--disable-usage-stats", *flags,
+            "start", "--block", f"--address={self.address}", f"--num-cpus={cpus}",
+            f"--node-ip-address={machine.address}", f"--object-store-memory={MEMORY}", "--disable-usage-stats",
+            prefix=machine.prefix,
         )  # fmt: skip
         self.nodes.append(node)
         return node
@@ -147,10 +152,10 @@ class Cluster:
                     found.append(process)
         return found
 
-    def _ray(self, *arguments: str) -> subprocess.Popen:
+    def _ray(self, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
         log = (self.folder / f"node{len(self.nodes) + 1}.log").open("w")
         with log:
-            return subprocess.Popen([RAY, *arguments], env=self.environment, stdout=log, stderr=log)
+            return subprocess.Popen([*prefix, RAY, *arguments], env=self.environment, stdout=log, stderr=log)
 
     def _answers(self) -> bool:
         assert self.head.poll() is None, (self.folder / "node1.log").read_text()

@@ -57,8 +57,10 @@ def test_each_process_of_a_study_may_be_killed(study, tmp_path):
 
 def test_a_node_is_lost_and_another_is_taken_away_with_a_warning(study, tmp_path):
     def lose(made):
+        before = set(made.node_ids())
         kill_node(made.nodes.pop(0))
         made.add_node(1)
+        studies.wait_for(lambda: before - set(made.node_ids()), "Ray's notice")  # or the warning may go to the dead
 
     def warn(made):
         made.drain(made.node_ids()[0], 60)
