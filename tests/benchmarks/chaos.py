@@ -9,7 +9,6 @@ Compared are the study's records, Optuna's journal, MLflow's runs and trials.csv
 time, cost and the teacher store, which tell of the machine.
 """
 
-import os
 import random
 import tempfile
 import time
@@ -81,8 +80,8 @@ class Run:
                 time.sleep(0.2)
                 assert time.monotonic() - begun < LIMIT_S, "the study does not end"
             assert self._driver.returncode == 0, self._log.read_text()[-3000:]
-        self.seconds = time.monotonic() - begun
-        self.left = len(self._cluster.left())
+            self.seconds = time.monotonic() - begun
+            self.left = len(self._cluster.studies_left())
         return done
 
     def _start(self) -> None:
@@ -92,7 +91,6 @@ class Run:
         self._log = self.folder / "console.log"
         flags = ["--space", self._space, "--name", "s", "--address", self._cluster.address, "--concurrency", "2"]
         flags += ["--tracking-uri", self._uri] + (["--resume"] if (self.folder / "runs" / "s").exists() else [])
-        os.environ["OFAKD_TEST"] = str(self.folder / "ray")
         self._driver = studies.start(*flags, cwd=self.folder, output=self._log)
         self._epochs = reported(self.folder)
 

@@ -3,14 +3,15 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
@@ -133,18 +134,35 @@ class Cluster:
         subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=120)
 
     def close(self) -> None:
-        """Ends the cluster's processes, and no others."""
+        """Ends the cluster's processes, and no others; at once, since Ray itself takes half a minute for it."""
         for process in [*self.nodes, self.head]:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in [*self.nodes, self.head]:
-            process.wait(60)
-        for process in self.left():
+                kill_node(process)
+        for process in self._processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def left(self) -> list[psutil.Process]:
-        """What still runs of it: its processes have this cluster's folder in their environment."""
+    def studies_left(self, within: float = 60) -> list[str]:
+        """What still runs of studies after so many seconds; the one actor that they share stays with the cluster."""
+        names = {"ray::IDLE", "ray::Shares"}
+
+        def remaining() -> list[str]:
+            found = []
+            for process in self._processes():
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                    words = process.cmdline()
+                    ours = words and words[0].startswith("ray::") and words[0].partition(".")[0] not in names
+                    if ours or any(word.endswith("search/run.py") for word in words[:2]):
+                        found.append(f"{process.pid} {' '.join(words)[:120]}")
+            return found
+
+        end = time.monotonic() + within
+        while (found := remaining()) and time.monotonic() < end:
+            time.sleep(0.5)
+        return found
+
+    def _processes(self) -> list[psutil.Process]:
+        """What runs of it and of its studies: all have this cluster's folder in their environment."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
@@ -175,14 +193,15 @@ def kill_node(node: subprocess.Popen) -> None:
 
 @contextlib.contextmanager
 def cluster(folder: Path, **options) -> Iterator[Cluster]:
-    """A cluster that ends with the block; commands started within it find its token."""
+    """A cluster that ends with the block; commands started within it find its token, and are known to be of it."""
     made = Cluster(folder, **options)
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(made.token)
-    try:
-        yield made
-    finally:
-        os.environ.pop("RAY_AUTH_TOKEN_PATH")
-        made.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(made.token))
+        patch.setenv("OFAKD_TEST", str(folder))
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def _autoscaling(address: str, node_types: dict, idle_s: float) -> dict:

@@ -39,7 +39,7 @@ def study(tmp_path):
             return ran.out
 
         yield run
-    assert made.left() == []
+        assert made.studies_left() == []
 
 
 def kill(kind):

@@ -48,7 +48,7 @@ def test_workers_on_two_machines_train_what_two_on_one_do(tmp_path, monkeypatch)
             monkeypatch.setenv("XDG_CACHE_HOME", own["XDG_CACHE_HOME"])
             assert (ran := studies.run(*joined, "--storage", store.url, cwd=tmp_path)).code == 0, ran.err + ran.out
             stored = store.records("s")
-    assert made.left() == []
+            assert made.studies_left() == []
     for found in (shared, stored):
         assert curves(found) == curves(alone)
         assert [entry["teacher/stored"] for entry in found["1"]["history"]] == [1, 1, 1], "all was computed for trial 0"
