@@ -143,15 +143,15 @@ class Cluster:
                 process.kill()
 
     def studies_left(self, within: float = 60) -> list[str]:
-        """What still runs of studies after so many seconds; the one actor that they share stays with the cluster."""
-        names = {"ray::IDLE", "ray::Shares"}
+        """What still runs of studies after so many seconds; what they share stays: an actor of ours and one of Ray's."""
+        names = {"ray::IDLE", "ray::Shares", "ray::_AutoscalingCoordinatorActor"}
 
         def remaining() -> list[str]:
             found = []
             for process in self._processes():
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                     words = process.cmdline()
-                    ours = words and words[0].startswith("ray::") and words[0].partition(".")[0] not in names
+                    ours = words and words[0].startswith("ray::") and words[0].strip().partition(".")[0] not in names
                     if ours or any(word.endswith("search/run.py") for word in words[:2]):
                         found.append(f"{process.pid} {' '.join(words)[:120]}")
             return found
