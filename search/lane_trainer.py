@@ -1,4 +1,4 @@
-"""A lane's Ray Train run in a place of its own that it keeps.
+"""A lane's Ray Train run: with the processes that it needs, and in a place of its own that it keeps.
 
 Ray Train asks the cluster for each worker group's place itself, and gives it up when a worker dies: between a lane's
 waiting for a place and its start, and again before each restart, another lane would take it. So the lane asks, and its
@@ -11,6 +11,8 @@ import os
 import ray
 from ray.runtime_context import get_runtime_context
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
@@ -36,19 +38,30 @@ class _Controller(TrainController):
     worker_group_cls = _InItsPlace
 
 
+# Each is a process more for every lane, and seconds more at its end: for Ray Data, which lanes do not use; and for the
+# place of a killed controller, which Ray takes back anyway: that one asks the dashboard, and stays where there is none.
+UNUSED = DatasetsCallback, PlacementGroupCleanerCallback
+
+
 class LaneTrainer(TorchTrainer):
-    """As TorchTrainer, but that all its worker groups run in one placement group, which is not its own.
+    """As TorchTrainer, without processes that lanes have no use for.
 
     Args:
-        place: of one bundle for each worker; ready, or Ray Train waits RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S for it.
+        place: of one bundle for each worker, where all its worker groups run; ready, or Ray Train waits for it
+            RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S. None: Ray Train finds places.
         options: TorchTrainer's.
     """
 
-    def __init__(self, *arguments, place: PlacementGroup, **options):
+    def __init__(self, *arguments, place: PlacementGroup | None, **options):
         super().__init__(*arguments, **options)
         self._place = place
 
+    def _create_default_callbacks(self):
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, UNUSED)]
+
     def _initialize_and_run_controller(self, **controller_init_kwargs):
+        if self._place is None:
+            return super()._initialize_and_run_controller(**controller_init_kwargs)
         here = NodeAffinitySchedulingStrategy(get_runtime_context().get_node_id(), soft=False)
         variables = {**get_env_vars_to_propagate(), PLACE: self._place.id.hex()}
         actor = ray.remote(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": variables})(_Controller)

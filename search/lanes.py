@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import ray
@@ -248,8 +247,6 @@ class Lanes:
         return not self._closing.is_set() and number not in self._given_up
 
     def _trainer(self, number: int, place: PlacementGroup | None):
-        from ray.train.torch import TorchTrainer
-
         from search.lane_network import LaneTorchConfig
         from search.lane_trainer import LaneTrainer
         from trainables.lane import serve
@@ -257,9 +254,9 @@ class Lanes:
         settings = self._settings
         *_, one = bundles(settings)
         gpus = one.get("GPU", 0.0)
-        trainer = partial(LaneTrainer, place=place) if place else TorchTrainer
-        return trainer(
+        return LaneTrainer(
             serve,
+            place=place,
             train_loop_config={
                 "broker": self._broker,
                 "lane": number,

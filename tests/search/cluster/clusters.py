@@ -143,8 +143,8 @@ class Cluster:
                 process.kill()
 
     def studies_left(self, within: float = 60) -> list[str]:
-        """What still runs of studies after so many seconds; what they share stays: an actor of ours and one of Ray's."""
-        names = {"ray::IDLE", "ray::Shares", "ray::_AutoscalingCoordinatorActor"}
+        """What still runs of studies after so many seconds; what they share stays: an actor."""
+        names = {"ray::IDLE", "ray::Shares"}
 
         def remaining() -> list[str]:
             found = []
