@@ -1,6 +1,7 @@
 """Ray clusters for tests: real ones of several processes on this machine, some with an autoscaler that starts nodes."""
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -89,6 +90,7 @@ class Cluster:
                 "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             }
         self.nodes: list[subprocess.Popen] = []
+        self._count = itertools.count()
         self.head = self._ray(*command)
         studies.wait_for(self._answers, "the cluster's start")
 
@@ -143,8 +145,8 @@ class Cluster:
                 process.kill()
 
     def studies_left(self, within: float = 60) -> list[str]:
-        """What still runs of studies after so many seconds; what they share stays: an actor."""
-        names = {"ray::IDLE", "ray::Shares"}
+        """What still runs of studies after so many seconds; what all share stays: ours and Ray's."""
+        names = {"ray::IDLE", "ray::Shares", "ray::_AutoscalingCoordinatorActor"}
 
         def remaining() -> list[str]:
             found = []
@@ -171,12 +173,11 @@ class Cluster:
         return found
 
     def _ray(self, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
-        log = (self.folder / f"node{len(self.nodes) + 1}.log").open("w")
-        with log:
+        with (self.folder / f"{arguments[1].strip('-')}-{next(self._count)}.log").open("w") as log:
             return subprocess.Popen([*prefix, RAY, *arguments], env=self.environment, stdout=log, stderr=log)
 
     def _answers(self) -> bool:
-        assert self.head.poll() is None, (self.folder / "node1.log").read_text()
+        assert self.head.poll() is None, [log.read_text() for log in self.folder.glob("head-*.log")]
         host, port = self.address.split(":")
         with socket.socket() as probe:
             return probe.connect_ex((host, int(port))) == 0
