@@ -45,7 +45,7 @@ def deliver(arguments) -> int:
     source = _source(Ledger(folder / "trials"), folder, arguments.trial)
     record = _record(plan, source, arguments.epochs)
     out = folder / DELIVERED / record.trial_id
-    console = person_console()
+    console, errors = person_console(), person_console(stderr=True)
     ledger = Ledger(folder / DELIVERED)
     known = ledger.records.get(record.trial_id)
     goes_on = known is not None and known.config == record.config and known.state != FAILED
@@ -65,7 +65,7 @@ def deliver(arguments) -> int:
         with sole_session(folder, storage) as mirroring, noise_to(folder / LOG):
             if known and not goes_on:
                 storage.remove(out)
-            interrupted = _train(plan, storage, mirroring, folder, record, tracking_uri(plan.settings), console)
+            interrupted = _train(plan, storage, mirroring, folder, record, tracking_uri(plan.settings), console, errors)
         if interrupted:
             console.print("interrupted; the same command goes on")
             return 130
@@ -142,7 +142,7 @@ def _record(plan: Plan, source: TrialRecord, epochs: int | None) -> TrialRecord:
 
 
 def _train(
-    plan: Plan, storage: Storage, mirroring: Plain, folder: Path, record: TrialRecord, uri: str, console
+    plan: Plan, storage: Storage, mirroring: Plain, folder: Path, record: TrialRecord, uri: str, console, errors
 ) -> bool:
     """Trains in a lane, logged under the study's parent run; whether it was interrupted."""
     tracker = Tracker(
@@ -158,6 +158,12 @@ def _train(
         experiment.view = view
         tracker.hear(view.note)
         mirroring.hear(view.note)
+
+        def part(reason: str) -> None:
+            tracker.close(None)
+            errors.print(f"error: {reason}; the same command goes on", soft_wrap=True, markup=False)
+
+        experiment.parting = part
         try:
             with experiment.interruptible():
                 done = experiment.train(record)

@@ -1,6 +1,7 @@
 """A study from its plan to its results: Ray, lanes, teacher, Tune, and a clean end whatever happens."""
 
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -75,6 +76,7 @@ class Experiment:
         mirroring.watch(self.ledger)
         self._tracker, self._open_tracking, self.view = tracker, open_tracking, None
         self.reported: Callable[[], None] = lambda: None
+        self.parting: Callable[[str], None] = lambda reason: None
         self._interrupts = Interrupts(
             lambda: self.view.note(
                 "stopping: running trials keep their last epoch's checkpoint (Ctrl-C again ends at once)"
@@ -173,7 +175,8 @@ class Experiment:
         import search.searcher  # noqa: F401
         from search.serving import served
 
-        with served(self.plan, self.folder, self.ledger, self._tracker, self.view, self._splits) as (broker, lanes):
+        parts = self.plan, self.folder, self.ledger, self._tracker, self.view, self._splits
+        with served(*parts, on_lost=self._end_at_once) as (broker, lanes):
             yield broker, lanes
 
     def close(self) -> None:
@@ -182,6 +185,14 @@ class Experiment:
         if ray:
             ray.shutdown()
         shutil.rmtree(self.folder / "ray", ignore_errors=True)
+
+    def _end_at_once(self, reason: str) -> None:
+        """Ends this process, as a kill would, since what waits for Ray waits for ever; all records are on disk."""
+        self.view.__exit__(None, None, None)
+        try:
+            self.parting(reason)
+        finally:
+            os._exit(1)
 
     def interruptible(self):
         """Within this, the first Ctrl-C (or SIGTERM) lets `run` stop cleanly."""

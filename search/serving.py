@@ -2,12 +2,13 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray
 
 from search.brokering import start_broker
+from search.cluster_watch import ClusterWatch
 from search.lanes import Lanes
 from search.ledger import Ledger
 from search.preflight import Plan
@@ -18,13 +19,16 @@ from search.watchdog import Watchdog
 
 
 @contextlib.contextmanager
-def served(plan: Plan, folder: Path, ledger: Ledger, tracker, view, splits) -> Iterator[tuple]:
+def served(
+    plan: Plan, folder: Path, ledger: Ledger, tracker, view, splits, on_lost: Callable[[str], None]
+) -> Iterator[tuple]:
     """Gives the broker's handle and the lanes, which come up; none of them is left after it.
 
     Args:
         folder: the study's.
         ledger, tracker, view: the study's.
         splits: the data, where they have been read already.
+        on_lost: told why where the cluster that was joined is gone; ends the process.
     """
     settings = plan.settings
     broker = start_broker(folder / "ray" / "broker.jsonl")
@@ -37,6 +41,8 @@ def served(plan: Plan, folder: Path, ledger: Ledger, tracker, view, splits) -> I
     lanes.start()
     try:
         with contextlib.ExitStack() as beside:
+            if settings.address:
+                beside.enter_context(ClusterWatch(on_lost))
             beside.enter_context(Waiting(lanes, view, tracker))
             beside.enter_context(Watchdog(broker, ledger, settings, view.note))
             if settings.address and not plan.curves:

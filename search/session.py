@@ -23,7 +23,7 @@ from search.preflight import Plan
 from search.report_command import write_report
 from search.resume import STARTED, began_with, comparable, what_stays
 from search.storage import Storage
-from search.terminal import noise_to
+from search.terminal import noise_to, person_console
 from search.tracking.credentials import masked, reminder, shown
 from search.tracking.dataset import data_facts
 from search.tracking.facts import provenance
@@ -66,6 +66,9 @@ def run_session(
     uri = tracking_uri(settings)
     problem: str | None = None
     outcome: Outcome | None = None
+    again = _command("run", plan, "--space", str(space), "--name", settings.name, "--resume")
+    also = f" ({reminder()})" if reminder() else ""
+    errors = person_console(stderr=True)
     with noise_to(folder / LOG):
         tracker = Tracker(
             uri,
@@ -89,6 +92,15 @@ def run_session(
             experiment.reported = notifier.report
             experiment.ledger.watch(notifier.report)
             mirroring.hear(view.note)
+
+            def part(reason: str) -> None:
+                tracker.close("FAILED")
+                if storage.url:
+                    mirroring.flush()
+                notifier.tell(FAILED, f"failed: {reason}")
+                errors.print(f"error: {reason}; go on with: {again}{also}", soft_wrap=True, markup=False)
+
+            experiment.parting = part
             view.note(f"data: {plan.data}")
             if storage.url:
                 view.note(f"storage: {storage.url}; working copy on this machine: {folder}")
@@ -134,8 +146,6 @@ def run_session(
             mirroring.hear(lambda text: print(text, file=sys.stderr))  # the view ends
     if left != 0:
         console.print(sync_line(plan, left), soft_wrap=True, markup=False)
-    again = _command("run", plan, "--space", str(space), "--name", settings.name, "--resume")
-    also = f" ({reminder()})" if reminder() else ""
     if problem:
         problem = masked(" ".join(problem.split()))
         notifier.tell(FAILED, f"failed: {problem}")

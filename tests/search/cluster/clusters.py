@@ -39,6 +39,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def listens(host: str, port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
 class Cluster:
     """A head in a process of its own, with or without an autoscaler; nodes are added by hand or by that.
 
@@ -91,8 +97,17 @@ class Cluster:
             }
         self.nodes: list[subprocess.Popen] = []
         self._count = itertools.count()
+        self._command = command
         self.head = self._ray(*command)
         studies.wait_for(self._answers, "the cluster's start")
+
+    def start_head_anew(self) -> None:
+        """Kills the head's processes and starts another one at its address."""
+        kill_node(self.head)
+        # Ray looks for processes that know the address, as the nodes here do, and takes them for a head: not in there.
+        alone = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+        self.head = self._ray(*self._command, prefix=alone)
+        studies.wait_for(self._answers, "the new head's start")
 
     def add_node(self, cpus: int, machine: Machine = HERE) -> subprocess.Popen:
         """Starts a node; its process is `ray start --block`, whose children are the node's own."""
@@ -179,8 +194,7 @@ class Cluster:
     def _answers(self) -> bool:
         assert self.head.poll() is None, [log.read_text() for log in self.folder.glob("head-*.log")]
         host, port = self.address.split(":")
-        with socket.socket() as probe:
-            return probe.connect_ex((host, int(port))) == 0
+        return listens(host, int(port))
 
 
 def kill_node(node: subprocess.Popen) -> None:

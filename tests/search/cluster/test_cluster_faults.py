@@ -1,11 +1,13 @@
 """A study on a cluster of a head and two nodes, whose processes are killed, frozen, and taken away with a warning."""
 
+import shutil
 import signal
+import subprocess
 
 import pytest
 
 from tests.search import studies
-from tests.search.cluster.clusters import cluster, kill_node
+from tests.search.cluster.clusters import cluster, free_port, kill_node, listens
 from tests.search.cluster.disturbed import assert_whole, records, reported, write_space
 from tests.search.cluster.faults import processes
 
@@ -80,3 +82,37 @@ def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(study, tmp_path):
     assert_whole(tmp_path)
     assert "it hung: no report for" in out
     assert all(record["state"] == "complete" for record in records(tmp_path).values())
+
+
+@pytest.fixture
+def redis(tmp_path):
+    """What a head's environment has to keep its memory in a Redis server."""
+    if not (program := shutil.which("redis-server")):
+        pytest.skip("Redis is not installed; apt-get install redis-server")
+    port = free_port()
+    server = subprocess.Popen([program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""], cwd=tmp_path)
+    studies.wait_for(lambda: listens("127.0.0.1", port), "Redis' start")
+    yield {"RAY_REDIS_ADDRESS": f"127.0.0.1:{port}", "RAY_external_storage_namespace": "test"}
+    server.terminate()
+    server.wait()
+
+
+def test_a_lost_head_ends_the_session_in_one_line_and_the_nodes_serve_the_next(tmp_path, redis):
+    with cluster(tmp_path / "ray", environment=redis) as made:
+        made.add_nodes(2, cpus=1)
+        study = ("--space", write_space(tmp_path), "--name", "s", "--address", made.address, "--concurrency", "2")
+        running = studies.Followed(studies.start(*study, cwd=tmp_path))
+        studies.wait_for(lambda: reported(tmp_path) >= 3, "three epochs")
+        nodes = set(made.node_ids())
+        made.start_head_anew()
+        ran = running.end()
+        assert ran.code == 1 and ran.err.count("\n") == 1, ran.err
+        assert ran.err.startswith("error: Ray has ended on this machine, or the cluster's head was started anew")
+        before = records(tmp_path)
+        assert set(made.node_ids()) == nodes, "these are the same, and were not started anew"
+        ran = studies.run(*study, "--resume", cwd=tmp_path)
+        assert ran.code == 0, ran.err + ran.out
+        assert made.studies_left() == []
+    assert_whole(tmp_path)
+    for name, record in before.items():
+        assert records(tmp_path)[name]["history"][: len(record["history"])] == record["history"]
