@@ -1,7 +1,6 @@
 """The command behind `search/train.py`: the configuration that a study found, trained for use."""
 
 import os
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from search.session import sync_line
 from search.settings import resolve
 from search.space_file import load_space
 from search.storage import Storage
-from search.terminal import noise_to, person_console
+from search.terminal import log_exception, noise_to, person_console
 from search.tracking.store import Unreachable, check_tracking
 from search.tracking.tracker import Tracker
 from trainables.errors import InputError, StudyError
@@ -173,7 +172,7 @@ def _train(
             tracker.trial_changed(record)
             raise
         except Exception:
-            traceback.print_exc()  # into the log
+            log_exception()
             raise
         finally:
             left = tracker.close(None)

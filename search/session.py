@@ -4,7 +4,6 @@ import json
 import shlex
 import shutil
 import sys
-import traceback
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from search.preflight import Plan
 from search.report_command import write_report
 from search.resume import STARTED, began_with, comparable, what_stays
 from search.storage import Storage
-from search.terminal import noise_to, person_console
+from search.terminal import log_exception, noise_to, person_console
 from search.tracking.credentials import masked, reminder, shown
 from search.tracking.dataset import data_facts
 from search.tracking.facts import provenance
@@ -132,7 +131,7 @@ def run_session(
                 raise
             except Exception as error:
                 if not isinstance(error, StudyError):
-                    traceback.print_exc()  # into the log
+                    log_exception()
                 problem = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
             interrupted = outcome is not None and outcome.interrupted
             failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -40,9 +41,16 @@ def noise_to(path: Path):
         with warnings.catch_warnings():
             yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # a disk that is full
+                stream.flush()
         os.dup2(saved[0], 1)
         os.dup2(saved[1], 2)
         for descriptor in saved:
             os.close(descriptor)
+
+
+def log_exception() -> None:
+    """Writes the traceback of the exception at hand to where `noise_to` sends it, as far as its disk has room."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
