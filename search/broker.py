@@ -114,13 +114,14 @@ class Broker:
             else:
                 self._journal.trial(trial)
 
-    async def lane_left(self, lane: int) -> None:
-        """A lane's workers are gone: what they had goes to another one."""
+    async def lane_left(self, lane: int) -> bool:
+        """A lane's workers are gone: what they had goes to another one. Whether they had any."""
         async with self._changed:
             self._seen.pop(lane, None)
             self._leaving.discard(lane)
-            await self._take_back(lane)
+            had = await self._take_back(lane)
             self._changed.notify_all()
+            return had
 
     async def leave(self, lane: int) -> None:
         """Tells a lane to quit: at once where it is idle, else at its trials' next reports. They go on elsewhere."""
@@ -283,8 +284,9 @@ class Broker:
             return None
         return next((trial for trial in queue if not trial.alone), None)
 
-    async def _take_back(self, lane: int, at_work: Collection[str] = ()) -> None:
-        """Queues what a lane had and is not at any more before all others, or ends it where that is in vain."""
+    async def _take_back(self, lane: int, at_work: Collection[str] = ()) -> bool:
+        """Queues what a lane had and is not at any more before all others, or ends it where that is in vain; whether
+        there was any."""
         held = [one for one in self._trials.values() if one.held and one.lane == lane]
         lost = sorted((one for one in held if one.trial_id not in at_work), key=lambda trial: trial.place)
         begun = sum(trial.begun for trial in lost)
@@ -307,6 +309,7 @@ class Broker:
                 self._queue_first(trial)
         if lost:
             self._changed.notify_all()
+        return bool(lost)
 
     def _end(self, trial: BrokeredTrial, kind: str, payload: Any = None) -> None:
         trial.over, trial.queued = True, False

@@ -307,8 +307,10 @@ class Experiment:
         from ray import tune
 
         from search.proxy import PROXY_DEATHS, StudyCallback, StudyStopper, make_proxy
+        from search.tune_repair import take_want_of_memory_as_a_death
 
         keep_secrets_from_ray()
+        take_want_of_memory_as_a_death()
         lanes.work = lambda: samples - searcher.ended
         tune.Tuner(
             make_proxy(broker),

@@ -1,9 +1,9 @@
 """A lane's Ray Train run: with the processes that it needs, and in a place of its own that it keeps.
 
 Ray Train asks the cluster for each worker group's place itself, and gives it up when a worker dies: between a lane's
-waiting for a place and its start, and again before each restart, another lane would take it. So the lane asks, and its
-worker groups come into what it has. Nothing public offers that: `worker_group_cls` and the methods below are Ray
-Train's own, and Ray is pinned.
+waiting for a place and its start, and again before each restart, another lane would take it; and the place of a
+controller that was killed stays taken. So the lane asks, and its worker groups come into what it has. Nothing public
+offers that: `worker_group_cls` and the methods below are Ray Train's own, and Ray is pinned.
 """
 
 import os
@@ -39,7 +39,7 @@ class _Controller(TrainController):
 
 
 # Each is a process more for every lane, and seconds more at its end: for Ray Data, which lanes do not use; and for the
-# place of a killed controller, which Ray takes back anyway: that one asks the dashboard, and stays where there is none.
+# place of a killed controller, which here is the lane's: that one asks the dashboard, and stays where there is none.
 UNUSED = DatasetsCallback, PlacementGroupCleanerCallback
 
 
@@ -48,11 +48,11 @@ class LaneTrainer(TorchTrainer):
 
     Args:
         place: of one bundle for each worker, where all its worker groups run; ready, or Ray Train waits for it
-            RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S. None: Ray Train finds places.
+            RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S.
         options: TorchTrainer's.
     """
 
-    def __init__(self, *arguments, place: PlacementGroup | None, **options):
+    def __init__(self, *arguments, place: PlacementGroup, **options):
         super().__init__(*arguments, **options)
         self._place = place
 
@@ -60,8 +60,6 @@ class LaneTrainer(TorchTrainer):
         return [one for one in super()._create_default_callbacks() if not isinstance(one, UNUSED)]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs):
-        if self._place is None:
-            return super()._initialize_and_run_controller(**controller_init_kwargs)
         here = NodeAffinitySchedulingStrategy(get_runtime_context().get_node_id(), soft=False)
         variables = {**get_env_vars_to_propagate(), PLACE: self._place.id.hex()}
         actor = ray.remote(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": variables})(_Controller)

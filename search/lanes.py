@@ -218,9 +218,8 @@ class Lanes:
         while failures <= RESTARTS and self._is_wanted(number):
             place = None
             try:
-                if self._elastic:
-                    place = placement_group(bundles(self._settings), name=f"lane-{number}")
-                while place and self._is_wanted(number) and not place.wait(1):
+                place = placement_group(bundles(self._settings), name=f"lane-{number}")
+                while self._is_wanted(number) and not place.wait(1):
                     pass
                 if not self._is_wanted(number):
                     break
@@ -234,7 +233,8 @@ class Lanes:
             finally:
                 if place:
                     remove_placement_group(place)
-            ray.get(self._broker.lane_left.remote(number))
+            if ray.get(self._broker.lane_left.remote(number)):
+                failures = 0  # what kills a lane amid a trial is counted by the broker, trial by trial
             lane.becomes(WAITING)
         if failures > RESTARTS and not self._closing.is_set():
             self._lost[number] = f"lane {number} was lost: {error.splitlines()[0]}"
@@ -246,7 +246,7 @@ class Lanes:
     def _is_wanted(self, number: int) -> bool:
         return not self._closing.is_set() and number not in self._given_up
 
-    def _trainer(self, number: int, place: PlacementGroup | None):
+    def _trainer(self, number: int, place: PlacementGroup):
         from search.lane_network import LaneTorchConfig
         from search.lane_trainer import LaneTrainer
         from trainables.lane import serve
