@@ -13,6 +13,7 @@ from pathlib import Path
 
 from search.cluster import SLOW_START, STARTS
 from tests.search import studies
+from tests.search.cluster.clusters import kill_node
 
 TOKEN = "7" * 64
 BIN = Path(sys.executable).parent
@@ -95,5 +96,5 @@ def started(options: list[str], folder: Path, name: str, prefix: tuple[str, ...]
     try:
         yield process
     finally:
-        process.terminate()
-        process.wait()
+        if process.poll() is None:
+            kill_node(process)

@@ -2,10 +2,6 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas
 import pytest
@@ -14,6 +10,7 @@ import yaml
 from search.cluster import start_ray
 from search.settings import Settings
 from tests.search import studies
+from tests.search.cluster.clusters import cluster
 from trainables.errors import InputError
 
 SMOKE = ("--space", studies.MAIN_SPACE, "--smoke")
@@ -26,51 +23,18 @@ def place(tmp_path):
     return tmp_path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
-def head(tmp_path):
-    """A running cluster's address; Ray's token is the user's own, as on a machine where Ray has run before."""
-    token = tmp_path / "token"
-    token.write_text("0" * 64)
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    port = free_port()
-    command = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--block"]
-    command += ["--include-dashboard=false", "--disable-usage-stats"]
-    with (tmp_path / "head.log").open("w") as log:
-        process = subprocess.Popen(
-            list(map(str, command)), stdout=log, stderr=log, env={**os.environ, "RAY_AUTH_MODE": "token"}
-        )
-
-    def answers():
-        assert process.poll() is None, (tmp_path / "head.log").read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        studies.wait_for(answers, "the cluster's start")
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-        del os.environ["RAY_AUTH_TOKEN_PATH"]
-
-
 def states(folder, name="s"):
     table = pandas.read_csv(folder / "runs" / name / "trials.csv")
     return dict(zip(table.trial_id.astype(str), table.state, strict=True))
 
 
 @pytest.mark.long
-def test_a_study_joins_a_running_cluster_and_leaves_it_running(head, place):
-    for name in ("s", "again"):
-        ran = studies.run(*SMOKE, "--name", name, "--address", head, cwd=place)
-        assert ran.code == 0, ran.err + ran.out
-        assert set(states(place, name).values()) == {"complete"}
+def test_a_study_joins_a_running_cluster_and_leaves_it_running(place):
+    with cluster(place / "ray", cpus=2) as made:
+        for name in ("s", "again"):
+            ran = studies.run(*SMOKE, "--name", name, "--address", made.address, cwd=place)
+            assert ran.code == 0, ran.err + ran.out
+            assert set(states(place, name).values()) == {"complete"}
 
 
 @pytest.mark.long
@@ -88,7 +52,7 @@ def test_a_detached_study_goes_on_without_its_terminal(place):
 def test_a_time_budget_ends_the_search_and_the_best_starts_the_next_one_warm(place):
     endless = ("--space", studies.MAIN_SPACE, "--name", "s", "--epochs", "9000", "--set", "max_images=200")
     ran = studies.run(
-        *endless, "teacher_recipe.epochs=8", "baselines=scratch", "finalists=0", "--time-budget", "240", cwd=place
+        *endless, "teacher_recipe.epochs=8", "baselines=scratch", "finalists=0", "--time-budget", "150", cwd=place
     )
     assert ran.code == 1, "no trial came to its end"
     assert "No trial completed" in ran.out
@@ -119,7 +83,7 @@ def test_an_address_where_no_cluster_is_is_told_at_once(address):
 def test_a_slow_start_of_ray_is_tried_again_and_other_trouble_is_not(monkeypatch):
     import ray
 
-    from search import cluster
+    from search import cluster as starting
 
     tries = []
 
@@ -134,11 +98,11 @@ def test_a_slow_start_of_ray_is_tried_again_and_other_trouble_is_not(monkeypatch
     slow = "The current node timed out during startup."
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray, "init", init([slow, slow]))
-    cluster._start_here(num_cpus=1)
+    starting._start_here(num_cpus=1)
     assert len(tries) == 3 and tries[-1] == {"address": "local", "num_cpus": 1}
-    for problems, count in (([slow] * 9, cluster.STARTS), (["no space left"], 1)):
+    for problems, count in (([slow] * 9, starting.STARTS), (["no space left"], 1)):
         tries.clear()
         monkeypatch.setattr(ray, "init", init(problems))
         with pytest.raises(Exception, match=problems[0]):
-            cluster._start_here(num_cpus=1)
+            starting._start_here(num_cpus=1)
         assert len(tries) == count
