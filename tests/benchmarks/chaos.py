@@ -5,11 +5,17 @@ peace, and once while processes are killed (SIGKILL), one after another: a Ray T
 the broker, a lane's controller, a whole node (another one takes its place), MLflow's server (started again), and the
 study's driver (the study is resumed). Before each fault some trial must have reported an epoch since the one before.
 
+- `worker_death_s`: how much longer than its usual epoch a trial takes for the one in which its worker is killed, the
+  median over such faults; `driver_death_s` the same for the study's driver, until all trials go on.
+
 Compared are the study's records, Optuna's journal, MLflow's runs and trials.csv, and every epoch's metrics but those of
 time, cost and the teacher store, which tell of the machine.
 """
 
+import itertools
+import json
 import random
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -33,17 +39,19 @@ def measure() -> dict[str, float]:
         quiet.run()
         disturbed = Run(folder / "disturbed", space)
         faults = disturbed.run(faults=FAULTS)
-        print(f"  faults: {', '.join(f'{count} {kind}' for kind, count in sorted(faults.items()))}")
+        counts = Counter(kind for _, kind in faults)
+        print(f"  faults: {', '.join(f'{count} {kind}' for kind, count in sorted(counts.items()))}")
         wrong = [lost(disturbed.folder, TRIALS, EPOCHS), doubled(disturbed.folder, disturbed.store)]
         for line in [*wrong[0], *wrong[1]]:
             print(f"  {line}")
         others = differing(quiet.folder, disturbed.folder)
     return {
-        "faults": float(sum(faults.values())),
+        "faults": float(len(faults)),
         "trials_lost": float(len(wrong[0])),
         "trials_duplicated": float(len(wrong[1])),
         "metrics_differing": float(others),
         "processes_left": float(disturbed.left),
+        **{f"{kind}_death_s": lost_s(disturbed.folder, faults, kind) for kind in ("worker", "driver")},
         "quiet_s": quiet.seconds,
         "disturbed_s": disturbed.seconds,
     }
@@ -57,12 +65,12 @@ class Run:
         self.store = f"sqlite:///{folder}/server.db"
         folder.mkdir()
 
-    def run(self, faults: int = 0) -> Counter:
-        """Runs it to its end under at least so many faults; returns how many there were of each kind."""
+    def run(self, faults: int = 0) -> list[tuple[float, str]]:
+        """Runs it to its end under at least so many faults; returns when each was, in Unix time, and of what kind."""
         from tests.search.cluster.clusters import cluster
         from tests.search.tracking.servers import over_sqlite
 
-        done: Counter = Counter()
+        done: list[tuple[float, str]] = []
         begun = time.monotonic()
         with over_sqlite(self.folder) as (self._uri, self._serve), cluster(self.folder / "ray") as self._cluster:
             self._server = self._serve()
@@ -71,11 +79,11 @@ class Run:
             chooser = random.Random(0)
             kinds = [kind for _ in range(faults // len(KINDS) + 1) for kind in chooser.sample(KINDS, len(KINDS))]
             while self._driver.poll() is None:
-                if sum(done.values()) < faults and self._progressed():
+                if len(done) < faults and self._progressed():
                     time.sleep(chooser.uniform(0, 2))  # anywhere in an epoch
-                    kind = kinds[sum(done.values())]
+                    kind, at = kinds[len(done)], time.time()
                     if self._disturb(kind):
-                        done[kind] += 1
+                        done.append((at, kind))
                         print(f"  {time.monotonic() - begun:6.1f} s: {kind}", flush=True)
                 time.sleep(0.2)
                 assert time.monotonic() - begun < LIMIT_S, "the study does not end"
@@ -136,3 +144,17 @@ def differing(quiet: Path, disturbed: Path) -> int:
             names = {key for key in before.keys() | now.keys() if not key.startswith(MACHINES)}
             count += sum(before.get(key) != now.get(key) for key in names)
     return count
+
+
+def lost_s(folder: Path, faults: list[tuple[float, str]], kind: str) -> float:
+    """The median over the faults of a kind: of the epochs amid which trials were, the longest less a usual one."""
+    found = [json.loads(path.read_text()) for path in (folder / "runs" / "s" / "trials").glob("*/record.json")]
+    costs = []
+    for at, which in faults:
+        longest = 0.0
+        for record in found if which == kind else ():
+            gaps = list(itertools.pairwise(record["times"]))
+            usual = statistics.median(later - sooner for sooner, later in gaps)
+            longest = max([longest, *(later - sooner - usual for sooner, later in gaps if sooner <= at < later)])
+        costs += [longest] if longest else []
+    return statistics.median(costs)
