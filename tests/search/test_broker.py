@@ -207,7 +207,8 @@ def test_a_lost_lanes_trial_goes_to_another_lane():
         await broker.submit("a", dict(JOB))
         await broker.submit("b", dict(JOB))
         await broker.take(0, WHO, 1)
-        await broker.lane_left(0)
+        assert await broker.lane_left(0), "it had a trial"
+        assert not await broker.lane_left(0)
         again = await broker.take(1, WHO, 1)
         assert (again["trial_id"], again["attempt"]) == ("a", 2)
 
