@@ -45,13 +45,14 @@ def measure() -> dict[str, float]:
         for line in [*wrong[0], *wrong[1]]:
             print(f"  {line}")
         others = differing(quiet.folder, disturbed.folder)
+        cost = {f"{kind}_death_s": lost_s(disturbed.folder, faults, kind) for kind in ("worker", "driver")}
     return {
         "faults": float(len(faults)),
         "trials_lost": float(len(wrong[0])),
         "trials_duplicated": float(len(wrong[1])),
         "metrics_differing": float(others),
         "processes_left": float(disturbed.left),
-        **{f"{kind}_death_s": lost_s(disturbed.folder, faults, kind) for kind in ("worker", "driver")},
+        **cost,
         "quiet_s": quiet.seconds,
         "disturbed_s": disturbed.seconds,
     }
