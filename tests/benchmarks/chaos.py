@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 FAULTS = 20
-TRIALS, EPOCHS = 8, 14
+TRIALS, EPOCHS = 8, 20
 KINDS = ("worker", "worker", "proxy", "broker", "lane", "node", "tracking", "driver")
 MACHINES = ("time/", "cost/", "teacher/")  # metrics that tell of the machine
 LIMIT_S = 1800
