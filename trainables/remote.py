@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from trainables.errors import InputError, one_line
 
 SIDE_BY_SIDE = 8
+CHANGES = 5  # so often a file may be written anew while it is brought
 ANSWER_S, SLOWEST = 20.0, 0.5e6  # how long an answer may take, and the bytes a second of the slowest line
 # botocore waits a minute for a connection and for an answer; the tries are ours, so that an outage can be told.
 S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 0}}}
@@ -139,7 +140,12 @@ class Remote:
         )
 
     def pull(self, name: str, path: Path, found: Found | None = None) -> None:
-        """Brings a file here, with the time that it has there.
+        """Brings a file here, with the time that it has there; one that a running study writes may be a newer one.
+
+        Args:
+            name: its path from here.
+            path: where it is to be.
+            found: what is known of it; None asks.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -149,8 +155,14 @@ class Remote:
         partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
         try:
             found = found or self.about(name)
-            self._call("get_file", f"{self._path}/{name}", str(partial), size=found.size)
-            if (size := partial.stat().st_size) != found.size:
+            for _ in range(CHANGES):
+                self._call("get_file", f"{self._path}/{name}", str(partial), size=found.size)
+                if (size := partial.stat().st_size) == found.size:
+                    break
+                found = self.about(name)  # it was written anew since
+                if size == found.size:
+                    break
+            else:
                 raise OSError(f"{self.url}/{name} came with {size} of {found.size} bytes")
             if found.when:
                 os.utime(partial, ns=(found.stamp_ns, found.stamp_ns))

@@ -7,7 +7,7 @@ import pytest
 from tests.search.conftest import store  # noqa: F401 - a fixture
 from trainables.errors import InputError
 from trainables.persist import Gone, persist
-from trainables.remote import Found, Remote, same, working_copy
+from trainables.remote import Remote, same, working_copy
 
 
 @pytest.fixture(params=["memory", "sftp-like", "s3"])
@@ -57,13 +57,30 @@ def test_what_is_here_already_is_not_brought_again(remote, tmp_path):
     assert (tmp_path / "a").stat().st_ino != before
 
 
-def test_what_comes_torn_leaves_the_file_as_it_was(remote, tmp_path):
+def test_what_comes_torn_leaves_the_file_as_it_was(remote, tmp_path, monkeypatch):
+    call = Remote._call
+
+    def torn(self, method, *arguments, **options):
+        answer = call(self, method, *arguments, **options)
+        if method == "get_file":
+            os.truncate(arguments[1], 3)
+        return answer
+
+    monkeypatch.setattr(Remote, "_call", torn)
     (tmp_path / "a").write_bytes(b"as it was")
     remote.write("a", b"12345")
-    with pytest.raises(OSError, match="came with 5 of 9 bytes"):
-        remote.pull("a", tmp_path / "a", Found(9, 1.0))
+    with pytest.raises(OSError, match="came with 3 of 5 bytes"):
+        remote.pull("a", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"as it was"
     assert not [name for name in os.listdir(tmp_path) if "partial" in name]
+
+
+def test_what_is_written_anew_while_it_is_brought_comes_as_it_is_now(remote, tmp_path):
+    remote.write("log", b"one")
+    before = remote.files()
+    remote.write("log", b"one two")
+    remote.pull_all(before, tmp_path)
+    assert (tmp_path / "log").read_bytes() == b"one two" and same(tmp_path / "log", remote.about("log"))
 
 
 def test_work_is_done_again_until_the_store_is_back():

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from ray._private.ray_constants import AGENT_PROCESS_TYPE_DASHBOARD_AGENT, AGENT_PROCESS_TYPE_RUNTIME_ENV_AGENT
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from tests.search import studies
@@ -162,6 +163,7 @@ class Cluster:
     def studies_left(self, within: float = 60) -> list[str]:
         """What still runs of studies after so many seconds; what all share stays: ours and Ray's."""
         names = {"ray::IDLE", "ray::Shares", "ray::_AutoscalingCoordinatorActor"}
+        names |= {AGENT_PROCESS_TYPE_DASHBOARD_AGENT, AGENT_PROCESS_TYPE_RUNTIME_ENV_AGENT}
 
         def remaining() -> list[str]:
             found = []
