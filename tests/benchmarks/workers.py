@@ -8,11 +8,12 @@ can be faster on this machine.
 
 import json
 import os
-import socket
 import statistics
 import sys
 import tempfile
 from pathlib import Path
+
+from tests.ports import free_port
 
 ROUNDS, EPOCHS = 3, 3  # the first epoch warms up, and in the first round writes the answers
 
@@ -43,9 +44,7 @@ def _rate(folder: Path, name: str, workers: int, trials: int) -> float:
     """Images a second of so many trials at once."""
     import subprocess
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     root, environment = Path(__file__).resolve().parents[2], os.environ | {"OMP_NUM_THREADS": "1"}
     processes = []
     for trial in range(trials):

@@ -10,8 +10,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.search.studies import wait_for
-from tests.search.tracking.servers import free_port, stop
+from tests.search.tracking.servers import stop
 
 BUCKET = "studies"
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from search import run
+from tests.ports import free_port
 from tests.search.studies import MAIN_SPACE, ROOT, write_space
 
 
@@ -119,7 +120,7 @@ def test_surroundings_that_do_not_fit(refused, tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         assert f"dashboard_port: {port} is in use" in refused("--set", f"dashboard_port={port}")[0]
-        free = f"http://127.0.0.1:{_closed_port()}"
+        free = f"http://127.0.0.1:{free_port()}"
         assert "unreachable" in refused("--tracking-uri", free)[0]
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     (tmp_path / "runs" / "taken" / "notes.txt").write_text("mine")
@@ -132,7 +133,7 @@ def test_surroundings_that_do_not_fit(refused, tmp_path):
 
 
 def test_an_address_where_no_cluster_answers(refused):
-    assert "--address" in refused("--address", f"127.0.0.1:{_closed_port()}")[0]
+    assert "--address" in refused("--address", f"127.0.0.1:{free_port()}")[0]
 
 
 def test_a_first_guess_outside_its_range(refused, tmp_path):
@@ -146,9 +147,3 @@ def test_unknown_flags_exit_with_two_as_well():
     )
     assert ran.returncode == 2
     assert "Traceback" not in ran.stderr
-
-
-def _closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

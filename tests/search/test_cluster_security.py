@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.ports import free_ports
 from tests.search.studies import LIMIT_S, ROOT, wait_for
 
 pytestmark = pytest.mark.long
@@ -38,16 +38,6 @@ PORTS = {
 WORKERS = range(10002, 20000)  # of Ray's worker processes
 METRICS = (44217, 44227)  # of autoscaler and dashboard; no option moves them
 CONFIG = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
-
-
-def free_ports(number: int) -> list[int]:
-    probes = [socket.socket() for _ in range(number)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    found = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return found
 
 
 def without_ray(environment) -> dict[str, str]:

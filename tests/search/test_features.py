@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from torch import nn
 from search import features
 from search.ledger import TrialRecord
 from search.results import write_best_yaml
+from tests.ports import free_port
 from tests.search.studies import ROOT
 from tests.trainables.test_similarity import direct
 from trainables.build import build_model, normalization
@@ -300,10 +300,8 @@ def test_a_folder_that_cannot_be_written(place, refused):
 
 
 def test_a_server_that_is_down_is_told_before_anything_is_computed(refused):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (line,) = refused(*PAIR, "--teacher-weights", "gone.pt", "--tracking-uri", f"http://127.0.0.1:{port}")
+    server = f"http://127.0.0.1:{free_port()}"
+    (line,) = refused(*PAIR, "--teacher-weights", "gone.pt", "--tracking-uri", server)
     assert "unreachable" in line and "gone.pt" not in line
 
 

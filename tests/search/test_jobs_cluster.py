@@ -13,7 +13,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.search import clusters, studies
+from tests.search import studies
+from tests.search.cluster import heads
 from tests.search.test_jobs import by_hand
 
 pytestmark = pytest.mark.long
@@ -29,7 +30,7 @@ def curves(config, params, epochs, seed):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    with clusters.head(tmp_path_factory.mktemp("cluster")) as cluster:
+    with heads.head(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 
@@ -58,7 +59,7 @@ def submitted(*words, cluster, cwd):
 
 def known_to_ray(cluster):
     """All that Ray tells of jobs, as text."""
-    headers = {"Authorization": f"Bearer {clusters.TOKEN}"}
+    headers = {"Authorization": f"Bearer {heads.TOKEN}"}
     with urllib.request.urlopen(urllib.request.Request(f"{cluster.dashboard}/api/jobs/", headers=headers)) as answer:
         return answer.read().decode()
 
@@ -77,7 +78,7 @@ def test_a_study_goes_on_without_its_submitter_and_is_removed_with_all_it_left(c
     assert "study mine is job mine-" in ran.out
     assert f"python search/jobs.py logs mine --follow --address {cluster.dashboard}" in ran.out
     kept = known_to_ray(cluster)
-    assert "mycurves:curves" in kept and "planted" not in kept and clusters.TOKEN not in kept
+    assert "mycurves:curves" in kept and "planted" not in kept and heads.TOKEN not in kept
     again = submitted(*words, "--detach", cluster=cluster, cwd=place)
     assert again.code == 2 and "study 'mine' is " in again.err and "stop that one first" in again.err
     followed = jobs("logs", "mine", "--follow", cluster=cluster, cwd=place)
@@ -154,7 +155,7 @@ def test_a_study_that_was_submitted_by_hand(cluster, place):
     command = (
         by_hand(cluster.dashboard, "hand", str(place / "shared")) + " --trials 4 --set finalists=0 simulate=synthetic"
     )
-    environment = {**os.environ, "PATH": f"{clusters.BIN}{os.pathsep}{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
+    environment = {**os.environ, "PATH": f"{heads.BIN}{os.pathsep}{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
     ran = subprocess.run(
         shlex.split(command), cwd=studies.ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -220,7 +221,7 @@ except urllib.error.HTTPError as error:
 
 def test_a_head_that_vanishes_is_one_line_to_one_who_follows(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    with clusters.head(tmp_path) as cluster:
+    with heads.head(tmp_path) as cluster:
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token))
         words = (*ENDLESS, "--set", *SETS, "--name", "lost", "--storage", str(tmp_path / "shared"))
         follower = studies.Followed(studies.start(*words, "--address", cluster.dashboard, cwd=tmp_path))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from search.nodes import differing
-from tests.search import clusters, studies
+from tests.ports import free_ports
+from tests.search import studies
+from tests.search.cluster import heads
 
 
 def test_versions_that_differ_name_node_package_and_both():
@@ -28,7 +30,7 @@ def test_a_node_that_lacks_the_storage_or_has_other_versions(tmp_path, monkeypat
     timm = metadata.distribution("timm").locate_file(f"timm-{metadata.version('timm')}.dist-info/METADATA")
     shared = tmp_path / "shared"
     shared.mkdir()
-    with clusters.head(tmp_path) as cluster:
+    with heads.head(tmp_path) as cluster:
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token))
         monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         simulated = ("--space", studies.MAIN_SPACE, "--trials", "2", "--set", "simulate=synthetic", "finalists=0")
@@ -40,7 +42,7 @@ def test_a_node_that_lacks_the_storage_or_has_other_versions(tmp_path, monkeypat
         mounts = f"mount -t tmpfs none {shared} && mount --bind {other} {timm}"
         hidden = ("unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh")
         node = [f"--address={cluster.address}", "--num-cpus=1", *_own_ports()]
-        with clusters.started(node, tmp_path, "node", hidden) as process:
+        with heads.started(node, tmp_path, "node", hidden) as process:
             studies.wait_for(lambda: _nodes(cluster, tmp_path) == 2 or process.poll() is not None, "the node")
             assert process.poll() is None, (tmp_path / "node.log").read_text()
             ran = studies.run(*study, "--name", "torn", cwd=tmp_path)
@@ -54,12 +56,12 @@ def test_a_node_that_lacks_the_storage_or_has_other_versions(tmp_path, monkeypat
 
 
 def _own_ports() -> list[str]:
-    names = [name for name in clusters.PORTS if name not in ("port", "dashboard-port", "ray-client-server-port")]
-    return [f"--{name}={port}" for name, port in zip(names, clusters.free_ports(len(names)), strict=True)]
+    names = [name for name in heads.PORTS if name not in ("port", "dashboard-port", "ray-client-server-port")]
+    return [f"--{name}={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
 
 
 def _nodes(cluster, folder: Path) -> int:
     """How many nodes are alive, as `ray list nodes` tells."""
-    command = [str(clusters.BIN / "ray"), "list", "nodes", "--address", cluster.dashboard, "--format", "json"]
-    ran = subprocess.run(command, env=clusters.environment(folder), capture_output=True, text=True, check=False)
+    command = [str(heads.BIN / "ray"), "list", "nodes", "--address", cluster.dashboard, "--format", "json"]
+    ran = subprocess.run(command, env=heads.environment(folder), capture_output=True, text=True, check=False)
     return ran.stdout.count('"ALIVE"')

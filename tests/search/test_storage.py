@@ -1,12 +1,12 @@
 """A `--storage` that cannot be used: one line, exit code 2, nothing left; the server that speaks S3 is a real one."""
 
 import re
-import socket
 
 import pytest
 import s3fs
 
 from search import export, report, run, storage
+from tests.ports import free_port
 from tests.search.object_store import BUCKET
 from tests.search.studies import MAIN_SPACE
 
@@ -50,9 +50,7 @@ def test_credentials_that_are_missing(store, refused, monkeypatch, tmp_path):
 
 
 def test_an_endpoint_where_nobody_listens(refused, monkeypatch):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    endpoint = f"http://127.0.0.1:{free_port()}"
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "key")
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)

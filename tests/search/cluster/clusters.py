@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import yaml
 from ray._private.ray_constants import AGENT_PROCESS_TYPE_DASHBOARD_AGENT, AGENT_PROCESS_TYPE_RUNTIME_ENV_AGENT
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
+from tests.ports import free_port, listens
 from tests.search import studies
 from tests.search.cluster.networks import Machine
 
@@ -32,18 +32,6 @@ print(json.dumps([one.node_id.hex() for one in nodes if one.state == GcsNodeInfo
 """
 MEMORY = 100 * 2**20  # bytes of a node's object store
 HERE = Machine("127.0.0.1")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def listens(host: str, port: int) -> bool:
-    """Whether somebody takes connections there."""
-    with socket.socket() as probe:
-        return probe.connect_ex((host, port)) == 0
 
 
 class Cluster:

@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
+from tests.ports import free_port, listens
 from tests.search import studies
-from tests.search.cluster.clusters import cluster, free_port, kill_node, listens
+from tests.search.cluster.clusters import cluster, kill_node
 from tests.search.cluster.disturbed import assert_whole, records, reported, write_space
 from tests.search.cluster.faults import processes
 

@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,15 +23,10 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.ports import free_port
 from tests.search.studies import wait_for
 
 OTHERS = ("postgres", "nobody")  # whom PostgreSQL may run as where we are root, which it refuses
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def postgres_programs() -> Path:

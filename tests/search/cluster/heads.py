@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.cluster import SLOW_START, STARTS
+from tests.ports import free_ports
 from tests.search import studies
 from tests.search.cluster.clusters import kill_node
 
@@ -31,15 +31,6 @@ class Cluster:
     dashboard: str
     token: Path
     process: int
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free, all different."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
