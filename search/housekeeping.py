@@ -1,16 +1,21 @@
 """Keeps a study within its disk budget, by removing what no trial needs any more."""
 
 import contextlib
+import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from functools import partial
 
 from search.final import best_record
 from search.ledger import COMPLETE, RUNNING, Ledger
+from search.paths import is_url
 from search.periodic import Periodic
-from trainables.teacher_store.parts import ABOUT, file_system
+from trainables.remote import Found, Remote
+from trainables.teacher_store.parts import ABOUT
 
 LOOKS_EVERY_S = 60.0
+CLOCKS_S = 60.0  # by how much the clock of a store and this machine's may differ
 WEIGHTS = "student.safetensors"
 
 
@@ -23,28 +28,21 @@ class Housekeeping(Periodic):
     trials read, baselines, finalists and results.
 
     Args:
-        folder: the study's.
-        ledger: its records.
-        store: where the teacher's answers are kept, a folder or any URL of fsspec's.
-        budget: bytes for the study's folder and the teacher's answers together.
+        study, store: where the study and the teacher's answers are kept, folders or any URLs of fsspec's.
+        ledger: the study's records.
+        budget: bytes for both together.
         finalists: how many trials the final takes.
         note: told, in one line, where the budget does not hold.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        ledger: Ledger,
-        store: str,
-        budget: int,
-        finalists: int,
-        note: Callable[[str], None],
+        self, study: str, store: str, ledger: Ledger, budget: int, finalists: int, note: Callable[[str], None]
     ):
         super().__init__(LOOKS_EVERY_S)
-        self._folder, self._ledger, self._budget, self._note = folder, ledger, budget, note
+        self._study, self._store = Remote(_url(study)), Remote(_url(store))
+        self._ledger, self._budget, self._note = ledger, budget, note
         self._finalists = max(1, finalists)
-        self._fs, self._store = file_system(store)
-        self._begun, self._told = time.time(), False
+        self._begun, self._told = time.time() - CLOCKS_S, False
 
     def _look(self) -> None:
         self.tidy()
@@ -54,8 +52,9 @@ class Housekeeping(Periodic):
 
     def tidy(self) -> None:
         """Removes what is not needed, where the budget does not hold."""
-        used = self._used()
-        for size, remove in self._removable():
+        files, answers = self._study.files(), self._answers()
+        used = _total(files.values()) + sum(size for size, _ in answers.values())
+        for size, remove in self._removable(files, answers):
             if used <= self._budget:
                 break
             with contextlib.suppress(OSError):
@@ -68,20 +67,17 @@ class Housekeeping(Periodic):
                 f"{self._budget / 1e9:.2f} GB, or take --set teacher_store=topk:16, views:4 or off"
             )
 
-    def _used(self) -> int:
-        files = (path for path in self._folder.rglob("*") if path.is_file())
-        return _total(files) + sum(self._answers().values())
-
-    def _removable(self) -> Iterable[tuple[int, Callable[[], None]]]:
+    def _removable(
+        self, files: dict[str, Found], answers: dict[str, tuple[int, float]]
+    ) -> Iterable[tuple[int, Callable[[], None]]]:
         """What may go, the least needed first: its size, and what removes it."""
         for trial_id in self._unneeded():
-            path = self._ledger.trial_folder(trial_id) / WEIGHTS
-            if path.exists():
-                yield path.stat().st_size, path.unlink
-        answers = self._answers()
-        used = {name: self._used_last(name) for name in answers}
-        for name in sorted((name for name in answers if used[name] < self._begun), key=used.get):
-            yield answers[name], lambda name=name: self._fs.rm(f"{self._store}/{name}", recursive=True)
+            name = f"{self._ledger.folder.name}/{trial_id}/{WEIGHTS}"
+            if name in files:
+                yield files[name].size, partial(self._study.remove, name)
+        for name, (size, used_last) in sorted(answers.items(), key=lambda one: one[1][1]):
+            if used_last < self._begun:
+                yield size, self._store.at(name).remove_all
 
     def _unneeded(self) -> list[str]:
         """The ended trials whose weights nobody needs, the worst first."""
@@ -93,25 +89,20 @@ class Housekeeping(Periodic):
         others = [record for record in ended if record.trial_id not in kept]
         return [one.trial_id for one in sorted(others, key=lambda one: (one.state == COMPLETE, one.scores))]
 
-    def _answers(self) -> dict[str, int]:
-        """The bytes of each key's answers."""
-        sizes: dict[str, int] = {}
-        with contextlib.suppress(FileNotFoundError):
-            for path, entry in self._fs.find(self._store, detail=True).items():
-                name = path.removeprefix(self._store).strip("/").split("/")[0]
-                sizes[name] = sizes.get(name, 0) + int(entry["size"] or 0)
-        return sizes
-
-    def _used_last(self, name: str) -> float:
-        """When a trial began to write a key's answers, or in a local folder to read them, seconds since 1970."""
-        with contextlib.suppress(OSError, NotImplementedError):
-            return self._fs.modified(f"{self._store}/{name}/{ABOUT}").timestamp()
-        return 0.0
+    def _answers(self) -> dict[str, tuple[int, float]]:
+        """By key, the bytes of its answers, and when a trial began to write or to read them, seconds since 1970."""
+        keys: dict[str, dict[str, Found]] = defaultdict(dict)
+        for path, found in self._store.files().items():
+            key, _, name = path.partition("/")
+            keys[key][name] = found
+        return {
+            key: (_total(files.values()), files[ABOUT].when if ABOUT in files else 0.0) for key, files in keys.items()
+        }
 
 
-def _total(files: Iterable[Path]) -> int:
-    total = 0
-    for path in files:
-        with contextlib.suppress(OSError):  # gone meanwhile
-            total += path.stat().st_size
-    return total
+def _url(place: str) -> str:
+    return place if is_url(place) else f"file://{os.path.abspath(place)}"
+
+
+def _total(files: Iterable[Found]) -> int:
+    return sum(found.size for found in files)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
+from search.nodes import other_versions
 from search.placement import bundles, look, why_waiting
 from search.settings import Settings
 from trainables.config import data_fields
@@ -109,6 +110,8 @@ class Lanes:
         self.work: Callable[[], int] = lambda: 1  # the teacher
         self.share: Callable[[], int | None] = lambda: None
         self._elastic = settings.address is not None
+        self._fit: set[str] = set()  # nodes
+        self._unfit: dict[str, str] = {}  # nodes, with what is wrong there
         if self._elastic:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", PLACE_S)
         self._closing = threading.Event()
@@ -208,9 +211,10 @@ class Lanes:
     def _say_why(self) -> None:
         waiting = [lane for lane in self._lanes.values() if lane.state == WAITING]
         if waiting and time.monotonic() - self._looked > LOOK_S:
-            self._looked, why = time.monotonic(), why_waiting(bundles(self._settings), look())
+            why = why_waiting(bundles(self._settings), look(without=self._unfit))
+            self._looked = time.monotonic()
             for lane in waiting:
-                lane.reason = why
+                lane.reason = "; ".join([why, *self._unfit.values()])
 
     def _keep(self, number: int) -> None:
         """One lane's thread: its place, its Ray Train run, and another where that one ended unasked."""
@@ -218,15 +222,17 @@ class Lanes:
         while failures <= RESTARTS and self._is_wanted(number):
             place = None
             try:
-                place = placement_group(bundles(self._settings), name=f"lane-{number}")
+                place = self._ask_for_place(number)
                 while self._is_wanted(number) and not place.wait(1):
                     pass
                 if not self._is_wanted(number):
                     break
                 lane.becomes(STARTING)
+                if self._elastic:
+                    self._check_nodes(place)
                 self._trainer(number, place).fit()
             except Exception as caught:
-                error = f"{type(caught).__name__}: {caught}"
+                error = str(caught) if isinstance(caught, StudyError) else f"{type(caught).__name__}: {caught}"
                 log.exception("lane %d ended", number)
                 if not (self._elastic and NO_PLACE in error):
                     failures = failures + 1 if time.monotonic() - lane.since < QUIT_S else 1
@@ -245,6 +251,24 @@ class Lanes:
 
     def _is_wanted(self, number: int) -> bool:
         return not self._closing.is_set() and number not in self._given_up
+
+    def _ask_for_place(self, number: int) -> PlacementGroup:
+        """Room for all its workers, on nodes that are not known to be unfit."""
+        wanted, others = bundles(self._settings), {"ray.io/node-id": f"!in({','.join(self._unfit)})"}
+        selectors = [others] * len(wanted) if self._unfit else None
+        return placement_group(wanted, name=f"lane-{number}", bundle_label_selector=selectors)
+
+    def _check_nodes(self, place: PlacementGroup) -> None:
+        """Looks at nodes that no lane has been on: in a cluster they come while the study runs.
+
+        Raises:
+            StudyError: what is wrong with one; no lane asks for it again.
+        """
+        new = set(placement_group_table(place)["bundles_to_node_id"].values()) - self._fit
+        if new and (wrong := other_versions(new)):
+            self._unfit |= wrong
+            raise StudyError("; ".join(wrong.values()))
+        self._fit |= new
 
     def _trainer(self, number: int, place: PlacementGroup):
         from search.lane_network import LaneTorchConfig

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from search.cluster import start_ray
@@ -22,11 +22,26 @@ def check_nodes(settings: Settings) -> None:
         InputError: nobody answers, or a node does not see the storage or has other versions.
     """
     start_ray(settings)
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    if problems := [*_looks(alive, settings.storage)]:
+    if problems := [*_looks(_alive(), settings.storage)]:
         raise InputError(problems)
+
+
+def other_versions(node_ids: Iterable[str]) -> dict[str, str]:
+    """Nodes that have not the versions that this process has, as those may that come while a study runs.
+
+    Args:
+        node_ids: whom to ask; one that does not answer has said nothing.
+
+    Returns:
+        By node, what it has otherwise.
+    """
+    wanted, look = set(node_ids), _look()
+    ours, _ = look(PACKAGES)
+    found = {}
+    for node, answer in _ask(look, [node for node in _alive() if node["NodeID"] in wanted], PACKAGES):
+        if not isinstance(answer, Exception) and (lines := differing(_name(node), answer[0], ours)):
+            found[node["NodeID"]] = "; ".join(lines)
+    return found
 
 
 def differing(node: str, theirs: dict[str, str | None], ours: dict[str, str | None]) -> list[str]:
@@ -39,12 +54,39 @@ def differing(node: str, theirs: dict[str, str | None], ours: dict[str, str | No
     ]
 
 
-def _looks(alive: list[dict[str, Any]], storage: str) -> Iterable[str]:
+def _alive() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
+def _ask(look: Callable, nodes: list[dict[str, Any]], *arguments: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Calls a function on nodes; gives each of these with what it returned, or what kept it from that."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(look)
+    asked = {
+        node["NodeID"]: remote.options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(*arguments)
+        for node in nodes
+    }
+    for node in nodes:
+        try:
+            yield node, ray.get(asked[node["NodeID"]], timeout=ANSWER_S)
+        except ray.exceptions.RayError as error:
+            yield node, error
+
+
+def _looks(alive: list[dict[str, Any]], storage: str) -> Iterator[str]:
     """What each node sees otherwise than this process; one that has left meanwhile is none of them."""
     import fsspec
-    import ray
-    from ray.exceptions import GetTimeoutError, RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    from ray.exceptions import GetTimeoutError
 
     url = storage if "://" in storage else os.path.abspath(storage)
     files, folder = fsspec.core.url_to_fs(url)
@@ -56,32 +98,22 @@ def _looks(alive: list[dict[str, Any]], storage: str) -> Iterable[str]:
     except Exception as error:  # each file system has its own
         yield f"storage: {url} cannot be written ({one_line(error)}); give a place that all nodes can write"
         return
-    look = _look()
-    remote = ray.remote(look)
-    asked = {
-        node["NodeID"]: remote.options(
-            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(url, probe, secret, PACKAGES, SEEN_S)
-        for node in alive
-    }
+    look, arguments = _look(), (PACKAGES, url, probe, secret, SEEN_S)
     try:
-        ours, _ = look(url, probe, secret, PACKAGES, SEEN_S)
-        for node in alive:
-            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            try:
-                theirs, problem = ray.get(asked[node["NodeID"]], timeout=ANSWER_S)
-            except GetTimeoutError:
-                yield f"address: node {name} starts no process within {ANSWER_S:.0f} s; look at it, or take it out"
-                continue
-            except RayError as error:
-                if _left(node["NodeID"]):
-                    continue
-                yield f"address: node {name} runs no task ({one_line(error)}); look at it, or take it out"
-                continue
-            yield from differing(name, theirs, ours)
-            if problem:
-                fix = "give a folder that all nodes share (NFS), or s3://…"
-                yield f"storage: node {name} does not see {url} as it is here ({problem}); {fix}"
+        ours, _ = look(*arguments)
+        for node, answer in _ask(look, alive, *arguments):
+            if isinstance(answer, GetTimeoutError):
+                yield f"address: node {_name(node)} starts no process in {ANSWER_S:.0f} s; look at it, or take it out"
+            elif isinstance(answer, Exception):
+                if node["NodeID"] in {one["NodeID"] for one in _alive()}:
+                    said = one_line(answer)
+                    yield f"address: node {_name(node)} runs no task ({said}); look at it, or take it out"
+            else:
+                theirs, problem = answer
+                yield from differing(_name(node), theirs, ours)
+                if problem:
+                    fix = "give a folder that all nodes share (NFS), or s3://…"
+                    yield f"storage: node {_name(node)} does not see {url} as it is here ({problem}); {fix}"
     finally:
         with contextlib.suppress(OSError):
             files.rm(probe)
@@ -89,20 +121,14 @@ def _looks(alive: list[dict[str, Any]], storage: str) -> Iterable[str]:
                 files.rmdir(folder)
 
 
-def _left(node_id: str) -> bool:
-    import ray
-
-    return not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == node_id)
-
-
-def _look():
+def _look() -> Callable:
     """What a node does, as a function that needs none of our code there: an inner one is sent by value.
 
     It returns the versions there, of builds (`+cpu`, `+cu130`) only what they are built of, and what is wrong with the
-    storage.
+    storage, where that is to be looked at.
     """
 
-    def look(url: str, probe: str, secret: str, packages: tuple[str, ...], limit: float):
+    def look(packages: tuple[str, ...], url: str = "", probe: str = "", secret: str = "", limit: float = 0.0):
         import os
         import sys
         import time
@@ -114,6 +140,8 @@ def _look():
                 found[name] = metadata.version(name).partition("+")[0]
             except metadata.PackageNotFoundError:
                 found[name] = None
+        if not url:
+            return found, None
         try:
             import fsspec
 

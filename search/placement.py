@@ -1,7 +1,7 @@
 """Where a lane may run in a Ray cluster, and why it does not yet: what the nodes have, and what the autoscaler says."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +41,11 @@ def bundles(settings: Settings) -> list[Resources]:
     return [dict(one) for _ in range(settings.workers_per_trial)]
 
 
-def look() -> ClusterNow:
+def look(without: Container[str] = ()) -> ClusterNow:
     """Asks the cluster that this process has joined.
+
+    Args:
+        without: nodes, by their ids, that are as good as not there.
 
     Source: Ray's autoscaler state, as `ray status` reads it (ray.autoscaler.v2.sdk, without its parser, which leaves
     out what is infeasible).
@@ -54,7 +57,9 @@ def look() -> ClusterNow:
     address = ray.get_runtime_context().gcs_address
     reply = GetClusterStatusReply.FromString(GcsClient(address).get_cluster_status(timeout_s=10))
     scaling, now = reply.autoscaling_state, reply.cluster_resource_state
-    live = [node for node in now.node_states if node.status not in (DEAD, DRAINING)]
+    live = [
+        node for node in now.node_states if node.status not in (DEAD, DRAINING) and node.node_id.hex() not in without
+    ]
     if not scaling.autoscaler_state_version and (older := _older_autoscaler()):
         starting, failed = older
         return ClusterNow([dict(node.total_resources) for node in live], _free(live), True, starting, failed)

@@ -11,6 +11,7 @@ from search.brokering import start_broker
 from search.cluster_watch import ClusterWatch
 from search.lanes import Lanes
 from search.ledger import Ledger
+from search.paths import is_url
 from search.preflight import Plan
 from search.sharing import Sharing
 from search.stored import store_url
@@ -46,13 +47,14 @@ def served(
             beside.enter_context(Waiting(lanes, view, tracker))
             beside.enter_context(Watchdog(broker, ledger, settings, view.note))
             if settings.address and not plan.curves:
-                beside.enter_context(Sharing(lanes, settings))
+                beside.enter_context(Sharing(lanes, settings, folder))
             if settings.disk_budget and not plan.curves:
                 from search.housekeeping import Housekeeping  # it brings NumPy and fsspec
 
-                store = store_url(settings, folder.parent)
+                url, store = settings.storage.rstrip("/"), store_url(settings, folder.parent)
+                place = f"{url}/{folder.name}" if is_url(url) else str(folder)
                 budget, finalists = settings.disk_budget, settings.finalists
-                beside.enter_context(Housekeeping(folder, ledger, store, budget, finalists, view.note))
+                beside.enter_context(Housekeeping(place, store, ledger, budget, finalists, view.note))
             yield broker, lanes
     finally:
         if not isinstance(sys.exception(), KeyboardInterrupt):  # at once: Ray's processes end with this one

@@ -293,11 +293,6 @@ def _check_recipe(recipe: dict[str, Any], name: str, problems: list[str]) -> Non
 
 
 def _check_together(settings: Settings, problems: list[str]) -> None:
-    if settings.disk_budget and "://" in settings.storage.removeprefix("file://"):
-        problems.append(
-            f"disk_budget: it is for a folder, and storage is {settings.storage}; leave it out, a bucket has rules of "
-            "its own for what is old"
-        )
     for name in sorted(set(settings.pinned) & set(settings.search)):
         problems.append(f"search.{name}: {name} is set to one value as well; give one of the two")
     if settings.train_with_holdout:

@@ -8,6 +8,7 @@ after another (max-min fairness). A study that has more than its share lets lane
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from search.periodic import Periodic
 from search.placement import Resources, bundles, look
@@ -24,6 +25,7 @@ class Share:
     """What a study has told.
 
     Attributes:
+        study: its folder, as two people's studies may have one name.
         lane: what one lane takes, all its workers together.
         wanted, held: lanes.
         waits_s: for how long the first of those that are wanted and not held has waited.
@@ -98,16 +100,17 @@ class Sharing(Periodic):
 
     Args:
         lanes: the study's; their `share` is set.
-        settings: its name, priority and the size of a lane.
+        settings: its priority and the size of a lane.
+        folder: the study's.
     """
 
-    def __init__(self, lanes, settings: Settings):
+    def __init__(self, lanes, settings: Settings, folder: Path):
         import ray
 
         super().__init__(TELLS_EVERY_S)
         options = {"name": NAME, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
         self._shares = ray.remote(Shares).options(**options, num_cpus=0, max_restarts=-1).remote()
-        self._lanes, self._settings = lanes, settings
+        self._lanes, self._priority, self._study = lanes, settings.priority, str(folder)
         self._share: int | None = None
         lanes.share = lambda: self._share
         self._lane = total(bundles(settings))
@@ -116,7 +119,7 @@ class Sharing(Periodic):
         import ray
 
         wanted, held, waits_s = self._lanes.demand()
-        share = Share(self._settings.name, self._settings.priority, self._lane, wanted, held, waits_s)
+        share = Share(self._study, self._priority, self._lane, wanted, held, waits_s)
         try:
             self._share = ray.get(self._shares.tell.remote(share))
         except Exception:
@@ -124,7 +127,7 @@ class Sharing(Periodic):
             raise
 
     def _last(self) -> None:
-        self._shares.leave.remote(self._settings.name)
+        self._shares.leave.remote(self._study)
 
 
 def total(parts: Iterable[Resources]) -> Resources:

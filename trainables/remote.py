@@ -185,8 +185,8 @@ class Remote:
 
     def remove_all(self) -> None:
         """Removes the folder."""
-        for name in self.files():
-            self.remove(name)
+        with contextlib.suppress(FileNotFoundError):
+            self._call("rm", self._path, recursive=True)
 
     def _put(self, path: str, put: Callable[[str], Any]) -> None:
         self._make_room(path)

@@ -1,11 +1,17 @@
 """What goes when a study uses more of the disk than it may, and what stays."""
 
 import os
+import time
+from pathlib import Path
 
 import pytest
 
+from search import housekeeping
 from search.housekeeping import WEIGHTS, Housekeeping
 from search.ledger import COMPLETE, PRUNED, Ledger, TrialRecord
+from tests.search.conftest import store  # noqa: F401 - a fixture
+from tests.search.studies import wait_for
+from trainables.remote import Remote
 from trainables.teacher_store.parts import ABOUT
 
 KB = 1000
@@ -39,7 +45,7 @@ def write_answers(folder, name, age=0.0):
 
 def tidied(ledger, folder, budget):
     told = []
-    keeper = Housekeeping(folder / "s", ledger, str(folder / "store"), budget, 1, told.append)
+    keeper = Housekeeping(str(folder / "s"), str(folder / "store"), ledger, budget, 1, told.append)
     write_answers(folder, "own")
     keeper.tidy()
     keeper.tidy()
@@ -63,3 +69,29 @@ def test_what_is_needed_least_goes_first_and_no_more_than_must(study, tmp_path, 
     found = tidied(study, tmp_path, budget)
     assert found[:2] == (weights, answers)
     assert bool(found[2]) == warned and len(found[2]) <= 1
+
+
+def test_in_a_bucket_as_well(study, tmp_path, store, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(housekeeping, "CLOCKS_S", 0.0)
+    bucket = Remote(store.url)
+
+    def upload(folder):
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            bucket.push(path, str(path.relative_to(tmp_path)))
+
+    def next_second(now):  # a bucket's files have no finer time
+        wait_for(lambda: int(time.time()) > int(now), "the next second")
+
+    upload(tmp_path / "s")
+    upload(tmp_path / "store")
+    next_second(time.time())
+    told = []
+    keeper = Housekeeping(f"{store.url}/s", f"{store.url}/store", study, 20 * KB, 1, told.append)
+    next_second(time.time())
+    write_answers(tmp_path, "own")
+    upload(tmp_path / "store" / "own")
+    keeper.tidy()
+    kept = [Path(name) for name in bucket.files()]
+    assert {path.parts[1] for path in kept if path.parts[0] == "store"} == {"own"}
+    assert sorted(path.parts[2] for path in kept if path.name == WEIGHTS) == ["0", "4"]
+    assert len([path for path in kept if path.name == "checkpoint.pt"]) == 5 and len(told) == 1

@@ -1,7 +1,6 @@
 """What is looked at on the nodes of a cluster that a study joins."""
 
 import subprocess
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from search.nodes import differing
 from tests.ports import free_ports
 from tests.search import studies
 from tests.search.cluster import heads
+from tests.search.cluster.networks import mounted, other_timm
 
 
 def test_versions_that_differ_name_node_package_and_both():
@@ -23,13 +23,10 @@ def test_versions_that_differ_name_node_package_and_both():
 
 @pytest.mark.long
 def test_a_node_that_lacks_the_storage_or_has_other_versions(tmp_path, monkeypatch):
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount anything for one process")
-    other = tmp_path / "METADATA"
-    other.write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.4.12\n")
-    timm = metadata.distribution("timm").locate_file(f"timm-{metadata.version('timm')}.dist-info/METADATA")
     shared = tmp_path / "shared"
     shared.mkdir()
+    # A node of this machine with an empty folder where the others have the storage, and with another timm.
+    hidden = mounted(f"mount -t tmpfs none {shared}", other_timm(tmp_path))
     with heads.head(tmp_path) as cluster:
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token))
         monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
@@ -38,9 +35,6 @@ def test_a_node_that_lacks_the_storage_or_has_other_versions(tmp_path, monkeypat
         ran = studies.run(*study, "--name", "whole", cwd=tmp_path)
         assert ran.code == 0, ran.err
         assert not [path.name for path in shared.iterdir() if path.name.startswith(".seen")]
-        # A node of this machine with an empty folder where the others have the storage, and with another timm.
-        mounts = f"mount -t tmpfs none {shared} && mount --bind {other} {timm}"
-        hidden = ("unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh")
         node = [f"--address={cluster.address}", "--num-cpus=1", *_own_ports()]
         with heads.started(node, tmp_path, "node", hidden) as process:
             studies.wait_for(lambda: _nodes(cluster, tmp_path) == 2 or process.poll() is not None, "the node")

@@ -276,11 +276,9 @@ def test_trials_that_cannot_be_packed_are_refused(sets, problem):
     assert any(problem in line for line in problems(*sets))
 
 
-def test_a_disk_budget_has_a_unit_and_is_for_a_folder():
+def test_a_disk_budget_has_a_unit():
     assert resolved("disk_budget=50GB").disk_budget == 50 * 10**9
     assert resolved("disk_budget=1.5GiB").disk_budget == 3 * 2**29
     assert resolved("disk_budget=null").disk_budget is None
     (line,) = problems("disk_budget=lots")
     assert line.startswith("disk_budget: 'lots'")
-    (line,) = problems("disk_budget=50GB", flags={"storage": "s3://bucket/ofakd"})
-    assert line.startswith("disk_budget: it is for a folder, and storage is s3://bucket/ofakd")

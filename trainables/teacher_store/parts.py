@@ -57,7 +57,8 @@ class Parts:
 
     def __init__(self, root: str, name: str, about: dict[str, Any]):
         fs, path = file_system(root)
-        self.root, self.folder, self._about = root, f"{path.rstrip('/')}/{name}", about
+        self.root, self.folder = root, f"{path.rstrip('/')}/{name}"
+        self._told = json.dumps(about, indent=1, default=str).encode()
         self._local = isinstance(fs, LocalFileSystem)
         self._remote = None if self._local else Remote(f"{root.rstrip('/')}/{name}")
         self._used = False
@@ -103,24 +104,27 @@ class Parts:
         """
         payload = np.ascontiguousarray(records).view(np.uint8).ravel()
         header = HEADER.pack(MAGIC, VERSION, zlib.crc32(payload), len(payload), *figures).ljust(OFFSET, b"\0")
-        told = json.dumps(self._about, indent=1, default=str).encode()
         if self._local:
             place, about = f"{self.folder}/{file}", f"{self.folder}/{ABOUT}"
             os.makedirs(self.folder, exist_ok=True)
             if not os.path.exists(about):
-                _replace(about, lambda out: out.write(told))
+                _replace(about, lambda out: out.write(self._told))
             _replace(place, lambda out: (out.write(header), out.write(payload)))
         else:
             if self._remote.read(ABOUT) is None:
-                self._remote.write(ABOUT, told)
+                self._remote.write(ABOUT, self._told)
             self._remote.write(file, header + payload.tobytes())
 
     def _note_use(self) -> None:
         """Says once that somebody reads this key: what nobody has used for long is what goes when the disk is full."""
-        if self._local and not self._used:
-            self._used = True
-            with contextlib.suppress(OSError):
+        if self._used:
+            return
+        self._used = True
+        with contextlib.suppress(Exception):  # each store's client has its own, and some only may be read
+            if self._local:
                 os.utime(f"{self.folder}/{ABOUT}")
+            else:
+                self._remote.write(ABOUT, self._told)
 
 
 def file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:

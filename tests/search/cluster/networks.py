@@ -1,10 +1,11 @@
-"""Machines that do not share an address or a disk, of network and mount namespaces on this one."""
+"""Machines that do not share an address, a disk or a package, of network and mount namespaces on this one."""
 
 import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,21 @@ def machines(count: int, disk: Path) -> Iterator[list[Machine]]:
         for number in range(len(made) - 1):
             _ip("netns", "del", f"{mark}-{number}")
         subprocess.run(["ip", "link", "del", mark], check=False)
+
+
+def mounted(*mounts: str) -> tuple[str, ...]:
+    """What runs a command that alone sees such mounts."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount anything for one process")
+    return "unshare", "--mount", "sh", "-c", f'{" && ".join(mounts)} && exec "$@"', "sh"
+
+
+def other_timm(folder: Path) -> str:
+    """A mount that makes the installed timm one of another version."""
+    other = folder / "METADATA"
+    other.write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.4.12\n")
+    timm = metadata.distribution("timm").locate_file(f"timm-{metadata.version('timm')}.dist-info/METADATA")
+    return f"mount --bind {other} {timm}"
 
 
 def _ip(*words: str) -> None:

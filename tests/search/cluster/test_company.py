@@ -1,0 +1,70 @@
+"""Studies that last, on clusters where others come: another study, and a node that is not as the rest."""
+
+import signal
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.search import studies
+from tests.search.cluster.clusters import cluster
+from tests.search.cluster.disturbed import assert_whole, records, write_space
+from tests.search.cluster.networks import Machine, mounted, other_timm
+
+pytestmark = pytest.mark.long
+
+
+def lanes_up(folder) -> list[float]:
+    """How many lanes the study in that folder has had, one after another."""
+    store = f"sqlite:///{folder}/runs/mlflow.db"
+    client = MlflowClient(store)
+    (parent,) = client.search_runs([client.get_experiment_by_name("s").experiment_id], "tags.role = 'study'")
+    found = sorted(client.get_metric_history(parent.info.run_id, "lanes/up"), key=lambda point: point.timestamp)
+    return [point.value for point in found]
+
+
+def start(made, folder, **size) -> studies.Followed:
+    """Starts a study that wants two lanes."""
+    words = ("--space", write_space(folder, **size), "--name", "s", "--concurrency", "2")
+    return studies.Followed(studies.start(*words, "--address", made.address, cwd=folder))
+
+
+def stop(study, folder) -> None:
+    """Stops one that would not end; all it had begun is to go on, and has nothing twice."""
+    study.process.send_signal(signal.SIGINT)
+    assert study.end().code == 130
+    for record in records(folder).values():
+        assert [entry["epoch"] for entry in record["history"]] == list(range(1, len(record["history"]) + 1))
+        assert record["state"] == "running" and not record["reason"], "what was let go and taken again is no failure"
+
+
+def test_a_study_lets_a_lane_go_to_another_one_and_has_it_back_after_it(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    with cluster(tmp_path / "ray") as made:
+        made.add_nodes(2, cpus=1)
+        endless = start(made, first, epochs=5000)
+        studies.wait_for(lambda: len([one for one in records(first).values() if one["history"]]) == 2, "two lanes")
+        ran = start(made, second).end()
+        assert ran.code == 0, ran.err + ran.out
+        assert endless.process.poll() is None, endless.out
+        assert max(lanes_up(second)) == 1, "the other one keeps its share"
+        studies.wait_for(lambda: 1 in lanes_up(first) and lanes_up(first)[-1] == 2, "the second lane's return")
+        stop(endless, first)
+        assert made.studies_left() == []
+    assert_whole(second)
+
+
+def test_a_node_that_joins_with_other_packages_gets_no_lane_and_is_named(tmp_path):
+    strange = Machine("127.0.0.1", mounted(other_timm(tmp_path)))
+    with cluster(tmp_path / "ray") as made:
+        made.add_nodes(1, cpus=1)
+        endless = start(made, tmp_path, epochs=5000)
+        studies.wait_for(lambda: records(tmp_path).get("scratch", {}).get("history"), "an epoch")
+        made.add_node(1, strange)
+        studies.wait_for(lambda: "has timm 0.4.12, this study's driver" in endless.out, "its name")
+        assert len(made.node_ids()) == 2 and max(lanes_up(tmp_path)) == 1
+        made.add_node(1)
+        studies.wait_for(lambda: lanes_up(tmp_path)[-1] == 2, "a second lane, on a node that is as the first")
+        stop(endless, tmp_path)
+        assert made.studies_left() == []
