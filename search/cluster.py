@@ -108,5 +108,5 @@ def _somebody_listens(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise InputError(
-            f"--address: nobody answers at {address} ({error.strerror}); is `ray start` running there?"
+            f"--address: nobody answers at {address} ({error.strerror or error}); is `ray start` running there?"
         ) from error

@@ -1,5 +1,6 @@
 """Studies that are jobs of a Ray cluster: reaching its job API, and what it knows of each of them."""
 
+import http.client
 import json
 import logging
 import os
@@ -120,13 +121,16 @@ def connect(address: str):
 def _ask(address: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(urllib.request.Request(address + path, headers=headers), timeout=REACH_S) as answer:
-            return json.load(answer)
+            found = json.load(answer)
+        if not isinstance(found, dict):
+            raise ValueError("not what a dashboard says")
+        return found
     except urllib.error.HTTPError as error:
         problem = {401: f"asks for a token; put it in {TOKEN}", 403: f"refuses the token; correct it in {TOKEN}"}.get(
             error.code, f"answers {error.code} at {path}; is it the dashboard of a Ray cluster?"
         )
         raise InputError(f"--address: {address} {problem}") from error
-    except ValueError as error:
+    except (ValueError, http.client.HTTPException) as error:  # another kind of server
         raise InputError(f"--address: {address} is no dashboard of a Ray cluster; give http://HEAD:8265") from error
     except OSError as error:
         reason = getattr(error, "reason", error)

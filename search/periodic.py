@@ -3,6 +3,7 @@
 import logging
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class Periodic(ABC):
     def __exit__(self, *error):
         self._over.set()
         self._thread.join()
-        self._last()
+        self._try(self._last)
 
     @abstractmethod
     def _look(self) -> None:
@@ -36,7 +37,10 @@ class Periodic(ABC):
 
     def _watch(self) -> None:
         while not self._over.wait(self._every_s):
-            try:
-                self._look()
-            except Exception:
-                log.exception("%s", self._thread.name)
+            self._try(self._look)
+
+    def _try(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except Exception:
+            log.exception("%s", self._thread.name)

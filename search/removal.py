@@ -34,28 +34,46 @@ def remove(folder: Path, tracking_uri: str | None) -> list[str]:
 
 
 def _from_mlflow(uri: str, study: str, run: StudyRun | None) -> list[str]:
-    """MLflow's own deletion: of the experiment, which can be restored there, and of the registered model, for good."""
+    """MLflow's own deletion: of the experiment, which can be restored there, and of its models' versions, for good.
+
+    What is another study's, or a person's, under the same name is left.
+    """
+    if run is None:  # it ended before MLflow knew of it
+        return []
     check_tracking(uri)
-    done, client = [], connect(uri)
+    client = connect(uri)
     from mlflow.exceptions import MlflowException
 
     try:
         experiment = client.get_experiment_by_name(study)
-        if experiment and run and experiment.tags.get("study_id", run.study_id) != run.study_id:
+        if experiment is None or experiment.lifecycle_stage != "active":
+            return []
+        if experiment.tags.get("study_id") != run.study_id:
             return [f"left: MLflow at {shown(uri)} has another study's experiment of the name '{study}'"]
-        if experiment and experiment.lifecycle_stage == "active":
-            # Under a name of its own: MLflow keeps a deleted experiment's name from new ones.
-            client.rename_experiment(experiment.experiment_id, f"{study}-removed-{time.strftime('%Y%m%d-%H%M%S')}")
-            client.delete_experiment(experiment.experiment_id)
-            restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            done.append(f"deleted: its experiment in MLflow at {shown(uri)} (it comes back by: {restore})")
-        if client.search_registered_models(f"name = '{study}'"):
-            versions = len(client.search_model_versions(f"name = '{study}'"))
-            client.delete_registered_model(study)
-            done.append(f"deleted: the registered model '{study}' with {versions} version(s)")
+        done = _models(client, study, experiment.experiment_id)  # first: their runs are found no more afterwards
+        # Under a name of its own: MLflow keeps a deleted experiment's name from new ones.
+        client.rename_experiment(experiment.experiment_id, f"{study}-removed-{time.strftime('%Y%m%d-%H%M%S')}")
+        client.delete_experiment(experiment.experiment_id)
+        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        return [f"deleted: its experiment in MLflow at {shown(uri)} (it comes back by: {restore})", *done]
     except MlflowException as error:
         raise refused(uri, error) from error
-    return done
+
+
+def _models(client, study: str, experiment: str) -> list[str]:
+    """Deletes what an experiment's runs have registered under a study's name, and the name where nothing is left."""
+    versions = client.search_model_versions(f"name = '{study}'")
+    if not versions:
+        return []
+    runs = {run.info.run_id for run in client.search_runs([experiment], "tags.role = 'study'")}
+    own = [version for version in versions if version.run_id in runs]
+    if len(own) == len(versions):
+        client.delete_registered_model(study)
+        return [f"deleted: the registered model '{study}' with {len(own)} version(s)"]
+    for version in own:
+        client.delete_model_version(study, version.version)
+    others = len(versions) - len(own)
+    return [f"deleted: {len(own)} version(s) of the registered model '{study}'; {others} of others are left"]
 
 
 def confirm(question: str, yes: bool) -> bool:

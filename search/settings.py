@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ByteSize, Field, TypeAdapter, ValidationEr
 from search.contradictions import budget_problems
 from search.objective import parse_objectives
 from search.study import SCALES, Study
-from search.tracking.credentials import is_webhook
+from search.tracking.credentials import check_storage, is_webhook
 from search.values import Part, parse_sets
 from trainables.config import (
     DataFields,
@@ -292,7 +292,19 @@ def _check_recipe(recipe: dict[str, Any], name: str, problems: list[str]) -> Non
         problems += [f"{name}.{line}" for line in describe(error, set(Recipe.model_fields))]
 
 
+def check_urls(settings: Settings) -> list[str]:
+    """What is wrong with the URLs of object stores among the settings: secrets, which would be kept with them."""
+    problems = []
+    for field in ("storage", "teacher_store_at"):
+        try:
+            check_storage(getattr(settings, field, None) or "", field)
+        except InputError as error:
+            problems += error.problems
+    return problems
+
+
 def _check_together(settings: Settings, problems: list[str]) -> None:
+    problems += check_urls(settings)
     for name in sorted(set(settings.pinned) & set(settings.search)):
         problems.append(f"search.{name}: {name} is set to one value as well; give one of the two")
     if settings.train_with_holdout:

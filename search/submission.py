@@ -17,7 +17,7 @@ from search import cluster_jobs
 from search.cluster_jobs import GOING, STOP_WAIT_S, STUDY, SUBMITTED, StudyJob
 from search.job_package import package
 from search.resume import typed
-from search.settings import Settings, resolve
+from search.settings import Settings, check_urls, resolve
 from search.space_file import load_space
 from search.tracking.credentials import FROM_ENVIRONMENT, NOTIFY_URL, TYPED, shown
 from search.values import parse_sets
@@ -173,7 +173,7 @@ def check_places(settings: Settings, sets: list[str]) -> None:
     Raises:
         InputError: one line each.
     """
-    problems = []
+    problems = check_urls(settings)
     fix = "give an absolute path that all nodes of the cluster have, or a URL"
     if "://" not in settings.storage and not Path(settings.storage).is_absolute():
         problems.append(f"storage: '{settings.storage}' is a folder of this machine; {fix}: --storage /shared/runs")

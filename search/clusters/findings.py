@@ -5,11 +5,12 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 RAY_IMAGE = re.compile(r"(?:^|/)rayproject/ray(?:-ml|-llm)?:(?P<tag>[\w.-]+)")
+MODE = r"\bRAY_AUTH_MODE=['\"]?(\w*)"
 TOKEN_GIVEN = re.compile(r"\bRAY_AUTH_TOKEN=['\"]?[^\s'\"$;]")  # the secret itself, not a variable's name
 
 
@@ -138,12 +139,30 @@ def ray_version() -> str:
     return pinned[1] if pinned else importlib.metadata.version("ray")
 
 
-def ray_start(command: str) -> dict[str, str] | None:
-    """The options of the `ray start` in a shell command, None where there is none; flags have the value ''."""
-    found = re.search(r"\bray start\b([^;&|\n]*)", command)
-    if not found:
-        return None
-    options, words = {}, shlex.split(found[1])
+class Start(NamedTuple):
+    """One `ray start` of a shell command: its options, flags with the value '', and the RAY_AUTH_MODE that it has."""
+
+    options: dict[str, str]
+    auth_mode: str | None
+
+
+def ray_starts(command: str) -> list[Start]:
+    """All of a shell command, also of one in a shell's quotes."""
+    found = []
+    for start in re.finditer(r"\bray start\b([^;&|\n]*)", command):
+        before = command[: start.start()]
+        ahead = re.split(r"[;&|\n]", before)[-1]  # what is set there is set for this one
+        modes = re.findall(MODE, ahead) or re.findall(rf"\bexport\b[^;&|\n]*{MODE}", before)
+        found.append(Start(_options(start[1]), modes[-1] if modes else None))
+    return found
+
+
+def _options(text: str) -> dict[str, str]:
+    options = {}
+    try:
+        words = shlex.split(text)
+    except ValueError:  # the end of a quotation that began before
+        words = re.sub(r"['\"]", " ", text).split()
     for number, word in enumerate(words):
         if word.startswith("--"):
             name, equals, value = word.partition("=")

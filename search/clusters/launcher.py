@@ -19,7 +19,7 @@ from search.clusters.findings import (
     check_kinds,
     check_secret,
     check_storage,
-    ray_start,
+    ray_starts,
 )
 
 COMMANDS = (
@@ -150,12 +150,11 @@ def _check_starts(findings: Findings, config: dict[str, Any], full: dict[str, An
             "brings no token to the nodes; add ~/.ray/auth_token: ~/.ray/auth_token",
         )
     for field in ("head_start_ray_commands", "worker_start_ray_commands"):
-        starts = [(place, command, ray_start(command)) for place, command in _places(config, full, field)]
-        starts = [start for start in starts if start[2] is not None]
+        starts = [(place, start) for place, command in _places(config, full, field) for start in ray_starts(command)]
         if not starts:
             findings.problem(field, "has no `ray start`, so Ray would not run there; add it")
-        for place, command, options in starts:
-            if not re.search(r"\bRAY_AUTH_MODE=['\"]?token\b.*ray start", command, re.S):
+        for place, (options, auth_mode) in starts:
+            if auth_mode != "token":
                 findings.problem(
                     place, "starts Ray without asking for the token; begin it with export RAY_AUTH_MODE=token;"
                 )

@@ -72,8 +72,11 @@ def set_aside(uri: str) -> str:
     return f"{uri.partition('://')[0]}://{netloc}{tail}"
 
 
-def check_storage(url: str) -> None:
+def check_storage(url: str, field: str = "storage") -> None:
     """Refuses a secret in the URL of an object store: its client finds what it needs in the environment.
+
+    Args:
+        field: the setting that has it, for the error message.
 
     Raises:
         InputError: there is one.
@@ -82,7 +85,7 @@ def check_storage(url: str) -> None:
     named = [name for name, _ in parse_qsl(parts.query) if re.fullmatch(NAMES_SECRET, name, re.I)]
     if parts.password is not None or named or "@" in parts.path:
         fix = "credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
-        raise InputError(f"storage: {shown(url)} has a secret in it; {fix}")
+        raise InputError(f"{field}: {shown(url)} has a secret in it; {fix}")
 
 
 def _take(found: dict[str, str]) -> None:

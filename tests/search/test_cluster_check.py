@@ -119,6 +119,21 @@ LAUNCHER = {
         {"worker_start_ray_commands.1": swapped("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled")},
         f"worker_start_ray_commands[1]: {NO_TOKEN}",
     ),
+    "a second start that asks for no token": (
+        {"head_start_ray_commands.1": lambda before: f"{before}\nRAY_AUTH_MODE=disabled ray start --address=other"},
+        f"head_start_ray_commands[1]: {NO_TOKEN}",
+    ),
+    "a token for another command": (
+        {"worker_start_ray_commands.1": swapped("RAY_AUTH_MODE=token;", "; RAY_AUTH_MODE=token ray status;")},
+        f"worker_start_ray_commands[1]: {NO_TOKEN}",
+    ),
+    "a public dashboard in quotes": (
+        {
+            "head_start_ray_commands.1": "bash -lc 'export RAY_AUTH_MODE=token; ray start --head "
+            "--autoscaling-config=~/ray_bootstrap_config.yaml --dashboard-host=0.0.0.0'"
+        },
+        f"head_start_ray_commands[1]: {OPEN_DASHBOARD}",
+    ),
     "a token that is not brought": (
         {"file_mounts": lambda before: {path: at for path, at in before.items() if "auth_token" not in path}},
         "file_mounts: brings no token to the nodes; add ~/.ray/auth_token: ~/.ray/auth_token",
