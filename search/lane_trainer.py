@@ -7,14 +7,17 @@ offers that: `worker_group_cls` and the methods below are Ray Train's own, and R
 """
 
 import os
+from collections import defaultdict
 
 import ray
 from ray.runtime_context import get_runtime_context
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.callbacks.preemption_callback import PreemptionCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.preemption import PreemptionWatcher
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 from ray.util.placement_group import PlacementGroup
@@ -34,8 +37,30 @@ class _InItsPlace(WorkerGroup):
         return _Kept(PlacementGroup(identity))
 
 
+class _WatchedFromHere(PreemptionCallback):
+    """Ray's, but for where the watcher runs: at random it would hold a node that has nothing else to do."""
+
+    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+        self._stop_watcher()
+        workers = {one.distributed_context.world_rank: one for one in worker_group.get_workers()}
+        ranks: dict[str, list[int]] = defaultdict(list)
+        for rank, worker in workers.items():
+            ranks[worker.metadata.node_id].append(rank)
+        watcher = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=_here())(PreemptionWatcher)
+        self._watcher = watcher.remote(
+            node_to_ranks=dict(ranks),
+            poll_interval_s=self._poll_interval_s,
+            worker_actors_by_rank={rank: worker.actor for rank, worker in workers.items()},
+        )
+
+
 class _Controller(TrainController):
     worker_group_cls = _InItsPlace
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        callbacks = self._worker_group_callbacks_to_propagate
+        callbacks[:] = [_WatchedFromHere() if type(one) is PreemptionCallback else one for one in callbacks]
 
 
 # Each is a process more for every lane, and seconds more at its end: for Ray Data, which lanes do not use; and for the
@@ -60,9 +85,12 @@ class LaneTrainer(TorchTrainer):
         return [one for one in super()._create_default_callbacks() if not isinstance(one, UNUSED)]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs):
-        here = NodeAffinitySchedulingStrategy(get_runtime_context().get_node_id(), soft=False)
         variables = {**get_env_vars_to_propagate(), PLACE: self._place.id.hex()}
-        actor = ray.remote(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": variables})(_Controller)
+        actor = ray.remote(num_cpus=0, scheduling_strategy=_here(), runtime_env={"env_vars": variables})(_Controller)
         controller = actor.remote(**controller_init_kwargs)
         ray.get(controller.run.remote())
         return ray.get(controller.get_result.remote())
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(get_runtime_context().get_node_id(), soft=False)

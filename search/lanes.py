@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from search.nodes import other_versions
+from search.nodes import unfit
 from search.placement import bundles, look, why_waiting
 from search.settings import Settings
 from trainables.config import data_fields
@@ -120,7 +120,8 @@ class Lanes:
         self._threads: dict[int, threading.Thread] = {}
         self._given_up: set[int] = set()  # lanes that wait, or come up, and are not wanted any more
         self._too_many_since: float | None = None
-        self._looked, self._why = 0.0, ""
+        self._looked, self._stood = 0.0, False
+        self._limited: tuple[float, int] | None = None  # since when the share is less than there is work for
         self._keeper = threading.Thread(target=self._keep_count, name="lanes", daemon=True)
 
     def start(self) -> None:
@@ -129,8 +130,9 @@ class Lanes:
         self._keeper.start()
 
     def all_lost(self) -> str | None:
-        """Why no lane is left, None while one is."""
-        return "; ".join(self._lost.values()) if len(self._lost) == self._settings.lanes else None
+        """Why no lane is left, None while one is. Where none has ever stood, two that were lost stand for all."""
+        enough = self._settings.lanes if self._stood else min(self._settings.lanes, 2)
+        return "; ".join(self._lost.values()) if len(self._lost) >= enough else None
 
     def room(self) -> int:
         """For how many trials there is a lane, or one that is coming up."""
@@ -146,8 +148,14 @@ class Lanes:
         return needed, len(here) - len(waits), max(waits, default=0.0)
 
     def standing(self) -> list[Lane]:
-        """All lanes that are wanted now, as they stand."""
-        return list(self._lanes.values())
+        """All lanes that there is work for now, as they stand; those above the study's share wait."""
+        above = []
+        if self._limited:
+            since, share = self._limited
+            needed, *_ = self.demand()
+            reason = f"the study's share of the cluster, beside other studies, is {share}"
+            above = [Lane(-1, WAITING, since, reason) for _ in range(needed - len(self._lanes))]
+        return [*self._lanes.values(), *above]
 
     def close(self) -> bool:
         """Waits for the lanes to quit (the broker was closed before); False where some did not in time."""
@@ -159,7 +167,9 @@ class Lanes:
 
     def _keep_count(self) -> None:
         """The keeper's thread: as many lanes as are wanted, no more and no less."""
-        while not self._closing.wait(TURN_S if self._lanes else 0):
+        turn = 0
+        while not self._closing.wait(TURN_S if turn else 0):
+            turn += 1
             try:
                 self._note_who_stands()
                 self._adjust(self._wanted())
@@ -174,9 +184,16 @@ class Lanes:
             return most if 0 in self._lost or (first and first.state == UP) else 1
         needed, *_ = self.demand()
         share = self.share()
-        return max(0, needed if share is None else min(needed, share))
+        if share is None or share >= needed:
+            self._limited = None
+            return needed
+        since = self._limited[0] if self._limited else time.monotonic()
+        self._limited = since, share
+        return share
 
     def _adjust(self, wanted: int) -> None:
+        for number in list(self._given_up):
+            self._tell_to_leave(number)  # again: a broker that came back may have forgotten
         here = [lane for lane in self._lanes.values() if lane.number not in self._given_up]
         if len(here) <= wanted or not self._elastic:
             self._too_many_since = None
@@ -199,14 +216,18 @@ class Lanes:
         here = sorted(here, key=lambda lane: (order[lane.state], lane.number in at_work, -lane.number))
         for lane in here[:count]:
             self._given_up.add(lane.number)
-            if lane.state != WAITING:
-                ray.get(self._broker.leave.remote(lane.number))
+            self._tell_to_leave(lane.number)
+
+    def _tell_to_leave(self, number: int) -> None:
+        if (lane := self._lanes.get(number)) and lane.state != WAITING:
+            ray.get(self._broker.leave.remote(number))
 
     def _note_who_stands(self) -> None:
         asked = ray.get(self._broker.lanes.remote())
         for lane in list(self._lanes.values()):
             if lane.state == STARTING and lane.number in asked:
                 lane.becomes(UP)
+                self._stood = True
 
     def _say_why(self) -> None:
         waiting = [lane for lane in self._lanes.values() if lane.state == WAITING]
@@ -220,34 +241,40 @@ class Lanes:
         """One lane's thread: its place, its Ray Train run, and another where that one ended unasked."""
         lane, failures, error = self._lanes[number], 0, "it ended"
         while failures <= RESTARTS and self._is_wanted(number):
-            place = None
             try:
-                place = self._ask_for_place(number)
-                while self._is_wanted(number) and not place.wait(1):
-                    pass
-                if not self._is_wanted(number):
-                    break
-                lane.becomes(STARTING)
-                if self._elastic:
-                    self._check_nodes(place)
-                self._trainer(number, place).fit()
+                self._serve(lane)
             except Exception as caught:
                 error = str(caught) if isinstance(caught, StudyError) else f"{type(caught).__name__}: {caught}"
                 log.exception("lane %d ended", number)
                 if not (self._elastic and NO_PLACE in error):
                     failures = failures + 1 if time.monotonic() - lane.since < QUIT_S else 1
-            finally:
-                if place:
-                    remove_placement_group(place)
-            if ray.get(self._broker.lane_left.remote(number)):
-                failures = 0  # what kills a lane amid a trial is counted by the broker, trial by trial
+            try:
+                if ray.get(self._broker.lane_left.remote(number)):
+                    failures = 0  # what kills a lane amid a trial is counted by the broker, trial by trial
+            except Exception:  # a broker that is coming back; it hears of the lane's next one
+                log.exception("lane %d: the broker does not answer", number)
             lane.becomes(WAITING)
         if failures > RESTARTS and not self._closing.is_set():
             self._lost[number] = f"lane {number} was lost: {error.splitlines()[0]}"
-        else:  # it may be wanted again
-            del self._threads[number]
         self._given_up.discard(number)
         del self._lanes[number]
+        if number not in self._lost:
+            del self._threads[number]  # last: from now on it may be wanted again
+
+    def _serve(self, lane: Lane) -> None:
+        """Waits for a lane's place and serves there, until the run ends or the lane is not wanted any more."""
+        place = self._ask_for_place(lane.number)
+        try:
+            while not place.wait(1):
+                if not self._is_wanted(lane.number):
+                    return
+            lane.becomes(STARTING)
+            if self._elastic:
+                self._check_nodes(place)
+            if self._is_wanted(lane.number):
+                self._trainer(lane.number, place).fit()
+        finally:
+            remove_placement_group(place)
 
     def _is_wanted(self, number: int) -> bool:
         return not self._closing.is_set() and number not in self._given_up
@@ -265,7 +292,7 @@ class Lanes:
             StudyError: what is wrong with one; no lane asks for it again.
         """
         new = set(placement_group_table(place)["bundles_to_node_id"].values()) - self._fit
-        if new and (wrong := other_versions(new)):
+        if new and (wrong := unfit(new, self._settings.storage)):
             self._unfit |= wrong
             raise StudyError("; ".join(wrong.values()))
         self._fit |= new

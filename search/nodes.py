@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from search.cluster import start_ray
 from search.settings import Settings
@@ -15,6 +15,14 @@ ANSWER_S = 120.0  # how long a node may take to start a process and look
 SEEN_S = 10.0  # how long a shared folder may take to show on one machine what another one wrote
 
 
+class Problem(NamedTuple):
+    """What is wrong with a node: its id, empty for all of them, and whether it is sure to be the node's own."""
+
+    node: str
+    text: str
+    of_the_node: bool = True
+
+
 def check_nodes(settings: Settings) -> None:
     """Joins the cluster at `address` and looks at it from each of its nodes; what has room there, `placement` knows.
 
@@ -22,25 +30,21 @@ def check_nodes(settings: Settings) -> None:
         InputError: nobody answers, or a node does not see the storage or has other versions.
     """
     start_ray(settings)
-    if problems := [*_looks(_alive(), settings.storage)]:
+    if problems := [problem.text for problem in _looks(_alive(), settings.storage)]:
         raise InputError(problems)
 
 
-def other_versions(node_ids: Iterable[str]) -> dict[str, str]:
-    """Nodes that have not the versions that this process has, as those may that come while a study runs.
-
-    Args:
-        node_ids: whom to ask; one that does not answer has said nothing.
+def unfit(node_ids: Iterable[str], storage: str) -> dict[str, str]:
+    """Looks at nodes that came while a study runs; one that does not answer, and storage that is away, say nothing.
 
     Returns:
-        By node, what it has otherwise.
+        By node, what it has otherwise than this process.
     """
-    wanted, look = set(node_ids), _look()
-    ours, _ = look(PACKAGES)
-    found = {}
-    for node, answer in _ask(look, [node for node in _alive() if node["NodeID"] in wanted], PACKAGES):
-        if not isinstance(answer, Exception) and (lines := differing(_name(node), answer[0], ours)):
-            found[node["NodeID"]] = "; ".join(lines)
+    wanted = set(node_ids)
+    found: dict[str, str] = {}
+    for problem in _looks([node for node in _alive() if node["NodeID"] in wanted], storage):
+        if problem.of_the_node:
+            found.setdefault(problem.node, problem.text)
     return found
 
 
@@ -83,7 +87,7 @@ def _ask(look: Callable, nodes: list[dict[str, Any]], *arguments: Any) -> Iterat
             yield node, error
 
 
-def _looks(alive: list[dict[str, Any]], storage: str) -> Iterator[str]:
+def _looks(alive: list[dict[str, Any]], storage: str) -> Iterator[Problem]:
     """What each node sees otherwise than this process; one that has left meanwhile is none of them."""
     import fsspec
     from ray.exceptions import GetTimeoutError
@@ -96,24 +100,29 @@ def _looks(alive: list[dict[str, Any]], storage: str) -> Iterator[str]:
         files.makedirs(folder, exist_ok=True)
         files.pipe_file(probe, secret.encode())
     except Exception as error:  # each file system has its own
-        yield f"storage: {url} cannot be written ({one_line(error)}); give a place that all nodes can write"
+        text = f"storage: {url} cannot be written ({one_line(error)}); give a place that all nodes can write"
+        yield Problem("", text, of_the_node=False)
         return
     look, arguments = _look(), (PACKAGES, url, probe, secret, SEEN_S)
     try:
         ours, _ = look(*arguments)
         for node, answer in _ask(look, alive, *arguments):
+            name, one = _name(node), node["NodeID"]
             if isinstance(answer, GetTimeoutError):
-                yield f"address: node {_name(node)} starts no process in {ANSWER_S:.0f} s; look at it, or take it out"
+                text = f"address: node {name} starts no process within {ANSWER_S:.0f} s; look at it, or take it out"
+                yield Problem(one, text, of_the_node=False)
             elif isinstance(answer, Exception):
-                if node["NodeID"] in {one["NodeID"] for one in _alive()}:
-                    said = one_line(answer)
-                    yield f"address: node {_name(node)} runs no task ({said}); look at it, or take it out"
+                text = f"address: node {name} runs no task ({one_line(answer)}); look at it, or take it out"
+                if one in {node["NodeID"] for node in _alive()}:
+                    yield Problem(one, text, of_the_node=False)
             else:
                 theirs, problem = answer
-                yield from differing(_name(node), theirs, ours)
+                for text in differing(name, theirs, ours):
+                    yield Problem(one, text)
                 if problem:
                     fix = "give a folder that all nodes share (NFS), or s3://…"
-                    yield f"storage: node {_name(node)} does not see {url} as it is here ({problem}); {fix}"
+                    text = f"storage: node {name} does not see {url} as it is here ({problem}); {fix}"
+                    yield Problem(one, text, of_the_node=look(*arguments)[1] is None)  # or the storage is away
     finally:
         with contextlib.suppress(OSError):
             files.rm(probe)
@@ -125,10 +134,10 @@ def _look() -> Callable:
     """What a node does, as a function that needs none of our code there: an inner one is sent by value.
 
     It returns the versions there, of builds (`+cpu`, `+cu130`) only what they are built of, and what is wrong with the
-    storage, where that is to be looked at.
+    storage.
     """
 
-    def look(packages: tuple[str, ...], url: str = "", probe: str = "", secret: str = "", limit: float = 0.0):
+    def look(packages: tuple[str, ...], url: str, probe: str, secret: str, limit: float):
         import os
         import sys
         import time
@@ -140,8 +149,6 @@ def _look() -> Callable:
                 found[name] = metadata.version(name).partition("+")[0]
             except metadata.PackageNotFoundError:
                 found[name] = None
-        if not url:
-            return found, None
         try:
             import fsspec
 

@@ -2,7 +2,8 @@
 
 Each study tells one actor of the cluster's how many lanes it has and wants. Where all find room, nobody is limited.
 Where some wait and no node is on its way, each gets its share: one lane first, then by priority, and among equals one
-after another (max-min fairness). A study that has more than its share lets lanes go at their next epochs' ends.
+after another (max-min fairness). A study that has more than its share lets lanes go at their next epochs' ends; one
+that is kept to its share says so, as lanes that wait do.
 """
 
 import time
@@ -11,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.periodic import Periodic
-from search.placement import Resources, bundles, look
+from search.placement import ClusterNow, Resources, bundles, look
 from search.settings import Settings
 
 NAMESPACE, NAME = "ofakd-search", "shares"
 TELLS_EVERY_S = 3.0
 FORGOTTEN_S = 30.0  # a study that has told nothing for so long is no more
 PATIENCE_S = 20.0  # a lane that has waited for so long is in want
+STUCK_S = 60.0  # one that has waited for so long though its study has less than its share finds no whole place
+ANSWER_S = 20.0
 
 
 @dataclass
@@ -68,27 +71,53 @@ def divide(shares: list[Share], room: Resources) -> dict[str, int]:
     return got
 
 
+def decide(shares: list[Share], cluster: ClusterNow, before: dict[str, int | None]) -> dict[str, int | None]:
+    """How many lanes each study may ask for; None: as many as it wants.
+
+    Args:
+        shares: what the studies have told.
+        cluster: as it is now.
+        before: the last answer. Who has been kept to a share does not wait, and is in want all the same.
+    """
+    free = dict.fromkeys((one.study for one in shares), None)
+    if len(shares) == 1 or cluster.starting or not any(_in_want(one, before.get(one.study)) for one in shares):
+        return free
+    room = total([*cluster.free, *(one.lane for one in shares for _ in range(one.held))])
+    got = divide(shares, room)
+    lacking = [one for one in shares if one.held < got[one.study]]
+    stuck = next((one for one in lacking if one.waits_s > STUCK_S), None)
+    if stuck:  # what is free is spread over nodes none of which has a whole lane: the others make room for one more
+        others = [one for one in shares if one is not stuck]
+        less = divide(others, left_of(room, stuck.lane, got[stuck.study] + 1))
+        got |= {name: max(min(1, got[name]), lanes) for name, lanes in less.items()}
+    elif cluster.autoscaler and not lacking:  # one asks for more, or no node would ever come; it has the next lane
+        able = [one for one in shares if got[one.study] < one.wanted]
+        if able:
+            got[min(able, key=lambda one: (-one.priority, got[one.study], one.study)).study] += 1
+    return {one.study: None if got[one.study] >= one.wanted else got[one.study] for one in shares}
+
+
+def _in_want(one: Share, given: int | None) -> bool:
+    return one.held < one.wanted and (one.waits_s > PATIENCE_S or (given is not None and given < one.wanted))
+
+
 class Shares:
     """The actor: one a cluster, for as long as that stands."""
 
     def __init__(self):
         self._shares: dict[str, Share] = {}
+        self._given: dict[str, int | None] = {}
 
     def tell(self, share: Share) -> int | None:
-        """A study's news; how many lanes it may have, None for as many as it wants."""
-        now = time.monotonic()
-        share.told = now
+        """A study's news; how many lanes it may ask for, None for as many as it wants."""
+        share.told = time.monotonic()
         self._shares[share.study] = share
-        self._shares = {name: one for name, one in self._shares.items() if now - one.told < FORGOTTEN_S}
-        in_want = any(one.held < one.wanted and one.waits_s > PATIENCE_S for one in self._shares.values())
-        if len(self._shares) == 1 or not in_want:
+        self._shares = {name: one for name, one in self._shares.items() if share.told - one.told < FORGOTTEN_S}
+        if len(self._shares) == 1:  # nobody needs to look
+            self._given = {}
             return None
-        cluster = look()
-        if cluster.starting:
-            return None
-        shares = list(self._shares.values())
-        room = total([*cluster.free, *(one.lane for one in shares for _ in range(one.held))])
-        return divide(shares, room)[share.study]
+        self._given = decide(list(self._shares.values()), look(), self._given)
+        return self._given[share.study]
 
     def leave(self, study: str) -> None:
         """A study is at its end."""
@@ -109,7 +138,9 @@ class Sharing(Periodic):
 
         super().__init__(TELLS_EVERY_S)
         options = {"name": NAME, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
-        self._shares = ray.remote(Shares).options(**options, num_cpus=0, max_restarts=-1).remote()
+        # On the head: elsewhere it would keep a node that has nothing else to do.
+        options |= {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}, "max_restarts": -1}
+        self._shares = ray.remote(Shares).options(**options).remote()
         self._lanes, self._priority, self._study = lanes, settings.priority, str(folder)
         self._share: int | None = None
         lanes.share = lambda: self._share
@@ -121,7 +152,7 @@ class Sharing(Periodic):
         wanted, held, waits_s = self._lanes.demand()
         share = Share(self._study, self._priority, self._lane, wanted, held, waits_s)
         try:
-            self._share = ray.get(self._shares.tell.remote(share))
+            self._share = ray.get(self._shares.tell.remote(share), timeout=ANSWER_S)
         except Exception:
             self._share = None  # where nobody answers, nobody is limited
             raise
@@ -137,3 +168,8 @@ def total(parts: Iterable[Resources]) -> Resources:
         for name, amount in part.items():
             found[name] = found.get(name, 0.0) + amount
     return found
+
+
+def left_of(room: Resources, part: Resources, count: int) -> Resources:
+    """What is left of some room after so many parts of it."""
+    return {name: amount - count * part.get(name, 0.0) for name, amount in room.items()}

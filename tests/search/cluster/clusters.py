@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -108,15 +108,20 @@ class Cluster:
         self.nodes.append(node)
         return node
 
-    def add_nodes(self, count: int, cpus: int) -> None:
-        """Starts so many nodes and waits until all have joined; one that a busy machine kept out is started again."""
-        for _ in range(count):
-            self.add_node(cpus)
+    def add_nodes(self, count: int, cpus: int, machines: Sequence[Machine] = (HERE,)) -> None:
+        """Starts so many nodes, on these machines by turns, and waits until all have joined.
+
+        One that a busy machine kept out is started again.
+        """
+        places = {
+            self.add_node(cpus, machine): machine for machine in itertools.islice(itertools.cycle(machines), count)
+        }
 
         def joined() -> bool:
-            for node in [one for one in self.nodes if one.poll() is not None]:
+            for node in [one for one in places if one.poll() is not None]:
                 self.nodes.remove(node)
-                self.add_node(cpus)
+                machine = places.pop(node)
+                places[self.add_node(cpus, machine)] = machine
             return len(self.node_ids()) >= count
 
         studies.wait_for(joined, f"{count} nodes")

@@ -37,9 +37,7 @@ def test_workers_on_two_machines_train_what_two_on_one_do(tmp_path, monkeypatch)
             monkeypatch.setenv(name, value)
         own = {"XDG_CACHE_HOME": str(disk / "cache"), "TMPDIR": str(disk), "RAY_TMPDIR": "/tmp"}  # short, for sockets
         with cluster(tmp_path / "ray", host=this.address, environment=own) as made:
-            for machine in others:
-                made.add_node(1, machine)
-            studies.wait_for(lambda: len(made.node_ids()) == 2, "both machines")
+            made.add_nodes(2, 1, others)
             monkeypatch.setenv("XDG_CACHE_HOME", own["XDG_CACHE_HOME"])
             joined = ("--address", made.address, "--storage", store.url)
             assert (ran := studies.run(*study, *joined, cwd=tmp_path)).code == 0, ran.err + ran.out
