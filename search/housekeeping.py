@@ -15,6 +15,7 @@ from trainables.remote import Found, Remote
 from trainables.teacher_store.parts import ABOUT
 
 LOOKS_EVERY_S = 60.0
+IN_USE_S = 3600.0  # answers that were read or written so recently are in use; readers say so six times as often
 CLOCKS_S = 60.0  # by how much the clock of a store and this machine's may differ
 WEIGHTS = "student.safetensors"
 
@@ -24,8 +25,8 @@ class Housekeeping(Periodic):
 
     What it removes, in this order, until the budget holds: the weights of trials that are not among the best
     `finalists` (`search/export.py --trial` cannot export those any more); and the teacher's answers that other studies
-    left, those first that were used longest ago. It never touches what a trial goes on from, what the study's own
-    trials read, baselines, finalists and results.
+    left, those first that were used longest ago. It never touches what a trial goes on from, answers that any trial
+    has used since the session began or within an hour, baselines, finalists and results.
 
     Args:
         study, store: where the study and the teacher's answers are kept, folders or any URLs of fsspec's.
@@ -75,8 +76,9 @@ class Housekeeping(Periodic):
             name = f"{self._ledger.folder.name}/{trial_id}/{WEIGHTS}"
             if name in files:
                 yield files[name].size, partial(self._study.remove, name)
+        unused = min(self._begun, time.time() - IN_USE_S)
         for name, (size, used_last) in sorted(answers.items(), key=lambda one: one[1][1]):
-            if used_last < self._begun:
+            if used_last < unused:
                 yield size, self._store.at(name).remove_all
 
     def _unneeded(self) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from search.mirroring import CLOSE_S, Mirroring, Plain
 from search.storage import SESSION, Storage, keep_writers, last_session, token_in, written_by
 from trainables.errors import InputError
+from trainables.persist import Gone
 from trainables.remote import Remote
 
 RENEWED_EVERY_S, STALE_S = 10.0, 60.0
@@ -43,6 +45,7 @@ class Lease:
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._lost: Callable[[], None] = lambda: None
+        self._renewed = 0.0
 
     def take(self) -> None:
         """Takes it.
@@ -59,6 +62,21 @@ class Lease:
         if self.before is not None:
             self._ending.wait(SETTLE_S)
             self._refuse(self._read())
+
+    def confirm(self) -> None:
+        """Makes sure that this session still has it; asks the store where it was long ago that it was renewed.
+
+        To be called before anything is written: a session that was cut off must not undo what another one has done
+        meanwhile.
+
+        Raises:
+            Gone: another session has it.
+        """
+        if _clock() - self._renewed > STALE_S / 2:
+            if token_in(self._remote.read(SESSION)) not in (self.token, None):
+                self._lost()
+                raise Gone("another session has the study")
+            self._write()
 
     def hold(self, lost: Callable[[], None]) -> None:
         """Keeps it from now on.
@@ -84,12 +102,13 @@ class Lease:
                     self._lost()
                     return
                 self._write()
-            except Exception:  # the store is away: nobody else can take it either
+            except Exception:  # the store is away, or this machine cut off from it
                 continue
 
     def _write(self, new: bool = False, free: bool = False) -> None:
-        content = {**self._holder, "free": free}
+        content, now = {**self._holder, "free": free}, _clock()
         self._remote.write(SESSION, json.dumps(content).encode(), new=new)
+        self._renewed = now
 
     def _read(self) -> dict[str, Any]:
         content = self._remote.read(SESSION)
@@ -160,7 +179,7 @@ def mirrored(storage: Storage, folder: Path) -> Iterator[Plain]:
             lease.release()
         raise
     keep_writers(folder, [lease.token])
-    mirroring = Mirroring(remote, folder, synced=not newest_here)
+    mirroring = Mirroring(remote, folder, synced=not newest_here, confirm=lease.confirm)
     lease.hold(mirroring.lost)
     try:
         yield mirroring
@@ -176,6 +195,11 @@ def mirrored(storage: Storage, folder: Path) -> Iterator[Plain]:
             lease.release()
             if mirroring.forgotten:
                 remote.remove_all()
+
+
+def _clock() -> float:
+    """Seconds, those included for which the machine was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _boot() -> str:

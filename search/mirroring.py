@@ -73,10 +73,11 @@ class Mirroring(Plain):
         remote: the study's folder in the store.
         folder: the working copy.
         synced: whether what lies there now is as it is in the store; else it is newer.
+        confirm: called before each writing; raises `Gone` where the study is another session's by now.
     """
 
-    def __init__(self, remote: Remote, folder: Path, synced: bool):
-        self._remote, self._folder = remote, Path(folder)
+    def __init__(self, remote: Remote, folder: Path, synced: bool, confirm: Callable[[], None] = lambda: None):
+        self._remote, self._folder, self._confirm = remote, Path(folder), confirm
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="storage")
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._known: dict[str, tuple[int, int]] = {}  # what the store has, by size and time here
@@ -220,6 +221,7 @@ class Mirroring(Plain):
         def attempt() -> object:
             if self._gone:
                 raise Gone("the session has ended")
+            self._confirm()
             return work()
 
         persist(attempt, float("inf"), away=self._away, given_up=lambda: self._gone)

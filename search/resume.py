@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def sole_session(folder: Path, storage: Storage | None = None):
 
     with open(folder / LOCK, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except OSError as error:
             file.seek(0)
             raise InputError(
@@ -201,6 +202,18 @@ def sole_session(folder: Path, storage: Storage | None = None):
         file.flush()
         with mirrored(storage, folder) if storage else contextlib.nullcontext(Plain()) as mirroring:
             yield mirroring
+
+
+def _lock(file) -> None:
+    """Raises: OSError: another session has it; not one that only looks, which takes no time (`local_studies`)."""
+    for left in (2, 1, 0):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if not left:
+                raise
+            time.sleep(0.05)
 
 
 def known_studies(storage: Path) -> str:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ByteSize, Field, TypeAdapter, ValidationEr
 from search.contradictions import budget_problems
 from search.objective import parse_objectives
 from search.study import SCALES, Study
-from search.tracking.credentials import check_storage, is_webhook
+from search.tracking.credentials import check_storage, has_webhook
 from search.values import Part, parse_sets
 from trainables.config import (
     DataFields,
@@ -309,7 +309,7 @@ def _check_together(settings: Settings, problems: list[str]) -> None:
         problems.append(f"search.{name}: {name} is set to one value as well; give one of the two")
     if settings.train_with_holdout:
         problems.append("train_with_holdout: a study ranks its trials on the holdout; search/train.py trains on it too")
-    if is_webhook(settings.notify or ""):  # typed, it has left the settings before
+    if has_webhook(settings.notify or ""):  # typed, it has left the settings before
         problems.append("notify: a webhook's URL would be kept with the settings; write env:NAME, and export NAME")
     if settings.name in RESERVED:
         problems.append(f"name: '{settings.name}' is taken by the storage itself; give another --name")

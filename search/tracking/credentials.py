@@ -110,7 +110,7 @@ def without_secrets(flags: dict[str, Any], sets: list[str]) -> tuple[dict[str, A
 def _item_without(item: str) -> str:
     name, equals, value = item.partition("=")
     value = value.strip(chr(39) + chr(34))
-    if name == "notify" and is_webhook(value):
+    if name == "notify" and has_webhook(value):
         _take({NOTIFY_URL: value})
         return f"{name}={FROM_ENVIRONMENT}{NOTIFY_URL}"
     return f"{name}={set_aside(value)}" if name == "tracking_uri" and equals else item
@@ -119,6 +119,11 @@ def _item_without(item: str) -> str:
 def is_webhook(target: str) -> bool:
     """Whether what is to be notified is a webhook, and no command."""
     return target.lower().startswith(("http://", "https://"))
+
+
+def has_webhook(target: str) -> bool:
+    """Whether it is a webhook, or a command with a URL in it, which may be one: whoever knows that may use it."""
+    return re.search(r"https?://", target, re.I) is not None
 
 
 def words_without(words: list[str]) -> list[str]:

@@ -73,6 +73,7 @@ def test_what_is_needed_least_goes_first_and_no_more_than_must(study, tmp_path, 
 
 def test_in_a_bucket_as_well(study, tmp_path, store, monkeypatch):  # noqa: F811
     monkeypatch.setattr(housekeeping, "CLOCKS_S", 0.0)
+    monkeypatch.setattr(housekeeping, "IN_USE_S", 0.0)
     bucket = Remote(store.url)
 
     def upload(folder):

@@ -156,6 +156,8 @@ def test_nobody_or_another_one_at_the_address(capfd, tmp_path, monkeypatch):
         assert time.monotonic() - begun < 10 * cluster_jobs.REACH_S
     with server(200, b"<html>") as page:
         assert "is no dashboard of a Ray cluster" in refused(capfd, *study, "--address", page)[0]
+    with server(200, b"[]") as page:
+        assert "is no dashboard of a Ray cluster" in refused(capfd, *study, "--address", page)[0]
     with server(404, b"") as page:
         assert "answers 404" in refused(capfd, *study, "--address", page)[0]
     python = ".".join(map(str, sys.version_info[:3]))
@@ -194,7 +196,13 @@ def test_jobs_without_an_address_or_a_cluster_names_both_ways(capfd, monkeypatch
         (["--resume"], "--resume: give the study's --name"),
         (["--resume", "--name", "s"], "storage: 'runs' is a folder of this machine"),
         (["--tracking-uri", "http://me:s3cret@host"], f"{PASSWORD}: a secret does not go along with a job"),
-        (["--set", "notify=curl http://me:s3cret@host"], "notify: it has a password, which does not go along"),
+        (
+            ["--set", "notify=curl http://me:s3cret@host"],
+            f"give --set notify=env:{NOTIFY_URL}, and have {NOTIFY_URL} in",
+        ),
+        (["--storage", "s3://me:s3cret@bucket/f"], "storage: s3://me:***@bucket/f has a secret in it"),
+        (["--resume", "--name", "s", "--storage", "s3://me:s3cret@bucket/f"], "storage: s3://me:***@bucket/f has a"),
+        (["--set", "teacher_store_at=sftp://me:s3cret@host/f"], "teacher_store_at: sftp://me:***@host/f has a secret"),
         (["--set", "notify=https://host/s3cret"], f"give --set notify=env:{NOTIFY_URL}, and have {NOTIFY_URL} in the"),
     ],
 )

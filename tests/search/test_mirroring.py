@@ -7,12 +7,12 @@ import pytest
 
 import search.storage
 import trainables.remote
-from search import mirroring
+from search import lease, mirroring
 from search.lease import mirrored
 from search.ledger import COMPLETE, Ledger, TrialRecord
 from search.mirroring import Mirroring
 from search.resume import sole_session
-from search.storage import JOURNAL, STARTED, Storage
+from search.storage import JOURNAL, SESSION, STARTED, Storage
 from tests.search.studies import wait_for
 from trainables.errors import InputError
 from trainables.files import CHECKPOINT, LOG, RECORD, STUDENT, TEST
@@ -222,3 +222,25 @@ def test_a_study_that_was_refused_leaves_nothing(machine, store):
         assert json.loads(store.content("s/session.json"))["free"] is False
         mirror.forget()
     assert store.names("s") == []
+
+
+def test_a_session_that_was_cut_off_undoes_nothing_of_the_one_that_took_over(machine, monkeypatch):
+    storage, folder = machine("a")
+    remote, ended = storage.remote.at("s"), threading.Event()
+    monkeypatch.setattr(mirroring.os, "kill", lambda process, signal: ended.set())  # what ends this session
+    with sole_session(folder, storage) as mirror:
+        begin(folder)
+        ledger, one = Ledger(folder / "trials"), record()
+        mirror.watch(ledger)
+        ledger.save(one)
+        waited(mirror, one)
+        now = lease._clock()
+        monkeypatch.setattr(lease, "_clock", lambda: now + 300)  # as after a suspend
+        holder = json.loads(remote.read(SESSION)) | {"token": "another's"}
+        remote.write(SESSION, json.dumps(holder).encode())
+        remote.write(f"trials/0/{RECORD}", b"newer")
+        one.add({"epoch": 1, "val/top1": 50.0})
+        ledger.save(one)
+        assert ended.wait(60)
+    assert remote.read(f"trials/0/{RECORD}") == b"newer"
+    assert json.loads(remote.read(SESSION))["token"] == "another's"

@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ MAGIC = b"OFAKDTCH"
 HEADER = struct.Struct("<8sIIQ4f")  # and the version, the payload's CRC-32 and length, four figures
 OFFSET = 64  # bytes before the payload, so that records are aligned
 ABOUT = "about.json"
+NOTED_EVERY_S = 600.0
 
 
 class Damaged(ValueError):
@@ -61,7 +63,7 @@ class Parts:
         self._told = json.dumps(about, indent=1, default=str).encode()
         self._local = isinstance(fs, LocalFileSystem)
         self._remote = None if self._local else Remote(f"{root.rstrip('/')}/{name}")
-        self._used = False
+        self._noted = float("-inf")
 
     def open(self, file: str, shape: tuple[int, int], record: np.dtype) -> Part | None:
         """A file of so many steps and images a step; None where there is no such file.
@@ -116,10 +118,10 @@ class Parts:
             self._remote.write(file, header + payload.tobytes())
 
     def _note_use(self) -> None:
-        """Says once that somebody reads this key: what nobody has used for long is what goes when the disk is full."""
-        if self._used:
+        """Says now and then that somebody reads this key: what goes when the disk is full is what nobody has used."""
+        if time.monotonic() - self._noted < NOTED_EVERY_S:
             return
-        self._used = True
+        self._noted = time.monotonic()
         with contextlib.suppress(Exception):  # each store's client has its own, and some only may be read
             if self._local:
                 os.utime(f"{self.folder}/{ABOUT}")
