@@ -98,9 +98,14 @@ def bring_the_token() -> None:
 
 
 def _somebody_listens(address: str) -> None:
-    """Ray itself would wait for half a minute."""
+    """Ray itself would wait for half a minute, or for ever."""
     if address == "auto":
-        return
+        from ray._private.services import canonicalize_bootstrap_address
+
+        found = canonicalize_bootstrap_address(address)
+        if found is None:
+            raise InputError("--address: 'auto' finds no Ray cluster on this machine; give HOST:PORT of one's head")
+        address = found
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or "/" in host:
         raise InputError(f"--address: '{address}' is no HOST:PORT of a running Ray cluster's head, nor 'auto'")

@@ -32,7 +32,24 @@ SMOKE = {"trials": 3, "epochs": 2, "max_images": 64, "grace_epochs": 2, "finalis
 SMOKE_RECIPE = {"batch_size": 16, "warmup_epochs": 0}
 
 
-Bytes = Annotated[int, BeforeValidator(lambda given: given and int(TypeAdapter(ByteSize).validate_python(given)))]
+def _bytes(given: Any) -> int | None:
+    """A size with its unit in bytes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if given is None:
+        return None
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(given))
+    except ValidationError:
+        size = 0
+    if size <= 0:
+        raise ValueError("is no size; give one as 50GB or 500MiB")
+    return size
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
 
 
 class Settings(DataFields, TeacherFields, StudentFields, Distillation, JudgingFields, RunFields):

@@ -5,6 +5,13 @@ from typing import Any
 from search.clusters.findings import Findings
 
 WORLD = ("0.0.0.0/0", "::/0")
+# GPUs of EC2's instances (aws.amazon.com/ec2/instance-types), by family and size; of the sizes not named here, one each.
+GPUS = {
+    **dict.fromkeys(("g4dn", "g5", "g6", "g6e"), {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8, "metal": 8}),
+    "p3": {"8xlarge": 4, "16xlarge": 8},
+    **dict.fromkeys(("p3dn", "p4d", "p4de"), {"24xlarge": 8}),
+    **dict.fromkeys(("p5", "p5e", "p5en"), {"48xlarge": 8}),
+}
 
 
 class AWS:
@@ -25,6 +32,14 @@ class AWS:
             findings.problem(
                 f"{place}.IamInstanceProfile", "missing, so its nodes could not reach the bucket; give a profile"
             )
+
+    @staticmethod
+    def check_resources(findings: Findings, place: str, node: dict[str, Any]) -> None:
+        """GPUs that a node type states: those that it has not would be waited for, for ever."""
+        instance, stated = node["node_config"].get("InstanceType", ""), node.get("resources", {}).get("GPU", 0)
+        family, _, size = instance.partition(".")
+        if family in GPUS and stated > (real := GPUS[family].get(size, 1)):
+            findings.problem(f"{place}.resources.GPU", f"{stated:g}, and {instance} has {real}; give GPU: {real}")
 
     @staticmethod
     def check_provider(findings: Findings, provider: dict[str, Any]) -> None:
@@ -53,6 +68,10 @@ class GCP:
             findings.problem(
                 f"{place}.serviceAccounts", "missing, so its nodes could not reach the bucket; give an account"
             )
+
+    @staticmethod
+    def check_resources(findings: Findings, place: str, node: dict[str, Any]) -> None:
+        """Nothing: GPUs are stated in the node_config itself."""
 
     @staticmethod
     def check_provider(findings: Findings, provider: dict[str, Any]) -> None:

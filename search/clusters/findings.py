@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 RAY_IMAGE = re.compile(r"(?:^|/)rayproject/ray(?:-ml|-llm)?:(?P<tag>[\w.-]+)")
+BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 MODE = r"\bRAY_AUTH_MODE=['\"]?(\w*)"
 TOKEN_GIVEN = re.compile(r"\bRAY_AUTH_TOKEN=['\"]?[^\s'\"$;]")  # the secret itself, not a variable's name
 
@@ -105,8 +106,10 @@ def check_storage(findings: Findings, place: str, storage: Any, example: str) ->
         findings.problem(place, f"does not say where studies are kept; give a bucket: {example}")
         return
     url = urlsplit(str(storage))
-    if url.scheme in ("", "file") or not url.netloc:
+    if url.scheme in ("", "file", "local", "memory") or not url.netloc:
         findings.problem(place, f"'{storage}' is local to one node and goes with it; give a bucket: {example}")
+    elif url.scheme not in BUCKETS or not re.fullmatch(r"[\w.@-]+", url.netloc):
+        findings.problem(place, f"'{storage}' is no bucket's URL; give a bucket: {example}")
 
 
 def check_installs(findings: Findings, place: str, command: str) -> None:
@@ -151,6 +154,7 @@ def ray_starts(command: str) -> list[Start]:
     found = []
     for start in re.finditer(r"\bray start\b([^;&|\n]*)", command):
         before = command[: start.start()]
+        before = re.split(r"\bunset\s+RAY_AUTH_MODE\b", before)[-1]
         ahead = re.split(r"[;&|\n]", before)[-1]  # what is set there is set for this one
         modes = re.findall(MODE, ahead) or re.findall(rf"\bexport\b[^;&|\n]*{MODE}", before)
         found.append(Start(_options(start[1]), modes[-1] if modes else None))

@@ -57,6 +57,7 @@ def check_launcher(config: dict[str, Any], trial: Trial) -> Findings:
     if cloud:
         for name, node in types.items():
             cloud.check_node(findings, f"available_node_types.{name}.node_config", node["node_config"])
+            cloud.check_resources(findings, f"available_node_types.{name}", node)
         cloud.check_provider(findings, full["provider"])
     kinds = _check_types(findings, full, trial)
     findings.summary = _summary(full, kinds, storage)
@@ -143,8 +144,8 @@ def _types(full: dict[str, Any]):
 
 def _check_starts(findings: Findings, config: dict[str, Any], full: dict[str, Any]) -> None:
     """Every node asks for the token and has it, and the dashboard is not everybody's."""
-    mounts = [Path(path).name for path in full.get("file_mounts") or {}]
-    if "auth_token" not in mounts:
+    mounts = ["/".join(Path(path).parts[-2:]) for path in full.get("file_mounts") or {}]
+    if ".ray/auth_token" not in mounts:
         findings.problem(
             "file_mounts",
             "brings no token to the nodes; add ~/.ray/auth_token: ~/.ray/auth_token",

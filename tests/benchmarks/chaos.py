@@ -14,6 +14,7 @@ time, cost and the teacher store, which tell of the machine.
 
 import itertools
 import json
+import math
 import random
 import statistics
 import tempfile
@@ -25,29 +26,35 @@ FAULTS = 20
 TRIALS, EPOCHS = 8, 20
 KINDS = ("worker", "worker", "proxy", "broker", "lane", "node", "tracking", "driver")
 MACHINES = ("time/", "cost/", "teacher/")  # metrics that tell of the machine
+ZEROS = ("trials_lost", "trials_duplicated", "metrics_differing", "processes_left")
 LIMIT_S = 1800
 
 
-def measure() -> dict[str, float]:
-    """Runs both studies and compares them."""
+def measure(faults: int = FAULTS, trials: int = TRIALS, epochs: int = EPOCHS) -> dict[str, float]:
+    """Runs both studies and compares them.
+
+    Args:
+        faults: at least so many, if the study lasts as long.
+        trials, epochs: of the study.
+    """
     from tests.search.cluster.disturbed import doubled, lost, write_space
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        space = write_space(folder, TRIALS, EPOCHS)
+        space = write_space(folder, trials, epochs)
         quiet = Run(folder / "quiet", space)
         quiet.run()
         disturbed = Run(folder / "disturbed", space)
-        faults = disturbed.run(faults=FAULTS)
-        counts = Counter(kind for _, kind in faults)
+        done = disturbed.run(faults)
+        counts = Counter(kind for _, kind in done)
         print(f"  faults: {', '.join(f'{count} {kind}' for kind, count in sorted(counts.items()))}")
-        wrong = [lost(disturbed.folder, TRIALS, EPOCHS), doubled(disturbed.folder, disturbed.store)]
+        wrong = [lost(disturbed.folder, trials, epochs), doubled(disturbed.folder, disturbed.store)]
         for line in [*wrong[0], *wrong[1]]:
             print(f"  {line}")
         others = differing(quiet.folder, disturbed.folder)
-        cost = {f"{kind}_death_s": lost_s(disturbed.folder, faults, kind) for kind in ("worker", "driver")}
+        cost = {f"{kind}_death_s": lost_s(disturbed.folder, done, kind) for kind in ("worker", "driver")}
     return {
-        "faults": float(len(faults)),
+        "faults": float(len(done)),
         "trials_lost": float(len(wrong[0])),
         "trials_duplicated": float(len(wrong[1])),
         "metrics_differing": float(others),
@@ -56,6 +63,14 @@ def measure() -> dict[str, float]:
         "quiet_s": quiet.seconds,
         "disturbed_s": disturbed.seconds,
     }
+
+
+def wrong(figures: dict[str, float], faults: int = FAULTS) -> list[str]:
+    """What of the figures must not be, a line each."""
+    found = [f"{name} is {figures[name]:g}, not 0" for name in ZEROS if figures[name]]
+    if figures["faults"] < faults:
+        found.append(f"the study ended after {figures['faults']:g} of {faults} faults; its trials are too short")
+    return found
 
 
 class Run:
@@ -148,14 +163,19 @@ def differing(quiet: Path, disturbed: Path) -> int:
 
 
 def lost_s(folder: Path, faults: list[tuple[float, str]], kind: str) -> float:
-    """The median over the faults of a kind: of the epochs amid which trials were, the longest less a usual one."""
+    """The median over the faults of a kind: of the epochs amid which trials were, the longest less a usual one.
+
+    NaN where there was none.
+    """
     found = [json.loads(path.read_text()) for path in (folder / "runs" / "s" / "trials").glob("*/record.json")]
     costs = []
     for at, which in faults:
         longest = 0.0
         for record in found if which == kind else ():
             gaps = list(itertools.pairwise(record["times"]))
+            if not gaps:  # it was lost before its second epoch
+                continue
             usual = statistics.median(later - sooner for sooner, later in gaps)
             longest = max([longest, *(later - sooner - usual for sooner, later in gaps if sooner <= at < later)])
         costs += [longest] if longest else []
-    return statistics.median(costs)
+    return statistics.median(costs) if costs else math.nan

@@ -35,14 +35,19 @@ BENCHMARKS = {
 
 
 def main() -> int:
-    """Runs the benchmark of that name; returns the exit code."""
+    """Runs the benchmark of that name; returns the exit code, 1 where a figure is one that must not be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "name", choices=BENCHMARKS, help="; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
+    parser.add_argument("--faults", type=int, metavar="N", help="chaos: how many processes are killed (default: 20)")
     arguments = parser.parse_args()
-    figures = importlib.import_module(f"tests.benchmarks.{arguments.name}").measure()
+    options = {"faults": arguments.faults} if arguments.faults is not None else {}
+    if options and arguments.name != "chaos":
+        parser.error(f"--faults: '{arguments.name}' kills nothing; leave it out")
+    benchmark = importlib.import_module(f"tests.benchmarks.{arguments.name}")
+    figures = benchmark.measure(**options)
     for key, number in figures.items():
         print(f"{key:<28} {number:10.4g}")
     if arguments.json:
@@ -51,7 +56,10 @@ def main() -> int:
         machine = {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
         content = {"benchmark": arguments.name, "machine": machine, "figures": figures}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
-    return 0
+    wrong = benchmark.wrong(figures, **options) if hasattr(benchmark, "wrong") else []
+    for line in wrong:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

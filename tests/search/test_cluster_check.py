@@ -106,6 +106,9 @@ LAUNCHER = {
     "no storage": ({"metadata": GONE}, "metadata.storage: does not say where studies are kept; give a bucket: "),
     "a folder as storage": ({"metadata.storage": "/data/ofakd"}, f"metadata.storage: '/data/ofakd' {LOCAL} "),
     "a file URL as storage": ({"metadata.storage": "file:///data"}, f"metadata.storage: 'file:///data' {LOCAL} "),
+    "memory as storage": ({"metadata.storage": "memory://x/y"}, f"metadata.storage: 'memory://x/y' {LOCAL} "),
+    "a server as storage": ({"metadata.storage": "http://h/x"}, "metadata.storage: 'http://h/x' is no bucket's URL; "),
+    "a name with a space": ({"metadata.storage": "s3://a b/x"}, "metadata.storage: 's3://a b/x' is no bucket's URL; "),
     "a bucket without a name": ({"metadata.storage": "s3:///ofakd"}, f"metadata.storage: 's3:///ofakd' {LOCAL} "),
     "a public dashboard": (
         {"head_start_ray_commands.1": swapped("--dashboard-host=127.0.0.1", "--dashboard-host 0.0.0.0")},
@@ -118,6 +121,14 @@ LAUNCHER = {
     "workers with the token off": (
         {"worker_start_ray_commands.1": swapped("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled")},
         f"worker_start_ray_commands[1]: {NO_TOKEN}",
+    ),
+    "a token that is unset": (
+        {"worker_start_ray_commands.1": swapped("ulimit", "unset RAY_AUTH_MODE; ulimit")},
+        f"worker_start_ray_commands[1]: {NO_TOKEN}",
+    ),
+    "a token that is brought elsewhere": (
+        {"file_mounts": lambda before: {path.replace("~/.ray", "/tmp"): at for path, at in before.items()}},
+        "file_mounts: brings no token to the nodes; add ~/.ray/auth_token: ~/.ray/auth_token",
     ),
     "a second start that asks for no token": (
         {"head_start_ray_commands.1": lambda before: f"{before}\nRAY_AUTH_MODE=disabled ray start --address=other"},
@@ -202,6 +213,10 @@ FROM_AWS = {
     "workers without a profile": (
         {f"{NODE}.node_config.IamInstanceProfile": GONE},
         f"{NODE}.node_config.IamInstanceProfile: missing, so its nodes could not reach the bucket; give a profile",
+    ),
+    "more GPUs than the instance has": (
+        {f"{NODE}.resources.GPU": 8},
+        f"{NODE}.resources.GPU: 8, and g6.2xlarge has 1; give GPU: 1",
     ),
     "Ray's own set-up of the head": (
         {"head_setup_commands": GONE},

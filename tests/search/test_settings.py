@@ -280,5 +280,6 @@ def test_a_disk_budget_has_a_unit():
     assert resolved("disk_budget=50GB").disk_budget == 50 * 10**9
     assert resolved("disk_budget=1.5GiB").disk_budget == 3 * 2**29
     assert resolved("disk_budget=null").disk_budget is None
-    (line,) = problems("disk_budget=lots")
-    assert line.startswith("disk_budget: 'lots'")
+    for given in ("lots", "0", "-1", "50XB"):
+        (line,) = problems(f"disk_budget={given}")
+        assert line.endswith("is no size; give one as 50GB or 500MiB") and line.startswith("disk_budget: "), line
