@@ -18,7 +18,8 @@ setup: $(STAMP) ## make .venv and install the pinned dependencies (skipped when 
 
 $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -m1 '^uv==' requirements.txt | cut -d' ' -f1)"
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(VENV)/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
 	$(UV) pip sync --quiet --require-hashes requirements.txt
 	$(UV) pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	@touch $(STAMP)

@@ -74,7 +74,7 @@ class Remote:
             )
         except ImportError as error:
             extra = EXTRAS.get(self._scheme)
-            fix = f"pip install 'ofakd-search[{extra}]'" if extra else "install it"
+            fix = f"pip install '.[{extra}]' in the repository's folder" if extra else "install it"
             raise InputError(
                 f"storage: {self.url} needs a package that is missing ({one_line(error)}); {fix}"
             ) from error

@@ -5,12 +5,12 @@ from typing import Any
 from search.clusters.findings import Findings
 
 WORLD = ("0.0.0.0/0", "::/0")
-# GPUs of EC2's instances (aws.amazon.com/ec2/instance-types), by family and size; of the sizes not named here, one each.
+# GPUs of EC2's instances (aws.amazon.com/ec2/instance-types), by family and size; of other sizes there is one each.
+_G = {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8, "metal": 8}
+_P4, _P5 = {"24xlarge": 8}, {"48xlarge": 8}
 GPUS = {
-    **dict.fromkeys(("g4dn", "g5", "g6", "g6e"), {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8, "metal": 8}),
-    "p3": {"8xlarge": 4, "16xlarge": 8},
-    **dict.fromkeys(("p3dn", "p4d", "p4de"), {"24xlarge": 8}),
-    **dict.fromkeys(("p5", "p5e", "p5en"), {"48xlarge": 8}),
+    **{"g4dn": _G, "g5": _G, "g6": _G, "g6e": _G, "p3": {"8xlarge": 4, "16xlarge": 8}},
+    **{"p3dn": _P4, "p4d": _P4, "p4de": _P4, "p5": _P5, "p5e": _P5, "p5en": _P5},
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from search.exporters.base import Export, Source, decisive, start_weights
 
-INSTALL = "pip install ofakd-search"
+INSTALL = "pip install PATH/TO/THIS/REPOSITORY"  # no index has it
 TEACHER = "teacher.safetensors"
 
 

@@ -126,7 +126,7 @@ def test_the_missing_package_has_an_extra_of_ours(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
-    with pytest.raises(InputError, match=r"pip install 'ofakd-search\[s3\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[s3\]' in the repository"):
         Remote("s3://bucket/x")
 
 
