@@ -1,6 +1,8 @@
 """The Ray cluster of a study: started on this machine, or joined."""
 
+import contextlib
 import os
+import secrets
 import signal
 import socket
 from pathlib import Path
@@ -77,6 +79,7 @@ def _start_here(**options) -> None:
     """A cluster on this machine; Ray gives its own processes 30 s, which a busy machine may not have at first."""
     import ray
 
+    _keep_to_the_user(_own_token())
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(address="local", **options)
@@ -93,8 +96,26 @@ def bring_the_token() -> None:
     Ray brings it to `auto` only, not to a named address, unless it is told so before its import.
     """
     token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if token or (Path.home() / ".ray" / "auth_token").exists():
+    if _own_token().exists():
+        _keep_to_the_user(_own_token())
+    if token or _own_token().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _own_token() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
+def _keep_to_the_user(path: Path) -> None:
+    """The token, made where there is none: whoever reads it may run anything as this user, and Ray lets all read it."""
+    with contextlib.suppress(OSError):  # the home cannot be written: Ray says so where it matters
+        path.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            os.write(made, secrets.token_hex(32).encode())
+            os.close(made)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def _somebody_listens(address: str) -> None:

@@ -261,3 +261,29 @@ def test_a_spot_node_whose_end_is_announced_is_drained(metadata):
         assert sum(path.endswith("/spot/instance-action") for path in requests) == 2
         [log] = Path(folder).glob("ray/session_2*/logs/raylet.out")
         wait_for(lambda: "AUTOSCALER_DRAIN_PREEMPTED" in log.read_text(), "the drained node's end")
+
+
+ALONE = """
+import os, subprocess, sys
+from search.cluster import start_ray
+from search.settings import Settings
+
+start_ray(Settings.model_construct(address=None, concurrency=1))
+import ray
+
+join = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
+address = ray.get_runtime_context().gcs_address
+for environment in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+    command = [sys.executable, "-c", join, address]
+    print(subprocess.run(command, env={**os.environ, **environment}, capture_output=True).returncode)
+"""
+
+
+def test_a_study_on_this_machine_lets_nobody_in_without_its_token(tmp_path):
+    environment = without_ray(os.environ) | {"HOME": str(tmp_path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    ran = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert ran.stdout.split() == ["1", "1"], ran.stderr
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o077 == 0

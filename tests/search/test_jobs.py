@@ -31,8 +31,8 @@ SIMULATED = ("--space", studies.MAIN_SPACE, "--set", "simulate=synthetic")
 
 def by_hand(address: str, name: str, storage: str) -> str:
     """README's command for a study that is submitted by hand."""
-    lines = (studies.ROOT / "README.md").read_text().split("ray job submit", 1)[1].split("\n\n", 1)[0]
-    command = " ".join(("ray job submit" + lines).replace("\\\n", " ").split())
+    lines = (studies.ROOT / "README.md").read_text().split("RAY_AUTH_MODE=token ray job", 1)[1].split("\n\n", 1)[0]
+    command = " ".join(("RAY_AUTH_MODE=token ray job" + lines).replace("\\\n", " ").split())
     return command.replace("http://HEAD:8265", address).replace("mine", name).replace("/shared/runs", storage)
 
 

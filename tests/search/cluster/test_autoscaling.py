@@ -35,5 +35,7 @@ def test_nodes_come_for_a_studys_trials_and_go_when_it_is_over(tmp_path):
     (parent,) = client.search_runs([client.get_experiment_by_name("s").experiment_id], "tags.role = 'study'")
     assert max(point.value for point in client.get_metric_history(parent.info.run_id, "lanes/up")) == 2
     assert max(point.value for point in client.get_metric_history(parent.info.run_id, "lanes/waiting")) >= 1
+    trials = client.search_runs([client.get_experiment_by_name("s").experiment_id], "tags.role != 'study'")
+    assert any(run.data.metrics["time/waited_s"] > 0 for run in trials), "there were more trials than nodes"
     assert parent.data.metrics["lanes/waited_s"] > 0 and parent.data.tags["waiting"] == ""
     assert studies.left_behind(tmp_path) == []
