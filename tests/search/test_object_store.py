@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pandas
@@ -18,6 +19,7 @@ from tests.search.test_faults import BODY, EPOCHS, FIELDS
 
 pytestmark = pytest.mark.long
 CLOCK = ("seconds", "cost/latency_ms")
+AWAY_S = 65  # longer than a lease lasts
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,9 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(world):
     study = studies.Followed(studies.start(*world.study("outage"), cwd=world.machine()))
     studies.wait_for(lambda: world.reached("outage", "0", 2) or study.process.poll() is not None, "trial 0's epoch")
     with world.store.away():
+        begun = time.monotonic()
         studies.wait_for(lambda: "does not answer" in study.out, "the note of the outage")
+        time.sleep(max(0.0, AWAY_S - (time.monotonic() - begun)))
         assert study.process.poll() is None
     ran = study.end()
     assert ran.code == 0, ran.err + ran.out

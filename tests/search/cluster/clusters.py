@@ -16,6 +16,7 @@ import yaml
 from ray._private.ray_constants import AGENT_PROCESS_TYPE_DASHBOARD_AGENT, AGENT_PROCESS_TYPE_RUNTIME_ENV_AGENT
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
+from search.cluster import STARTS
 from tests.ports import free_port, listens
 from tests.search import studies
 from tests.search.cluster.networks import Machine
@@ -55,7 +56,7 @@ class Cluster:
         environment: dict[str, str] | None = None,
         host: str = "127.0.0.1",
     ):
-        self.folder, self.address = folder, f"{host}:{free_port()}"
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.token = folder / "token"
         self.token.write_text("0" * 64)
@@ -66,15 +67,7 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "OFAKD_TEST": str(folder),
         }
-        command = [
-            "start", "--head", "--block", f"--port={self.address.split(':')[1]}", f"--node-ip-address={host}",
-            f"--num-cpus={cpus}", f"--object-store-memory={MEMORY}", "--include-dashboard=false",
-            "--disable-usage-stats",
-        ]  # fmt: skip
         if node_types is not None:
-            config = folder / "autoscaling.yaml"
-            config.write_text(yaml.safe_dump(_autoscaling(self.address, node_types, idle_s)))
-            command.append(f"--autoscaling-config={config}")
             # What Ray's own test cluster sets; that one is broken in the wheel and stops all of a machine's Ray.
             self.environment |= {
                 "RAY_FAKE_CLUSTER": "1",
@@ -86,9 +79,22 @@ class Cluster:
             }
         self.nodes: list[subprocess.Popen] = []
         self._count = itertools.count()
-        self._command = command
-        self.head = self._ray(*command)
-        studies.wait_for(self._answers, "the cluster's start")
+        for left in reversed(range(STARTS)):
+            port = free_port()
+            self.address = f"{host}:{port}"
+            self._command = [
+                "start", "--head", "--block", f"--port={port}", f"--node-ip-address={host}", f"--num-cpus={cpus}",
+                f"--object-store-memory={MEMORY}", "--include-dashboard=false", "--disable-usage-stats",
+            ]  # fmt: skip
+            if node_types is not None:
+                config = folder / "autoscaling.yaml"
+                config.write_text(yaml.safe_dump(_autoscaling(self.address, node_types, idle_s)))
+                self._command.append(f"--autoscaling-config={config}")
+            self.head = self._ray(*self._command)
+            studies.wait_for(lambda: self.head.poll() is not None or self._answers(), "the cluster's start")
+            if self.head.poll() is None:
+                break
+            assert left, self._logs()  # a busy machine may be slower than Ray waits, and another one have the port
 
     def start_head_anew(self) -> None:
         """Kills the head's processes and starts another one at its address."""
@@ -186,8 +192,11 @@ class Cluster:
         with (self.folder / f"{arguments[1].strip('-')}-{next(self._count)}.log").open("w") as log:
             return subprocess.Popen([*prefix, RAY, *arguments], env=self.environment, stdout=log, stderr=log)
 
+    def _logs(self) -> list[str]:
+        return [log.read_text() for log in self.folder.glob("head-*.log")]
+
     def _answers(self) -> bool:
-        assert self.head.poll() is None, [log.read_text() for log in self.folder.glob("head-*.log")]
+        assert self.head.poll() is None, self._logs()
         host, port = self.address.split(":")
         return listens(host, int(port))
 

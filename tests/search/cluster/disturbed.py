@@ -77,7 +77,7 @@ def doubled(folder: Path, store: str) -> list[str]:
     return wrong
 
 
-def assert_whole(folder: Path) -> None:
+def assert_whole(folder: Path, trials: int = TRIALS, epochs: int = EPOCHS) -> None:
     """Every trial complete and every epoch once, everywhere."""
-    wrong = lost(folder) + doubled(folder, f"sqlite:///{folder}/runs/mlflow.db")
+    wrong = lost(folder, trials, epochs) + doubled(folder, f"sqlite:///{folder}/runs/mlflow.db")
     assert wrong == [], "; ".join(wrong)
