@@ -28,7 +28,7 @@ WAITING, RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = (
     "waiting", "running", "done", "failed", "refused", "interrupted"
 )  # fmt: skip
 GOING = (WAITING, RUNNING)
-COMMANDS = ("run.py", "ofakd-search")  # those that run a study, as a job's entrypoint has them
+COMMANDS = ("run.py", "ofakd-search", "study.sh")  # those that run a study, as a job's entrypoint has them
 
 
 @dataclass

@@ -22,6 +22,7 @@ from trainables.persist import persist
 from trainables.remote import Found, Remote, names_of
 
 REACH_S = 15.0  # how long a store may take to answer before a command begins
+LOOKED_AT = 10  # folders that may be studies, when one is named that is none
 FETCH_S = 600.0  # how long a command waits for a file while the store is away
 STARTED, LOCK, JOURNAL = "started.json", "lock", "optuna.log"
 SESSION = "session.json"  # the lease of a study's session, see `search.lease`
@@ -164,7 +165,14 @@ class Storage:
         persist(lambda: self.remote.pull_all(wanted, self.root), FETCH_S)
 
     def _known(self) -> str:
-        names = sorted(name.split("/")[0] for name in self.reach(self.remote.files) if name.endswith(f"/{STARTED}"))
+        """Some of the studies that there are, as far as the store tells them quickly: it may hold very many files."""
+
+        def look() -> list[str]:
+            return [name for name in self.remote.folders()[-LOOKED_AT:] if self.remote.read(f"{name}/{STARTED}")]
+
+        names: list[str] = []
+        with contextlib.suppress(InputError):
+            names = self.reach(look)
         return f"; there are {', '.join(names[-5:])}" if names else ""
 
     def reach(self, work: Callable[[], T]) -> T:

@@ -16,6 +16,7 @@ from typing import Any
 from search import cluster_jobs
 from search.cluster_jobs import GOING, STOP_WAIT_S, STUDY, SUBMITTED, StudyJob
 from search.job_package import package
+from search.paths import is_url, storage_folder
 from search.resume import typed
 from search.settings import Settings, check_urls, resolve
 from search.space_file import load_space
@@ -175,7 +176,7 @@ def check_places(settings: Settings, sets: list[str]) -> None:
     """
     problems = check_urls(settings)
     fix = "give an absolute path that all nodes of the cluster have, or a URL"
-    if "://" not in settings.storage and not Path(settings.storage).is_absolute():
+    if not is_url(settings.storage) and not storage_folder(settings.storage).is_absolute():
         problems.append(f"storage: '{settings.storage}' is a folder of this machine; {fix}: --storage /shared/runs")
     for name in PLACES:
         value = getattr(settings, name, None)

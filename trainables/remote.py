@@ -105,6 +105,14 @@ class Remote:
             if not name.endswith(".partial")
         }
 
+    def folders(self) -> list[str]:
+        """The names of the folders right in it, in order, without looking into them; [] where it is not there."""
+        try:
+            found = self._call("ls", self._path, detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(one["name"].rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory")
+
     def read(self, name: str) -> bytes | None:
         """A small file's content, None where there is no such file."""
         try:

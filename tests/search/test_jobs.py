@@ -185,6 +185,7 @@ def test_jobs_without_an_address_or_a_cluster_names_both_ways(capfd, monkeypatch
     [
         ([], "storage: 'runs' is a folder of this machine; give an absolute path"),
         (["--storage", "shared/runs"], "storage: 'shared/runs' is a folder of this machine"),
+        (["--storage", "file://runs"], "storage: 'file://runs' is a folder of this machine"),
         (["--data", "torch/mnist", "--data-dir", "data"], "data_dir: 'data' is a path of this machine"),
         (["--data", "./photos"], "data: './photos' is a folder of this machine"),
         (["--set", "teacher_source=checkpoint", "teacher_weights=t.pt"], "teacher_weights: 't.pt' is a path of this"),
@@ -228,6 +229,8 @@ def test_what_goes_along_with_a_job(tmp_path):
         (mine / name).write_text(name)
     (mine / "venv" / "pyvenv.cfg").touch()
     (mine / "notes.txt").touch()
+    (mine / ".#model.py").symlink_to("me@host.123:1")
+    (mine / "gone.py").symlink_to("nowhere.py")
     space = mine / "parts" / "space.py"
     space.write_text("STUDY = 1")
     place = tmp_path / "place"
@@ -238,7 +241,7 @@ def test_what_goes_along_with_a_job(tmp_path):
     files = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
     assert {"model.py", "parts/heads.py", "search/run.py", "trainables/lane.py", "spaces/parts.py"} < files
     assert not [name for name in files if name.startswith((".", "venv", "runs", "tests")) or name.endswith(".pyc")]
-    assert "search/own.py" not in files and "notes.txt" not in files
+    assert not {"search/own.py", "gone.py"} & files and "notes.txt" not in files
     assert "search/exporters/base.py" in files
     assert "git/commit" in json.loads((place / "search/tracking/commit.json").read_text())
 
@@ -270,6 +273,7 @@ def test_a_flag_among_a_commands_words():
         ("python search/run.py --name s --space a.py", {"ofakd_study": "mine"}, "mine"),
         ("cd x && python search/run.py --space a.py --name=s", None, "s"),
         ("ofakd-search --space a.py", None, "job1"),
+        ("bash /home/ray/ofakd/clusters/study.sh --name s --space a.py --storage s3://b/c", None, "s"),
         ("python search/run.py --space a.py --name s --dry-run", None, None),
         ("python other.py --name s", None, None),
         ("echo 'torn", None, None),

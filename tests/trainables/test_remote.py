@@ -38,6 +38,13 @@ def test_files_go_there_and_come_back_as_they_were(remote, tmp_path):
     assert remote.files() == {}
 
 
+def test_its_folders_are_those_of_one_level(remote):
+    assert remote.folders() == []
+    for name in ("b/deep/x", "a/y", "z"):
+        remote.write(name, b"")
+    assert remote.folders() == ["a", "b"]
+
+
 def test_a_new_file_is_no_others(remote):
     remote.write("lease", b"mine", new=True)
     with pytest.raises(FileExistsError):
