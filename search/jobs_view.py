@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from search.session_log import of_last_session
 from search.terminal import person_console, span
 
 
@@ -19,8 +20,8 @@ def facts(
 
 
 def progress(log: str, going: bool) -> None:
-    """What a session's lines say of its trials, and the last of them."""
-    counts, last = read_progress(log, going)
+    """What the latest session's lines say of its trials, and the last of them."""
+    counts, last = read_progress(of_last_session(log), going)
     if counts:
         told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
         print(f"trials:  {told} in this session")

@@ -16,10 +16,11 @@ from search.account import ACCOUNT
 from search.cluster_jobs import DONE, FAILED, INTERRUPTED, RUNNING
 from search.paths import storage_folder
 from search.resume import LOCK, STARTED, space_of
+from search.session_log import CONSOLE
 from search.tracking.study_run import StudyRun
 from trainables.errors import InputError
 
-CONSOLE, LOG = "console.log", "run.log"  # what a study in the background prints, and what libraries say of any study
+LOG = "run.log"  # what libraries say
 STATES = {"FINISHED": DONE, "FAILED": FAILED}  # by the state of the parent run; the others were cut off
 STOP_S = 900.0  # how long a study has to end once it is told to
 
@@ -81,7 +82,7 @@ def who_runs(folder: Path) -> str:
 
 
 def log_of(study: LocalStudy) -> Path:
-    """Where the lines of a study are: of one in the background what it printed."""
+    """Where the lines of a study are; of one that an earlier version ran on a terminal there are but libraries'."""
     path = study.folder / CONSOLE
     return path if path.exists() else study.folder / LOG
 

@@ -18,9 +18,10 @@ from rich.console import Console
 from search import cluster_jobs, jobs, jobs_command, run, submission
 from search.cluster_jobs import StudyJob, checked_address, connect, flag_of, given_address
 from search.job_package import MOST_FILES, own_modules, package
-from search.jobs_view import read_progress
+from search.jobs_view import progress, read_progress
 from search.ledger import TrialRecord
 from search.live import PlainView
+from search.session_log import CONSOLE, begin
 from search.submission import _told, job_address, resubmit
 from search.tracking.credentials import NOTIFY_URL, PASSWORD, TYPED
 from tests.search import studies
@@ -355,6 +356,15 @@ def test_progress_is_read_from_what_a_session_prints():
     assert read_progress(ended, going=False)[1] == ["best:    eps=1", "ended by: all 3 trials have run", "spent: 1 s"]
 
 
+def test_progress_is_the_latest_sessions(tmp_path, capsys):
+    for lines in ("[00:01] trial 0 complete  val/top1 60.00\n" * 3, "[00:01] trial 3 pruned  val/top1 50.00\n"):
+        begin(tmp_path)
+        with (tmp_path / CONSOLE).open("a") as log:
+            log.write(lines)
+    progress((tmp_path / CONSOLE).read_text(), going=True)
+    assert capsys.readouterr().out.splitlines()[0] == "trials:  1 pruned in this session"
+
+
 def test_a_study_that_is_not_known_is_answered_with_near_names():
     for name, there in (("mime", "mine"), ("zzz", "mine, other")):
         with pytest.raises(InputError, match=f"has no study '{name}'; there are {there}$"):
@@ -395,6 +405,7 @@ def test_studies_of_this_machine(tmp_path):
     assert resumed.code == 0 and "runs in the background" in resumed.out, resumed.err
     studies.wait_for(lambda: (folder / "console.log").read_text().count("searching") == 2, "the search, again")
     assert local("stop", "s").code == 0
+    assert (folder / "console.log").read_text().count("--- session begun") == 2
     assert "interrupted; go on with" in local("logs", "s", "--follow").out
     unknown = local("stop", "t")
     assert unknown.code == 2 and "has no study 't'; there are s" in unknown.err
@@ -403,6 +414,8 @@ def test_studies_of_this_machine(tmp_path):
     assert not folder.exists() and (tmp_path / "runs" / "teachers").exists()
     ran = studies.run(*SIMULATED, "finalists=0", "--name", "s", "--trials", "2", cwd=tmp_path)
     assert ran.code == 0, "the name is free again: " + ran.err
+    status = local("status", "s").out
+    assert "trials:  2 complete in this session" in status and "ended by: all 2 trials have run" in status
     assert studies.left_behind(tmp_path) == []
 
 
