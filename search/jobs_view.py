@@ -30,14 +30,15 @@ def progress(log: str, going: bool) -> None:
 
 
 def table(rows: Iterable[tuple[Any, ...]]) -> None:
-    """All studies: name, state, start, seconds and who is at it, a row each."""
+    """All studies: name, state, start, seconds, who is at it and where it lies, a row each."""
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
     for title in ("study", "state", "started", "took", "by"):
         shown.add_column(title, no_wrap=True)
-    for study, state, started, took, who in rows:
-        shown.add_row(study, state, _when(started), span(took), who)
+    shown.add_column("where", overflow="fold")
+    for study, state, started, took, who, where in rows:
+        shown.add_row(study, state, _when(started), span(took), who, where)
     person_console().print(shown if shown.row_count else "no study")
 
 

@@ -87,7 +87,6 @@ def refused(capfd, *words):
         ([], "the following arguments are required: ACTION"),
         (["stats"], "invalid choice: 'stats'"),
         (["status"], "the following arguments are required: STUDY"),
-        (["list", "--address", "http://a:1", "--storage", "runs"], "not allowed with argument"),
         (["stop", "s", "--yes"], "unrecognized arguments: --yes"),
         (["logs", "s", "--fol"], "unrecognized arguments: --fol"),
     ],
@@ -282,7 +281,7 @@ def test_a_flag_among_a_commands_words():
 )
 def test_which_jobs_are_studies(entrypoint, metadata, name):
     found = cluster_jobs.study_jobs(SimpleNamespace(list_jobs=lambda: [details(entrypoint, metadata=metadata)]))
-    assert list(found) == ([name] if name else [])
+    assert [key[0] for key in found] == ([name] if name else [])
 
 
 @pytest.mark.parametrize(
@@ -333,7 +332,103 @@ def test_the_session_that_is_going_is_meant_before_a_later_one_that_was_refused(
     later = details("python search/run.py --name s", "FAILED", code=2)
     later.start_time = 9000
     found = cluster_jobs.study_jobs(SimpleNamespace(list_jobs=lambda: [first, later]))
-    assert [job.state for job in found["s"]] == ["running", "refused"]
+    assert [job.state for job in found["s", None]] == ["running", "refused"]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Makes a cluster's job API know jobs, given by id, state, storage and log; what is deleted there."""
+
+    def make(*jobs):
+        known = {}
+        for job, status, storage, log in jobs:
+            command = "python search/run.py --space a.py --name mine" + (f" --storage {storage}" if storage else "")
+            known[job] = details(command, status), log
+            known[job][0].submission_id = job
+        deleted = []
+        client = SimpleNamespace(
+            list_jobs=lambda: [one for one, _ in known.values()],
+            get_job_logs=lambda job: known[job][1],
+            get_job_info=lambda job: known[job][0],
+            delete_job=deleted.append,
+        )
+        monkeypatch.setattr(cluster_jobs, "connect", lambda address: client)
+        return client, deleted
+
+    return make
+
+
+BEGAN = "checking the space\n[00:00] searching\n"
+AT = ("--address", "http://head:8265")
+
+
+def test_two_peoples_studies_of_one_name_are_two(cluster, capfd, tmp_path, monkeypatch):
+    client, _ = cluster(("a1", "RUNNING", "s3://a", BEGAN), ("b1", "SUCCEEDED", "s3://b/x", BEGAN))
+    assert jobs.main(["list", *AT]) == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert rows[0][-1] == "where" and sorted((row[1], row[-1]) for row in rows[1:]) == [
+        ("done", "s3://b/x"),
+        ("running", "s3://a"),
+    ]
+    assert jobs.main(["status", "mine", *AT]) == 2
+    err = capfd.readouterr().err
+    said = "the cluster has several studies 'mine', in s3://a, s3://b/x; give --storage with the one that is meant"
+    assert said in err and err.count("\n") == 1
+    assert jobs.main(["status", "mine", *AT, "--storage", "s3://b/x/"]) == 0
+    assert "done (job b1)" in capfd.readouterr().out
+    assert jobs.main(["list", *AT, "--storage", "s3://a"]) == 0
+    assert "b1" not in capfd.readouterr().out
+    assert jobs.main(["stop", "mine", *AT, "--storage", "s3://c"]) == 2
+    assert "has no study 'mine'" in capfd.readouterr().err
+    lines = submission.how_to_follow(client, "mine", "s3://a", cluster_jobs.DEFAULT)
+    assert lines[0].endswith(f"status mine --address {cluster_jobs.DEFAULT} --storage s3://a")
+
+    monkeypatch.setattr(submission, "start_job", lambda client, name, command, *more: command)
+    space = type(tmp_path)(studies.MAIN_SPACE)
+    flags = {"name": "mine", "storage": "s3://b/x"}
+    assert "--storage s3://b/x" in submission.submit(client, space, tmp_path, flags, [])
+    with pytest.raises(InputError, match="'mine' is running as job a1"):
+        submission.submit(client, space, tmp_path, {**flags, "storage": "s3://a/"}, [])
+
+
+def test_a_study_whose_job_names_no_storage_is_told_from_the_others(cluster, capfd):
+    cluster(("a1", "SUCCEEDED", None, BEGAN), ("b1", "SUCCEEDED", "/shared", BEGAN))
+    assert jobs.main(["status", "mine", *AT]) == 2
+    assert "several studies 'mine', in not named (''), /shared" in capfd.readouterr().err
+    assert jobs.main(["status", "mine", *AT, "--storage", ""]) == 0
+    assert "done (job a1)" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "began"),
+    [("STOPPED", BEGAN, True), ("SUCCEEDED", "", True), ("FAILED", "error: --name: study 'mine' exists\n", False)],
+    ids=["its-log-says-so", "it-is-done", "refused"],
+)
+def test_rm_removes_in_the_storage_what_began_and_the_jobs_of_that_study_alone(
+    cluster, capfd, monkeypatch, status, log, began
+):
+    _, deleted = cluster(("a1", status, "s3://a", log), ("a2", "FAILED", "s3://a", ""), ("b1", status, "s3://b", log))
+    commands = []
+
+    def start_job(client, name, command, *more):
+        commands.append(command)
+        return "rm1"
+
+    monkeypatch.setattr(jobs_command, "start_job", start_job)
+    monkeypatch.setattr(cluster_jobs, "follow", lambda client, job: StudyJob("", job, "done", 0.0, 1.0, [], code=0))
+    assert jobs.main(["rm", "mine", *AT, "--storage", "s3://a", "--yes"]) == 0
+    assert sorted(deleted) == ["a1", "a2", *(["rm1"] if began else [])]
+    removing = "python search/jobs.py rm mine --storage s3://a --yes --missing-ok"
+    assert commands == ([removing] if began else [])
+    assert ("s3://a is left as it was" in capfd.readouterr().out) != began
+
+
+def test_a_study_that_is_gone_already_may_be_no_error(tmp_path, capfd):
+    words = ["rm", "mine", "--storage", str(tmp_path), "--yes"]
+    assert jobs.main([*words, "--missing-ok"]) == 0
+    assert capfd.readouterr().out == f"gone already: {tmp_path} has no study 'mine'\n"
+    assert jobs.main(words) == 2
+    assert jobs.main([*words[:3], str(tmp_path / "not-mounted"), "--missing-ok"]) == 2
 
 
 def test_progress_is_read_from_what_a_session_prints():
