@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from search import cluster_jobs, local_studies
+from search import cluster_jobs, local_studies, remote_studies
 from search.cluster_jobs import DONE, GOING, key_of
 from search.job_package import copy_ours
 from search.jobs_view import facts, progress, table
+from search.paths import is_url
 from search.removal import confirm, remove
+from search.storage import Storage
 from search.submission import command_for, how_to_follow, resubmit, start_job
 from trainables.errors import InputError
 
@@ -26,7 +28,7 @@ def run_jobs(arguments) -> int:
         InputError: an unknown study, a cluster or folder that is not there, or an action that does not fit its state.
     """
     if arguments.storage and not arguments.address:
-        place = OfAFolder(arguments.storage)
+        place = OfAStore(arguments.storage) if is_url(arguments.storage) else OfAFolder(arguments.storage)
     else:
         place = OfACluster(arguments.address, arguments.storage)
     if arguments.action == "list":
@@ -178,20 +180,21 @@ class OfACluster:
 
 
 class OfAFolder:
-    """The studies of a storage that this machine sees."""
+    """The studies of a folder that this machine sees."""
+
+    LOOKS_EVERY_S = 0.5  # while it waits for lines or for a study's end
 
     def __init__(self, storage: str):
-        self._storage = storage
-        self._studies = local_studies.local_studies(storage)
+        self._storage, self._store = storage, Storage(storage)
 
     def rows(self) -> list[tuple[Any, ...]]:
         """One row a study, the latest session's first."""
-        latest = sorted(self._studies.values(), key=lambda study: study.started or 0, reverse=True)
+        latest = sorted(self._all().values(), key=lambda study: study.started or 0, reverse=True)
         return [(one.study, one.state, one.started, one.took, one.process, self._storage) for one in latest]
 
     def choose(self, study: str) -> None:
         """Which study is meant."""
-        self._study = _known(self._studies, study, self._storage)
+        self._study = _known(self._all(), study, self._storage)
 
     def status(self, arguments) -> int:
         one = self._study
@@ -202,18 +205,18 @@ class OfAFolder:
     def logs(self, arguments) -> int:
         printed = 0
         while True:
-            going = bool(local_studies.who_runs(self._study.folder))  # asked first: it may print as it ends
+            going = bool(self._process())  # asked first: it may print as it ends
             text = self._text()
             print(text[printed:], end="", flush=True)
             printed = len(text)
             if not (arguments.follow and going):
                 return 0
-            time.sleep(0.5)
+            time.sleep(self.LOOKS_EVERY_S)
 
     def stop(self, arguments) -> int:
         _going(self._study)
         print(f"stopping study {self._study.study}: running trials keep their last epoch's checkpoint", flush=True)
-        local_studies.stop(self._study)
+        local_studies.stop(self._study, self._process, self.LOOKS_EVERY_S)
         print(f"study {self._study.study} has ended; go on with it:")
         print(f"  {shlex.join(['python', 'search/jobs.py', 'resume', self._study.study, '--storage', self._storage])}")
         return 0
@@ -221,18 +224,61 @@ class OfAFolder:
     def resume(self, arguments) -> int:
         if self._study.process:
             raise InputError(f"STUDY: '{self._study.study}' is running already ({self._study.process})")
+        self._bring()
         return local_studies.resume(self._study, self._storage)
 
     def rm(self, arguments) -> int:
         name = _ended(self._study.study, self._study.state)
         if not confirm(f"remove study {name} in {self._storage} with its MLflow runs and models?", arguments.yes):
             return 130
-        print("\n".join(remove(self._study.folder, arguments.tracking_uri)))
+        self._bring()
+        print("\n".join(remove(self._study.folder, arguments.tracking_uri, self._store)))
         return 0
 
+    def _all(self) -> dict[str, local_studies.LocalStudy]:
+        """All studies, by name."""
+        return local_studies.local_studies(self._storage)
+
+    def _process(self) -> str:
+        """Who runs the study now."""
+        return local_studies.who_runs(self._study.folder)
+
     def _text(self) -> str:
+        """The study's lines."""
         path = local_studies.log_of(self._study)
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def _bring(self) -> None:
+        """Has the study's files be in its folder."""
+
+
+class OfAStore(OfAFolder):
+    """The studies of an object store, as it tells of them."""
+
+    LOOKS_EVERY_S = 2.0  # as often as it is given what a study writes
+
+    def __init__(self, storage: str):
+        super().__init__(storage)
+        self._store.check(write=False)
+
+    def choose(self, study: str) -> None:
+        """Which study is meant."""
+        found = remote_studies.remote_study(self._store, study)
+        if found is None:
+            raise Missing(f"STUDY: {self._store} has no study '{study}'{self._store.known()}")
+        self._study = found
+
+    def _all(self) -> dict[str, local_studies.LocalStudy]:
+        return remote_studies.remote_studies(self._store)
+
+    def _process(self) -> str:
+        return remote_studies.who_runs_there(self._store, self._study.study)
+
+    def _text(self) -> str:
+        return remote_studies.log_there(self._store, self._study.study)
+
+    def _bring(self) -> None:
+        self._store.bring(self._study.study, asked="STUDY")
 
 
 def _known(studies: dict[str, Any], name: str, where: str) -> Any:

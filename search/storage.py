@@ -115,7 +115,7 @@ class Storage:
         found = persist(self.remote.at(study).files, FETCH_S)
         if STARTED not in found:
             if asked:
-                raise InputError(f"{asked}: there is no study '{study}' in {self.url}{self._known()}")
+                raise InputError(f"{asked}: there is no study '{study}' in {self.url}{self.known()}")
             if folder.exists():
                 _clear(folder, {})
             return folder
@@ -164,8 +164,8 @@ class Storage:
         wanted = {name: one for name, one in found.items() if Path(name).name == ABOUT}
         persist(lambda: self.remote.pull_all(wanted, self.root), FETCH_S)
 
-    def _known(self) -> str:
-        """Some of the studies that there are, as far as the store tells them quickly: it may hold very many files."""
+    def known(self) -> str:
+        """Some of the store's studies, as the end of an error message, as far as it tells them quickly."""
 
         def look() -> list[str]:
             return [name for name in self.remote.folders()[-LOOKED_AT:] if self.remote.read(f"{name}/{STARTED}")]

@@ -191,6 +191,11 @@ class Remote:
         with contextlib.suppress(FileNotFoundError):
             self._call("rm_file", f"{self._path}/{name}")
 
+    def remove_some(self, names: list[str]) -> None:
+        """Removes files, many at once where the store can; some stores do not tell of those that they keep."""
+        with contextlib.suppress(FileNotFoundError):
+            self._call("rm", [f"{self._path}/{name}" for name in names])
+
     def remove_all(self) -> None:
         """Removes the folder."""
         with contextlib.suppress(FileNotFoundError):

@@ -34,6 +34,9 @@ def test_files_go_there_and_come_back_as_they_were(remote, tmp_path):
     remote.remove("b.txt")
     remote.remove("b.txt")
     assert remote.files().keys() == {"deep/a.bin"} and remote.read("b.txt") is None
+    remote.write("b.txt", b"third")
+    remote.remove_some(["b.txt"])
+    assert remote.files().keys() == {"deep/a.bin"}
     remote.remove_all()
     assert remote.files() == {}
 
