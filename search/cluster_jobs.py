@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import PurePath
@@ -28,7 +29,7 @@ WAITING, RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = (
     "waiting", "running", "done", "failed", "refused", "interrupted"
 )  # fmt: skip
 GOING = (WAITING, RUNNING)
-COMMANDS = ("run.py", "ofakd-search")  # those that run a study, as a job's entrypoint has them
+COMMANDS = ("run.py", "ofakd-search", "study.sh")  # those that run a study, as a job's entrypoint has them
 
 
 @dataclass
@@ -53,6 +54,19 @@ class StudyJob:
     def flag(self, name: str) -> str | None:
         """The value that the command gives to a flag."""
         return flag_of(self.words, name)
+
+    @property
+    def storage(self) -> str | None:
+        """Where the study lies, as its command names it; None where that does not."""
+        return self.flag("--storage")
+
+
+Key = tuple[str, str | None]  # what tells studies apart: the name, and where they lie
+
+
+def key_of(name: str, storage: str | None) -> Key:
+    """What tells a study from those of other people that have its name."""
+    return name, storage.removeprefix("file://").rstrip("/") if storage else None
 
 
 def flag_of(words: list[str], name: str) -> str | None:
@@ -153,15 +167,20 @@ def _same_versions(address: str, versions: dict[str, str]) -> None:
             )
 
 
-def study_jobs(client) -> dict[str, list[StudyJob]]:
+def study_jobs(client) -> dict[Key, list[StudyJob]]:
     """The sessions of each study that the cluster knows: one that is going, then the latest first."""
-    studies: dict[str, list[StudyJob]] = {}
+    studies: dict[Key, list[StudyJob]] = {}
     for details in client.list_jobs():
         if details.submission_id and (job := _study_job(details)):
-            studies.setdefault(job.study, []).append(job)
+            studies.setdefault(key_of(job.study, job.storage), []).append(job)
     for jobs in studies.values():
         jobs.sort(key=lambda job: (job.state in GOING, job.started), reverse=True)
     return studies
+
+
+def is_ambiguous(studies: Iterable[Key], name: str) -> bool:
+    """Whether there are several studies of a name, in other storages."""
+    return sum(key[0] == name for key in studies) > 1
 
 
 def read_job(client, job: str) -> StudyJob:

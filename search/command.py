@@ -21,6 +21,7 @@ from search.plan_view import print_plan
 from search.preflight import Plan, preflight
 from search.rehearsal import estimate, rehearse
 from search.resume import STARTED, as_before, check_same, remember, sole_session, typed
+from search.session_log import CONSOLE, begin
 from search.settings import Settings, resolve
 from search.space_file import load_space
 from search.storage import JOURNAL, LOCK, Storage
@@ -228,7 +229,8 @@ def _detach(argv: list[str], name: str, folder: Path, console) -> int:
     """Starts the same command in the background, its lines in the study's folder."""
     argv = words_without(argv)
     again = [item for item in argv if item not in ("--detach", "--resume")] + ["--resume", "--name", name]
-    with open(folder / "console.log", "a") as lines:
+    begin(folder)
+    with open(folder / CONSOLE, "a") as lines:
         child = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("run.py")), *again],
             stdin=subprocess.DEVNULL,
@@ -237,7 +239,7 @@ def _detach(argv: list[str], name: str, folder: Path, console) -> int:
             start_new_session=True,
         )
     console.print(f"study {name} runs in the background (process {child.pid})")
-    follow = shlex.join(["tail", "-f", str(folder / "console.log")])
+    follow = shlex.join(["tail", "-f", str(folder / CONSOLE)])
     console.print(f"follow it:   {follow}", soft_wrap=True, markup=False)
     console.print(f"stop it:     kill -INT {child.pid}")
     return 0

@@ -58,7 +58,8 @@ def own_modules(folder: Path) -> tuple[list[Path], str | None]:
         top = Path(at) == folder
         inner[:] = sorted(name for name in inner if _may_hold_modules(Path(at, name), top))
         for name in sorted(files):
-            if name.endswith(".py"):
+            # Not the lock that an editor has beside a file: a link to nowhere.
+            if name.endswith(".py") and not name.startswith(".") and Path(at, name).is_file():
                 found.append(Path(at, name).relative_to(folder))
                 size += Path(at, name).stat().st_size
         if len(found) > MOST_FILES or size > MOST_MB * 1e6 or folders > MOST_FOLDERS:

@@ -1,6 +1,6 @@
 """Follows the studies of a Ray cluster, or with --storage those of a folder.
 
-    python search/jobs.py list|status|logs|stop|resume|rm [STUDY] [--address http://HEAD:8265]
+    python search/jobs.py list|status|logs|stop|resume|rm [STUDY] [--address http://HEAD:8265] [--storage DIR_OR_URL]
 
 Exit codes: 0 done, 1 failed while running, 2 bad input (one line a problem), 130 interrupted.
 """
@@ -18,7 +18,7 @@ ACTIONS = {
     "logs": "what a study printed",
     "stop": "end a study cleanly, and wait until it has ended; it can go on later",
     "resume": "have a study that ended or was stopped go on",
-    "rm": "remove a study: its folder, its MLflow runs and models, its jobs; asks first",
+    "rm": "remove a study: what its storage has of it, its MLflow runs and models, its jobs; asks first",
 }
 
 
@@ -33,15 +33,18 @@ def make_parser() -> argparse.ArgumentParser:
         add = action.add_argument
         if name != "list":
             add("study", metavar="STUDY", help="the study's name")
-        where = action.add_mutually_exclusive_group()
         address = "the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or http://127.0.0.1:8265)"
-        where.add_argument("--address", metavar="URL", help=address)
-        where.add_argument("--storage", metavar="DIR", help="studies of this machine: the folder where they lie")
+        storage = (
+            "alone: the studies of this folder or s3://…; with --address: which of the cluster's studies of a name"
+        )
+        add("--address", metavar="URL", help=address)
+        add("--storage", metavar="DIR", help=storage)
         if name == "logs":
             add("--follow", action="store_true", help="go on printing until the study ends")
         if name == "rm":
             add("--tracking-uri", metavar="URI", help="MLflow server or store (default: the study's)")
             add("--yes", action="store_true", help="do not ask")
+            add("--missing-ok", action="store_true", help="a study that is gone already is no error")
     return parser
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from search.session_log import of_last_session
 from search.terminal import person_console, span
 
 
@@ -19,8 +20,8 @@ def facts(
 
 
 def progress(log: str, going: bool) -> None:
-    """What a session's lines say of its trials, and the last of them."""
-    counts, last = read_progress(log, going)
+    """What the latest session's lines say of its trials, and the last of them."""
+    counts, last = read_progress(of_last_session(log), going)
     if counts:
         told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
         print(f"trials:  {told} in this session")
@@ -29,14 +30,15 @@ def progress(log: str, going: bool) -> None:
 
 
 def table(rows: Iterable[tuple[Any, ...]]) -> None:
-    """All studies: name, state, start, seconds and who is at it, a row each."""
+    """All studies: name, state, start, seconds, who is at it and where it lies, a row each."""
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
     for title in ("study", "state", "started", "took", "by"):
         shown.add_column(title, no_wrap=True)
-    for study, state, started, took, who in rows:
-        shown.add_row(study, state, _when(started), span(took), who)
+    shown.add_column("where", overflow="fold")
+    for study, state, started, took, who, where in rows:
+        shown.add_row(study, state, _when(started), span(took), who, where)
     person_console().print(shown if shown.row_count else "no study")
 
 

@@ -149,6 +149,31 @@ class Lease:
         return now - self._remote.about(SESSION).when
 
 
+def holder(remote: Remote) -> str:
+    """Who runs a study, by its lease: "process 12 on host"; empty where nobody does.
+
+    That is also where it was let go of, where it was not renewed for too long, and where its process, which was one of
+    this machine, has died.
+
+    Args:
+        remote: the study's folder in the store.
+    """
+    lease = Lease(remote, "")
+    found = lease._read()
+    if not found or found["free"] or lease._died(found):
+        return ""
+    try:
+        age = lease._age()
+    except PermissionError:  # the store may be read alone, and tells no time then
+        age = time.time() - remote.about(SESSION).when
+    except FileNotFoundError:  # the study was removed meanwhile
+        return ""
+    if age >= STALE_S:
+        return ""
+    namesake = found["host"] == os.uname().nodename and found["boot"] != _boot()
+    return f"process {found['pid']} on {found['host']}{', another machine of this name' if namesake else ''}"
+
+
 @contextlib.contextmanager
 def mirrored(storage: Storage, folder: Path) -> Iterator[Plain]:
     """Within this, the session's own, the store is given what is written to a study's folder.

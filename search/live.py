@@ -29,6 +29,7 @@ def make_view(
     study: str = "",
     pair: str = "",
     finished: Iterable[TrialRecord] = (),
+    log: Console | None = None,
 ) -> "View":
     """The view that fits the console.
 
@@ -38,9 +39,10 @@ def make_view(
         study: its name.
         pair: teacher and student, for the header.
         finished: the trials that an earlier session has finished.
+        log: where to tell events as lines besides.
     """
     view = LiveView if console.is_terminal else PlainView
-    return view(console, total, study, pair, finished)
+    return view(console, total, study, pair, finished, log)
 
 
 def clock(seconds: float) -> str:
@@ -91,7 +93,17 @@ def settings(record: TrialRecord, names: dict[str, str], joint: str) -> str:
 class View:
     """Keeps count of a study; the two kinds differ in what they show of it. Safe to call from several threads."""
 
-    def __init__(self, console: Console, total: int, study: str, pair: str, finished: Iterable[TrialRecord]):
+    NAMES = {"eps": "eps", "temperature": "temperature", "stages": "stages"}
+
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        study: str,
+        pair: str,
+        finished: Iterable[TrialRecord],
+        log: Console | None = None,
+    ):
         self.console, self.total, self.study, self.pair = console, total, study, pair
         self.running: dict[str, TrialRecord] = {}
         self.finished: list[TrialRecord] = []
@@ -105,6 +117,7 @@ class View:
         self._lanes = 1  # the most trials seen at a time
         self._waits: tuple[int, int, float, str] | None = None
         self._phase = ""
+        self._lines = [log] if log else []  # where events are told as lines; an epoch is no event
         for record in finished:
             self._count(record)
 
@@ -119,7 +132,8 @@ class View:
         with self._lock:
             news = text.split(":")[0] != self._phase.split(":")[0]
             self._phase = text
-            self._show_phase(news)
+            if news and text:
+                self._tell(text)
 
     def expect(self, total: int) -> None:
         """How many trials, baselines and finalists there are to be in all."""
@@ -132,7 +146,7 @@ class View:
             self.metric = record.objective
             self._since[record.trial_id] = time.monotonic()
             self._lanes = max(self._lanes, len(self.running))
-            self._show_started(record)
+            self._tell(f"{name(record)} started  {settings(record, self.NAMES, '=')}".rstrip())
 
     def trial_epoch(self, record: TrialRecord) -> None:
         """The record has a new epoch; a live view reads it at its next refresh."""
@@ -144,7 +158,7 @@ class View:
             if since is not None:
                 self._spent.append(time.monotonic() - since)
             self._count(record)
-            self._show_ended(record)
+            self._tell(self._ended_in_words(record))
 
     def _count(self, record: TrialRecord) -> None:
         self.finished.append(record)
@@ -164,7 +178,7 @@ class View:
         with self._lock:
             before, self._waits = self._waits, (up, waiting, since, reason) if waiting else None
             if (before and before[3]) != (reason or None):
-                self._show_waits()
+                self._tell(self._waits_in_words() if self._waits else "no lane waits any more")
 
     def _waits_in_words(self) -> str:
         up, waiting, since, reason = self._waits
@@ -173,7 +187,8 @@ class View:
     def note(self, text: str) -> None:
         """A line that stays."""
         with self._lock:
-            self._print(text)
+            self._tell(text)
+            self._show_note(text)
 
     @property
     def elapsed(self) -> float:
@@ -190,38 +205,15 @@ class View:
         waiting = max(0, self.total - len(self.finished) - len(self.running))
         return (begun + waiting * mean) / self._lanes
 
-    def _print(self, text: str) -> None:
-        raise NotImplementedError  # both views give it
+    def _tell(self, text: str) -> None:
+        """An event, as a line with its time."""
+        for console in self._lines:
+            console.print(f"[{clock(self.elapsed)}] {text}", soft_wrap=True, markup=False, highlight=False)
 
-    def _show_phase(self, news: bool) -> None:
-        """Hooks of a view that tells events as they come."""
+    def _show_note(self, text: str) -> None:
+        """A hook of a view that shows something else than lines."""
 
-    def _show_waits(self) -> None: ...
-
-    def _show_started(self, record: TrialRecord) -> None: ...
-
-    def _show_ended(self, record: TrialRecord) -> None: ...
-
-
-class PlainView(View):
-    """One line an event, for logs and pipes; an epoch is no event."""
-
-    NAMES = {"eps": "eps", "temperature": "temperature", "stages": "stages"}
-
-    def _print(self, text: str) -> None:
-        self.console.print(f"[{clock(self.elapsed)}] {text}", soft_wrap=True, markup=False, highlight=False)
-
-    def _show_phase(self, news: bool) -> None:
-        if news and self._phase:
-            self._print(self._phase)
-
-    def _show_waits(self) -> None:
-        self._print(self._waits_in_words() if self._waits else "no lane waits any more")
-
-    def _show_started(self, record: TrialRecord) -> None:
-        self._print(f"{name(record)} started  {settings(record, self.NAMES, '=')}".rstrip())
-
-    def _show_ended(self, record: TrialRecord) -> None:
+    def _ended_in_words(self, record: TrialRecord) -> str:
         marks = [f"best {value(self.best)}"] if self.best else []
         marks += [f"{baseline.trial_id} {value(baseline)}" for baseline in self.baselines.values()]
         parts = [
@@ -231,7 +223,15 @@ class PlainView(View):
             settings(record, self.NAMES, "="),
             " ".join(record.reason.split()),
         ]
-        self._print("  ".join(part for part in parts if part))
+        return "  ".join(part for part in parts if part)
+
+
+class PlainView(View):
+    """One line an event, for logs and pipes."""
+
+    def __init__(self, console: Console, *about, **more):
+        super().__init__(console, *about, **more)
+        self._lines.insert(0, console)
 
 
 class LiveView(View):
@@ -245,7 +245,7 @@ class LiveView(View):
     def __exit__(self, *error):
         self._live.stop()
 
-    def _print(self, text: str) -> None:
+    def _show_note(self, text: str) -> None:
         self._live.console.print(text, markup=False, highlight=False)
 
     def render(self) -> Group:

@@ -9,17 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from search.account import ACCOUNT
 from search.cluster_jobs import DONE, FAILED, INTERRUPTED, RUNNING
 from search.paths import storage_folder
 from search.resume import LOCK, STARTED, space_of
+from search.session_log import CONSOLE
 from search.tracking.study_run import StudyRun
 from trainables.errors import InputError
 
-CONSOLE, LOG = "console.log", "run.log"  # what a study in the background prints, and what libraries say of any study
+LOG = "run.log"  # what libraries say
 STATES = {"FINISHED": DONE, "FAILED": FAILED}  # by the state of the parent run; the others were cut off
 STOP_S = 900.0  # how long a study has to end once it is told to
 
@@ -55,9 +58,20 @@ def _read(folder: Path) -> LocalStudy:
     with contextlib.suppress(OSError, ValueError):
         sessions = json.loads((folder / ACCOUNT).read_text())["sessions"]
     process = who_runs(folder)
-    state = RUNNING if process else INTERRUPTED
-    if not process and (run := StudyRun.read(folder)):
-        state = STATES.get(run.status, INTERRUPTED)
+    run = None if process else StudyRun.read(folder)
+    return study_from(folder, sessions, run and run.status, process)
+
+
+def study_from(folder: Path, sessions: list[dict[str, Any]], status: str | None, process: str) -> LocalStudy:
+    """A study, by what its files say.
+
+    Args:
+        folder: where it lies, or is to lie on this machine.
+        sessions: those of its account.
+        status: of its parent run; None where there is none.
+        process: who runs it; empty where nobody does.
+    """
+    state = RUNNING if process else STATES.get(status, INTERRUPTED)
     return LocalStudy(
         study=folder.name,
         folder=folder,
@@ -81,27 +95,35 @@ def who_runs(folder: Path) -> str:
 
 
 def log_of(study: LocalStudy) -> Path:
-    """Where the lines of a study are: of one in the background what it printed."""
+    """Where the lines of a study are; of one that an earlier version ran on a terminal there are but libraries'."""
     path = study.folder / CONSOLE
     return path if path.exists() else study.folder / LOG
 
 
-def stop(study: LocalStudy) -> None:
+def stop(study: LocalStudy, process: Callable[[], str], every_s: float) -> None:
     """Has a study end as Ctrl-C does, and waits until it has.
 
+    Args:
+        process: tells who runs it now.
+        every_s: how often it is asked.
+
     Raises:
-        InputError: it runs on another machine, or does not end.
+        InputError: it runs on another machine, is another user's, or does not end.
     """
     found = re.fullmatch(r"process (\d+) on (\S+)", study.process)
     if not found or found[2] != os.uname().nodename:
         raise InputError(f"STUDY: '{study.study}' is run by {study.process}; stop it there")
-    with contextlib.suppress(ProcessLookupError):
+    try:
         os.kill(int(found[1]), signal.SIGTERM)  # not SIGINT: what a shell starts in the background may ignore that
+    except ProcessLookupError:
+        pass
+    except PermissionError as error:
+        raise InputError(f"STUDY: '{study.study}' is run by another user's {study.process}") from error
     deadline = time.monotonic() + STOP_S
-    while who_runs(study.folder) == study.process:
+    while process() == study.process:
         if time.monotonic() > deadline:
             raise InputError(f"STUDY: '{study.study}' does not end; at once: kill -KILL {found[1]}")
-        time.sleep(0.2)
+        time.sleep(every_s)
 
 
 def resume(study: LocalStudy, storage: str) -> int:

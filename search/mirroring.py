@@ -164,7 +164,10 @@ class Mirroring(Plain):
         turn = 0
         while not self._closing.wait(SCAN_S):
             turn += 1
-            for path in sorted(self._folder.iterdir()):
+            paths = []
+            with contextlib.suppress(OSError):  # the study is being removed
+                paths = sorted(self._folder.iterdir())
+            for path in paths:
                 with contextlib.suppress(OSError):  # replaced or removed meanwhile
                     seldom = 1 + int(path.stat().st_size / 1e6 / MB_A_SCAN)
                     if path.is_file() and self._is_ours(path.name) and turn % seldom == 0:

@@ -4,33 +4,76 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from search.resume import sole_session, store_of
+from search.storage import SESSION, STARTED, Storage
 from search.terminal import noise_to
 from search.tracking.credentials import shown
 from search.tracking.store import check_tracking, connect, refused, store_exists
 from search.tracking.study_run import StudyRun
 from trainables.errors import InputError
+from trainables.remote import Remote
+
+AT_ONCE = 500  # files that a store is asked to remove: it is to answer within seconds
 
 
-def remove(folder: Path, tracking_uri: str | None) -> list[str]:
-    """Removes the study of a folder; returns what was done, a line each.
+def remove(folder: Path, tracking_uri: str | None, storage: Storage) -> list[str]:
+    """Removes a study; returns what was done, a line each.
 
-    MLflow comes first, so that a study whose server is away is whole as before.
+    MLflow comes first, so that a study whose server is away is whole as before. What names it as a study goes last, so
+    that a removal that was cut off can be done again.
 
     Args:
+        folder: the study's, or its working copy, which was brought.
         tracking_uri: MLflow's store; None is the study's own.
+        storage: where it lies.
 
     Raises:
-        InputError: the study is being run, or its store cannot be reached or refuses.
+        InputError: the study is being run, or MLflow or the storage cannot be reached or refuses.
     """
-    with sole_session(folder):
+    remote = storage.remote and storage.remote.at(folder.name)
+    with sole_session(folder, storage) as mirroring:
         uri = store_of(folder, tracking_uri)
         with noise_to(Path(os.devnull)):
-            done = _from_mlflow(uri, folder.name, StudyRun.read(folder)) if store_exists(uri) else []
+            there = store_exists(uri)
+            done = _from_mlflow(uri, folder.name, StudyRun.read(folder)) if there else []
+        if remote and not there:
+            done.append(f"left: what MLflow knows of it on the machine that ran it; here is no {shown(uri)}")
+        mirroring.forget()
+        if remote:
+            _empty(storage, remote)
         shutil.rmtree(folder)
-    return [*done, f"removed: {folder}"]
+    if remote and storage.reach(remote.files):  # the session's end removes the rest, and says nothing where it cannot
+        storage.reach(remote.remove_all)
+        _check_gone(remote, storage.reach(remote.files))
+    return [*done, f"removed: {storage.shown(folder)}"]
+
+
+def _empty(storage: Storage, remote: Remote) -> None:
+    """Removes what a store has of a study, but for what names it as one and the session's lease.
+
+    Raises:
+        InputError: the store does not do it.
+    """
+
+    def left() -> list[str]:
+        return sorted(storage.reach(remote.files).keys() - {STARTED, SESSION})
+
+    names = left()
+    for start in range(0, len(names), AT_ONCE):
+        storage.reach(lambda start=start: remote.remove_some(names[start : start + AT_ONCE]))
+    _check_gone(remote, left())
+
+
+def _check_gone(remote: Remote, left: Iterable[str]) -> None:
+    """Raises: InputError: something is left."""
+    if left := list(left):
+        raise InputError(
+            f"storage: {remote.url} still has {len(left)} file(s), as {left[0]}, which it does not remove; give these "
+            "credentials the right to delete, and rm the study again"
+        )
 
 
 def _from_mlflow(uri: str, study: str, run: StudyRun | None) -> list[str]:

@@ -21,6 +21,7 @@ from search.objective import TOP1
 from search.preflight import Plan
 from search.report_command import write_report
 from search.resume import STARTED, began_with, comparable, what_stays
+from search.session_log import Both, session_log
 from search.storage import Storage
 from search.terminal import log_exception, noise_to, person_console
 from search.tracking.credentials import masked, reminder, shown
@@ -67,7 +68,8 @@ def run_session(
     outcome: Outcome | None = None
     again = _command("run", plan, "--space", str(space), "--name", settings.name, "--resume")
     also = f" ({reminder()})" if reminder() else ""
-    errors = person_console(stderr=True)
+    log = session_log(folder, console)
+    told, errors = Both(console, log), Both(person_console(stderr=True), log)
     with noise_to(folder / LOG):
         tracker = Tracker(
             uri,
@@ -83,6 +85,7 @@ def run_session(
             study=settings.name,
             pair=f"{settings.teacher} teaches {settings.student}",
             finished=finished,
+            log=log,
         ) as view:
             experiment.view = view
             tracker.hear(view.note)
@@ -123,6 +126,7 @@ def run_session(
                         account.written()
             except InputError as error:
                 notifier.tell(FAILED, f"failed: {error.problems[0]}")
+                log.print("\n".join(f"error: {masked(line)}" for line in error.problems), markup=False)
                 tracker.close("FAILED")
                 experiment.close()
                 if not resume and not experiment.ledger.records:
@@ -142,23 +146,23 @@ def run_session(
             if storage.url:
                 view.phase("writing the rest to the storage")
                 mirroring.flush()
-            mirroring.hear(lambda text: print(text, file=sys.stderr))  # the view ends
+            mirroring.hear(lambda text: errors.print(text, soft_wrap=True, markup=False))  # the view ends
     if left != 0:
-        console.print(sync_line(plan, left), soft_wrap=True, markup=False)
+        told.print(sync_line(plan, left), soft_wrap=True, markup=False)
     if problem:
         problem = masked(" ".join(problem.split()))
         notifier.tell(FAILED, f"failed: {problem}")
-        print(f"error: {problem}; see {folder / LOG}; go on with: {again}{also}", file=sys.stderr)
+        errors.print(f"error: {problem}; see {folder / LOG}; go on with: {again}{also}", soft_wrap=True, markup=False)
         return 1
     if interrupted:
         notifier.tell(INTERRUPTED, "interrupted; it goes on with --resume")
-        console.print(f"interrupted; go on with{also}\n  {again}", soft_wrap=True, markup=False)
+        told.print(f"interrupted; go on with{also}\n  {again}", soft_wrap=True, markup=False)
         return 130
-    _print_end(console, outcome, plan, storage, folder, uri)
+    _print_end(told, outcome, plan, storage, folder, uri)
     if failed:
         no_trial = f"no trial completed; ended by: {outcome.ending.reason}"
         notifier.tell(FAILED, f"failed: {no_trial}")
-        print(f"error: {no_trial}; see {folder / LOG}", file=sys.stderr)
+        errors.print(f"error: {no_trial}; see {folder / LOG}", soft_wrap=True, markup=False)
         return 1
     notifier.tell(DONE, f"done: {_verdict(outcome.ledger, plan, folder)}")
     return 0

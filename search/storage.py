@@ -22,6 +22,7 @@ from trainables.persist import persist
 from trainables.remote import Found, Remote, names_of
 
 REACH_S = 15.0  # how long a store may take to answer before a command begins
+LOOKED_AT = 10  # folders that may be studies, when one is named that is none
 FETCH_S = 600.0  # how long a command waits for a file while the store is away
 STARTED, LOCK, JOURNAL = "started.json", "lock", "optuna.log"
 SESSION = "session.json"  # the lease of a study's session, see `search.lease`
@@ -114,7 +115,7 @@ class Storage:
         found = persist(self.remote.at(study).files, FETCH_S)
         if STARTED not in found:
             if asked:
-                raise InputError(f"{asked}: there is no study '{study}' in {self.url}{self._known()}")
+                raise InputError(f"{asked}: there is no study '{study}' in {self.url}{self.known()}")
             if folder.exists():
                 _clear(folder, {})
             return folder
@@ -163,8 +164,15 @@ class Storage:
         wanted = {name: one for name, one in found.items() if Path(name).name == ABOUT}
         persist(lambda: self.remote.pull_all(wanted, self.root), FETCH_S)
 
-    def _known(self) -> str:
-        names = sorted(name.split("/")[0] for name in self.reach(self.remote.files) if name.endswith(f"/{STARTED}"))
+    def known(self) -> str:
+        """Some of the store's studies, as the end of an error message, as far as it tells them quickly."""
+
+        def look() -> list[str]:
+            return [name for name in self.remote.folders()[-LOOKED_AT:] if self.remote.read(f"{name}/{STARTED}")]
+
+        names: list[str] = []
+        with contextlib.suppress(InputError):
+            names = self.reach(look)
         return f"; there are {', '.join(names[-5:])}" if names else ""
 
     def reach(self, work: Callable[[], T]) -> T:

@@ -4,18 +4,22 @@ The job runs the same command on the cluster's head. Secrets do not go along: Ra
 may see its dashboard, so the cluster's own environment has them.
 """
 
+import contextlib
 import json
 import os
 import secrets
+import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from search import cluster_jobs
 from search.cluster_jobs import GOING, STOP_WAIT_S, STUDY, SUBMITTED, StudyJob
 from search.job_package import package
+from search.paths import is_url, storage_folder
 from search.resume import typed
 from search.settings import Settings, check_urls, resolve
 from search.space_file import load_space
@@ -69,13 +73,13 @@ def submit_study(arguments, flags: dict[str, Any], sets: list[str], address: str
     job = submit(client, Path(arguments.space), Path.cwd(), flags, sets, arguments.resume, arguments.dry_run)
     if arguments.detach and not arguments.dry_run:
         print(f"study {settings.name} is job {job} of {address}; it goes on without this machine")
-        print("\n".join(how_to_follow(settings.name, address)), flush=True)
+        print("\n".join(how_to_follow(client, settings.name, settings.storage, address)), flush=True)
         return 0
     try:
         ended = cluster_jobs.follow(client, job)
     except KeyboardInterrupt:
         print(f"\nno longer followed; study {settings.name} goes on as job {job}")
-        print("\n".join(how_to_follow(settings.name, address)), flush=True)
+        print("\n".join(how_to_follow(client, settings.name, settings.storage, address)), flush=True)
         return 130
     return 1 if ended is None else _told(ended)
 
@@ -100,7 +104,8 @@ def submit(
         InputError: the study is a running job already, or Ray refuses the upload.
     """
     name = flags["name"]
-    if going := [one for one in cluster_jobs.study_jobs(client).get(name, []) if one.state in GOING]:
+    sessions = cluster_jobs.study_jobs(client).get(cluster_jobs.key_of(name, flags["storage"]), [])
+    if going := [one for one in sessions if one.state in GOING]:
         raise InputError(f"--name: study '{name}' is {going[0].state} as job {going[0].job}; stop that one first")
     submitted = {"space": str(space.resolve()), "folder": str(folder.resolve()), "flags": flags, "sets": sets}
     with tempfile.TemporaryDirectory(prefix="ofakd-job-") as place:
@@ -175,7 +180,7 @@ def check_places(settings: Settings, sets: list[str]) -> None:
     """
     problems = check_urls(settings)
     fix = "give an absolute path that all nodes of the cluster have, or a URL"
-    if "://" not in settings.storage and not Path(settings.storage).is_absolute():
+    if not is_url(settings.storage) and not storage_folder(settings.storage).is_absolute():
         problems.append(f"storage: '{settings.storage}' is a folder of this machine; {fix}: --storage /shared/runs")
     for name in PLACES:
         value = getattr(settings, name, None)
@@ -205,14 +210,33 @@ def check_places(settings: Settings, sets: list[str]) -> None:
         raise InputError(problems)
 
 
-def how_to_follow(name: str, address: str) -> list[str]:
+def how_to_follow(client, name: str, storage: str, address: str) -> list[str]:
     """What to type to see, follow and stop a study of a cluster."""
-    where = "" if address == cluster_jobs.DEFAULT else f" --address {address}"
-    return [
-        f"look:   python search/jobs.py status {name}{where}",
-        f"follow: python search/jobs.py logs {name} --follow{where}",
-        f"stop:   python search/jobs.py stop {name}{where}",
-    ]
+    studies: Iterable[cluster_jobs.Key] = ()
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # who follows no longer may have lost the cluster
+        studies = cluster_jobs.study_jobs(client)
+
+    def words(action: str, *more: str) -> str:
+        return command_for(action, name, storage, address, studies, *more)
+
+    return [f"look:   {words('status')}", f"follow: {words('logs', '--follow')}", f"stop:   {words('stop')}"]
+
+
+def command_for(
+    action: str, name: str, storage: str | None, address: str, studies: Iterable[cluster_jobs.Key], *more: str
+) -> str:
+    """What to type to do something with a study of a cluster.
+
+    Args:
+        storage: where it lies; it is named where the cluster has other studies of that name.
+        studies: all that the cluster has.
+        more: further flags.
+    """
+    where = [] if address == cluster_jobs.DEFAULT else ["--address", address]
+    apart = ["--storage", storage or ""] if cluster_jobs.is_ambiguous(studies, name) else []
+    if apart and not where:  # alone it would mean the studies of this machine
+        where = ["--address", address]
+    return shlex.join(["python", "search/jobs.py", action, name, *more, *where, *apart])
 
 
 def _told(ended: StudyJob) -> int:

@@ -105,6 +105,14 @@ class Remote:
             if not name.endswith(".partial")
         }
 
+    def folders(self) -> list[str]:
+        """The names of the folders right in it, in order, without looking into them; [] where it is not there."""
+        try:
+            found = self._call("ls", self._path, detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(one["name"].rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory")
+
     def read(self, name: str) -> bytes | None:
         """A small file's content, None where there is no such file."""
         try:
@@ -182,6 +190,11 @@ class Remote:
         """Removes a file; one that is not there is removed already."""
         with contextlib.suppress(FileNotFoundError):
             self._call("rm_file", f"{self._path}/{name}")
+
+    def remove_some(self, names: list[str]) -> None:
+        """Removes files, many at once where the store can; some stores do not tell of those that they keep."""
+        with contextlib.suppress(FileNotFoundError):
+            self._call("rm", [f"{self._path}/{name}" for name in names])
 
     def remove_all(self) -> None:
         """Removes the folder."""

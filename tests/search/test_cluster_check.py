@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from search import cluster_check
+from search.cluster_jobs import STOP_WAIT_S
 from search.clusters.check import check_file
 from search.clusters.findings import Trial
 from tests.search.studies import ROOT
@@ -478,6 +479,11 @@ def test_what_one_may_want_is_a_warning(tmp_path, capfd, name, edits, warning):
     assert cluster_check.main([str(tmp_path / "cluster.yaml")]) == 0
     warned, sound = capfd.readouterr().out.splitlines()
     assert f"cluster.yaml: warning: {warning}" in warned and "cluster.yaml: ok" in sound
+
+
+def test_our_job_has_time_to_end_well_when_it_is_stopped():
+    spec = yaml.safe_load((ROOT / JOB).read_text())["spec"]
+    assert yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
 
 
 @pytest.mark.parametrize(

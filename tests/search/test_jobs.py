@@ -18,9 +18,10 @@ from rich.console import Console
 from search import cluster_jobs, jobs, jobs_command, run, submission
 from search.cluster_jobs import StudyJob, checked_address, connect, flag_of, given_address
 from search.job_package import MOST_FILES, own_modules, package
-from search.jobs_view import read_progress
+from search.jobs_view import progress, read_progress
 from search.ledger import TrialRecord
 from search.live import PlainView
+from search.session_log import CONSOLE, begin
 from search.submission import _told, job_address, resubmit
 from search.tracking.credentials import NOTIFY_URL, PASSWORD, TYPED
 from tests.search import studies
@@ -86,7 +87,6 @@ def refused(capfd, *words):
         ([], "the following arguments are required: ACTION"),
         (["stats"], "invalid choice: 'stats'"),
         (["status"], "the following arguments are required: STUDY"),
-        (["list", "--address", "http://a:1", "--storage", "runs"], "not allowed with argument"),
         (["stop", "s", "--yes"], "unrecognized arguments: --yes"),
         (["logs", "s", "--fol"], "unrecognized arguments: --fol"),
     ],
@@ -185,6 +185,7 @@ def test_jobs_without_an_address_or_a_cluster_names_both_ways(capfd, monkeypatch
     [
         ([], "storage: 'runs' is a folder of this machine; give an absolute path"),
         (["--storage", "shared/runs"], "storage: 'shared/runs' is a folder of this machine"),
+        (["--storage", "file://runs"], "storage: 'file://runs' is a folder of this machine"),
         (["--data", "torch/mnist", "--data-dir", "data"], "data_dir: 'data' is a path of this machine"),
         (["--data", "./photos"], "data: './photos' is a folder of this machine"),
         (["--set", "teacher_source=checkpoint", "teacher_weights=t.pt"], "teacher_weights: 't.pt' is a path of this"),
@@ -228,6 +229,8 @@ def test_what_goes_along_with_a_job(tmp_path):
         (mine / name).write_text(name)
     (mine / "venv" / "pyvenv.cfg").touch()
     (mine / "notes.txt").touch()
+    (mine / ".#model.py").symlink_to("me@host.123:1")
+    (mine / "gone.py").symlink_to("nowhere.py")
     space = mine / "parts" / "space.py"
     space.write_text("STUDY = 1")
     place = tmp_path / "place"
@@ -238,7 +241,7 @@ def test_what_goes_along_with_a_job(tmp_path):
     files = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
     assert {"model.py", "parts/heads.py", "search/run.py", "trainables/lane.py", "spaces/parts.py"} < files
     assert not [name for name in files if name.startswith((".", "venv", "runs", "tests")) or name.endswith(".pyc")]
-    assert "search/own.py" not in files and "notes.txt" not in files
+    assert not {"search/own.py", "gone.py"} & files and "notes.txt" not in files
     assert "search/exporters/base.py" in files
     assert "git/commit" in json.loads((place / "search/tracking/commit.json").read_text())
 
@@ -270,6 +273,7 @@ def test_a_flag_among_a_commands_words():
         ("python search/run.py --name s --space a.py", {"ofakd_study": "mine"}, "mine"),
         ("cd x && python search/run.py --space a.py --name=s", None, "s"),
         ("ofakd-search --space a.py", None, "job1"),
+        ("bash /home/ray/ofakd/clusters/study.sh --name s --space a.py --storage s3://b/c", None, "s"),
         ("python search/run.py --space a.py --name s --dry-run", None, None),
         ("python other.py --name s", None, None),
         ("echo 'torn", None, None),
@@ -277,7 +281,7 @@ def test_a_flag_among_a_commands_words():
 )
 def test_which_jobs_are_studies(entrypoint, metadata, name):
     found = cluster_jobs.study_jobs(SimpleNamespace(list_jobs=lambda: [details(entrypoint, metadata=metadata)]))
-    assert list(found) == ([name] if name else [])
+    assert [key[0] for key in found] == ([name] if name else [])
 
 
 @pytest.mark.parametrize(
@@ -328,7 +332,103 @@ def test_the_session_that_is_going_is_meant_before_a_later_one_that_was_refused(
     later = details("python search/run.py --name s", "FAILED", code=2)
     later.start_time = 9000
     found = cluster_jobs.study_jobs(SimpleNamespace(list_jobs=lambda: [first, later]))
-    assert [job.state for job in found["s"]] == ["running", "refused"]
+    assert [job.state for job in found["s", None]] == ["running", "refused"]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Makes a cluster's job API know jobs, given by id, state, storage and log; what is deleted there."""
+
+    def make(*jobs):
+        known = {}
+        for job, status, storage, log in jobs:
+            command = "python search/run.py --space a.py --name mine" + (f" --storage {storage}" if storage else "")
+            known[job] = details(command, status), log
+            known[job][0].submission_id = job
+        deleted = []
+        client = SimpleNamespace(
+            list_jobs=lambda: [one for one, _ in known.values()],
+            get_job_logs=lambda job: known[job][1],
+            get_job_info=lambda job: known[job][0],
+            delete_job=deleted.append,
+        )
+        monkeypatch.setattr(cluster_jobs, "connect", lambda address: client)
+        return client, deleted
+
+    return make
+
+
+BEGAN = "checking the space\n[00:00] searching\n"
+AT = ("--address", "http://head:8265")
+
+
+def test_two_peoples_studies_of_one_name_are_two(cluster, capfd, tmp_path, monkeypatch):
+    client, _ = cluster(("a1", "RUNNING", "s3://a", BEGAN), ("b1", "SUCCEEDED", "s3://b/x", BEGAN))
+    assert jobs.main(["list", *AT]) == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert rows[0][-1] == "where" and sorted((row[1], row[-1]) for row in rows[1:]) == [
+        ("done", "s3://b/x"),
+        ("running", "s3://a"),
+    ]
+    assert jobs.main(["status", "mine", *AT]) == 2
+    err = capfd.readouterr().err
+    said = "the cluster has several studies 'mine', in s3://a, s3://b/x; give --storage with the one that is meant"
+    assert said in err and err.count("\n") == 1
+    assert jobs.main(["status", "mine", *AT, "--storage", "s3://b/x/"]) == 0
+    assert "done (job b1)" in capfd.readouterr().out
+    assert jobs.main(["list", *AT, "--storage", "s3://a"]) == 0
+    assert "b1" not in capfd.readouterr().out
+    assert jobs.main(["stop", "mine", *AT, "--storage", "s3://c"]) == 2
+    assert "has no study 'mine'" in capfd.readouterr().err
+    lines = submission.how_to_follow(client, "mine", "s3://a", cluster_jobs.DEFAULT)
+    assert lines[0].endswith(f"status mine --address {cluster_jobs.DEFAULT} --storage s3://a")
+
+    monkeypatch.setattr(submission, "start_job", lambda client, name, command, *more: command)
+    space = type(tmp_path)(studies.MAIN_SPACE)
+    flags = {"name": "mine", "storage": "s3://b/x"}
+    assert "--storage s3://b/x" in submission.submit(client, space, tmp_path, flags, [])
+    with pytest.raises(InputError, match="'mine' is running as job a1"):
+        submission.submit(client, space, tmp_path, {**flags, "storage": "s3://a/"}, [])
+
+
+def test_a_study_whose_job_names_no_storage_is_told_from_the_others(cluster, capfd):
+    cluster(("a1", "SUCCEEDED", None, BEGAN), ("b1", "SUCCEEDED", "/shared", BEGAN))
+    assert jobs.main(["status", "mine", *AT]) == 2
+    assert "several studies 'mine', in not named (''), /shared" in capfd.readouterr().err
+    assert jobs.main(["status", "mine", *AT, "--storage", ""]) == 0
+    assert "done (job a1)" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "began"),
+    [("STOPPED", BEGAN, True), ("SUCCEEDED", "", True), ("FAILED", "error: --name: study 'mine' exists\n", False)],
+    ids=["its-log-says-so", "it-is-done", "refused"],
+)
+def test_rm_removes_in_the_storage_what_began_and_the_jobs_of_that_study_alone(
+    cluster, capfd, monkeypatch, status, log, began
+):
+    _, deleted = cluster(("a1", status, "s3://a", log), ("a2", "FAILED", "s3://a", ""), ("b1", status, "s3://b", log))
+    commands = []
+
+    def start_job(client, name, command, *more):
+        commands.append(command)
+        return "rm1"
+
+    monkeypatch.setattr(jobs_command, "start_job", start_job)
+    monkeypatch.setattr(cluster_jobs, "follow", lambda client, job: StudyJob("", job, "done", 0.0, 1.0, [], code=0))
+    assert jobs.main(["rm", "mine", *AT, "--storage", "s3://a", "--yes"]) == 0
+    assert sorted(deleted) == ["a1", "a2", *(["rm1"] if began else [])]
+    removing = "python search/jobs.py rm mine --storage s3://a --yes --missing-ok"
+    assert commands == ([removing] if began else [])
+    assert ("s3://a is left as it was" in capfd.readouterr().out) != began
+
+
+def test_a_study_that_is_gone_already_may_be_no_error(tmp_path, capfd):
+    words = ["rm", "mine", "--storage", str(tmp_path), "--yes"]
+    assert jobs.main([*words, "--missing-ok"]) == 0
+    assert capfd.readouterr().out == f"gone already: {tmp_path} has no study 'mine'\n"
+    assert jobs.main(words) == 2
+    assert jobs.main([*words[:3], str(tmp_path / "not-mounted"), "--missing-ok"]) == 2
 
 
 def test_progress_is_read_from_what_a_session_prints():
@@ -349,6 +449,15 @@ def test_progress_is_read_from_what_a_session_prints():
     assert counts == {"complete": 1, "failed": 1, "pruned": 1} and last[-1].endswith("writing the results")
     ended = text.getvalue() + "best:    eps=1\nended by: all 3 trials have run\nspent: 1 s\nfiles: x\n"
     assert read_progress(ended, going=False)[1] == ["best:    eps=1", "ended by: all 3 trials have run", "spent: 1 s"]
+
+
+def test_progress_is_the_latest_sessions(tmp_path, capsys):
+    for lines in ("[00:01] trial 0 complete  val/top1 60.00\n" * 3, "[00:01] trial 3 pruned  val/top1 50.00\n"):
+        begin(tmp_path)
+        with (tmp_path / CONSOLE).open("a") as log:
+            log.write(lines)
+    progress((tmp_path / CONSOLE).read_text(), going=True)
+    assert capsys.readouterr().out.splitlines()[0] == "trials:  1 pruned in this session"
 
 
 def test_a_study_that_is_not_known_is_answered_with_near_names():
@@ -391,6 +500,7 @@ def test_studies_of_this_machine(tmp_path):
     assert resumed.code == 0 and "runs in the background" in resumed.out, resumed.err
     studies.wait_for(lambda: (folder / "console.log").read_text().count("searching") == 2, "the search, again")
     assert local("stop", "s").code == 0
+    assert (folder / "console.log").read_text().count("--- session begun") == 2
     assert "interrupted; go on with" in local("logs", "s", "--follow").out
     unknown = local("stop", "t")
     assert unknown.code == 2 and "has no study 't'; there are s" in unknown.err
@@ -399,6 +509,8 @@ def test_studies_of_this_machine(tmp_path):
     assert not folder.exists() and (tmp_path / "runs" / "teachers").exists()
     ran = studies.run(*SIMULATED, "finalists=0", "--name", "s", "--trials", "2", cwd=tmp_path)
     assert ran.code == 0, "the name is free again: " + ran.err
+    status = local("status", "s").out
+    assert " in this session\n" in status and "ended by: all 2 trials have run" in status
     assert studies.left_behind(tmp_path) == []
 
 

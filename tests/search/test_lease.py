@@ -1,14 +1,16 @@
 """The lease of a study's session, on a server that speaks S3."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from search import lease
-from search.lease import Lease
+from search.lease import Lease, holder
 from search.storage import SESSION
+from tests.search.object_store import BUCKET
 from tests.search.studies import ROOT, wait_for
 from trainables.errors import InputError
 from trainables.remote import Remote
@@ -100,3 +102,29 @@ def test_who_was_away_for_too_long_is_told(study, monkeypatch):
     wait_for(lambda: told, "the loss", 60)
     mine.release()
     assert json.loads(study.read(SESSION))["token"] == "another's"
+
+
+def test_who_holds_a_study_is_told_to_those_who_look(study, store, monkeypatch):
+    assert holder(study) == ""
+    mine = Lease(study, "s")
+    mine.take()
+    who = f"process {os.getpid()} on {os.uname().nodename}"
+    assert holder(study) == who
+    changed(study, host="elsewhere", boot="another", pid=1)
+    assert holder(study) == "process 1 on elsewhere"
+    store.deny("s3:PutObject")
+    assert holder(study) == "process 1 on elsewhere", "who may only read is told too"
+    store.client.delete_bucket_policy(Bucket=BUCKET)
+    monkeypatch.setattr(lease, "STALE_S", 0.0)
+    assert holder(study) == ""
+    monkeypatch.setattr(lease, "STALE_S", 60.0)
+    changed(study, host=os.uname().nodename, boot=lease._boot(), pid=os.getpid())
+    assert holder(study) == who
+    mine.release()
+    assert holder(study) == ""
+    assert [name for name in store.names("s") if "now" in name] == []
+
+
+def test_a_killed_session_of_this_machine_holds_nothing(study):
+    subprocess.run([sys.executable, "-c", TAKE.format(root=str(ROOT), url=study.url)], check=True)
+    assert holder(study) == ""

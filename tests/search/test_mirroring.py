@@ -1,7 +1,9 @@
 """A study's working copy and its object store, without a study: who has what, and when."""
 
 import json
+import shutil
 import threading
+import time
 
 import pytest
 
@@ -244,3 +246,16 @@ def test_a_session_that_was_cut_off_undoes_nothing_of_the_one_that_took_over(mac
         assert ended.wait(60)
     assert remote.read(f"trials/0/{RECORD}") == b"newer"
     assert json.loads(remote.read(SESSION))["token"] == "another's"
+
+
+def test_a_folder_that_is_removed_meanwhile_ends_no_thread(machine, monkeypatch):
+    monkeypatch.setattr(mirroring, "SCAN_S", 0.05)
+    storage, folder = machine("a")
+    mirror = Mirroring(storage.remote.at("s"), folder, synced=True)
+    shutil.rmtree(folder)
+    time.sleep(0.5)
+    assert mirror._scanning.is_alive()
+    folder.mkdir()
+    begin(folder)
+    wait_for(lambda: "s/started.json" in storage.remote.files(), "another look", 60)
+    mirror.close()

@@ -1,6 +1,7 @@
 """A `--storage` that cannot be used: one line, exit code 2, nothing left; the server that speaks S3 is a real one."""
 
 import re
+import time
 
 import pytest
 import s3fs
@@ -9,6 +10,7 @@ from search import export, report, run, storage
 from tests.ports import free_port
 from tests.search.object_store import BUCKET
 from tests.search.studies import MAIN_SPACE
+from trainables.remote import Remote
 
 STUDY = ("--space", MAIN_SPACE, "--set", "simulate=synthetic")
 
@@ -81,6 +83,22 @@ def test_a_study_that_is_not_there(store, refused):
     assert said in refused(store.url, report, ("--study", "other"))
     assert said in refused(store.url, export, ("--study", "other", "--to", "json", "--out", "out"))
     assert said in refused(store.url, run, (*STUDY, "--name", "other", "--resume"))
+
+
+def test_a_misspelt_study_of_a_bucket_that_takes_long_to_list(store, refused, monkeypatch):
+    store.client.put_object(Bucket=BUCKET, Key="ofakd/mine/started.json", Body=b"{}")
+    store.client.put_object(Bucket=BUCKET, Key="ofakd/teachers/a/teacher.json", Body=b"{}")
+    files = Remote.files
+
+    def listed(remote, under=""):
+        if remote.url == store.url and not under:
+            time.sleep(2 * storage.REACH_S)
+        return files(remote, under)
+
+    monkeypatch.setattr(storage, "REACH_S", 5.0)
+    monkeypatch.setattr(Remote, "files", listed)
+    line = refused(store.url, report, ("--study", "mime"))
+    assert line.endswith("there is no study 'mime' in s3://studies/ofakd; there are mine")
 
 
 def test_a_name_that_is_taken(store, refused):

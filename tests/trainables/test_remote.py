@@ -34,8 +34,18 @@ def test_files_go_there_and_come_back_as_they_were(remote, tmp_path):
     remote.remove("b.txt")
     remote.remove("b.txt")
     assert remote.files().keys() == {"deep/a.bin"} and remote.read("b.txt") is None
+    remote.write("b.txt", b"third")
+    remote.remove_some(["b.txt"])
+    assert remote.files().keys() == {"deep/a.bin"}
     remote.remove_all()
     assert remote.files() == {}
+
+
+def test_its_folders_are_those_of_one_level(remote):
+    assert remote.folders() == []
+    for name in ("b/deep/x", "a/y", "z"):
+        remote.write(name, b"")
+    assert remote.folders() == ["a", "b"]
 
 
 def test_a_new_file_is_no_others(remote):
