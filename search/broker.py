@@ -131,6 +131,7 @@ class Broker:
 
     async def silent(self) -> dict[str, float]:
         """For how many seconds nothing was heard of each trial that a lane has."""
+        self._journal.catch_up()  # as this is asked again and again
         return {one.trial_id: time.time() - one.heard for one in self._trials.values() if one.held}
 
     async def hung(self, trial_id: str, why: str) -> Any:

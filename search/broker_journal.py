@@ -1,12 +1,19 @@
 """What the broker knows of a trial, and the file by which a broker whose process was killed knows it again."""
 
+import errno
 import json
+import logging
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 COMPACT_BYTES = 8 * 2**20  # a journal that is longer, and mostly of trials that are gone, is written anew
+RETRY_S = 1.0  # how often a disk that is full is tried, at most
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -47,14 +54,17 @@ class BrokerJournal:
     """
 
     def __init__(self, path: Path | None):
-        self._path, self._file, self._size = path, None, 0
+        self._path, self._file, self._size, self._limit = path, None, 0, COMPACT_BYTES
+        self._behind = False  # the file lacks something, or ends in half a line: it is to be written anew
+        self._told, self._next_try = False, 0.0
         self.trials: dict[str, BrokeredTrial] = {}
         self.events: dict[str, list[tuple[str, Any]]] = {}
         self.closed = False
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._read(path)
-            self._compact()
+            self._behind = True
+            self.catch_up()
 
     def trial(self, trial: BrokeredTrial) -> None:
         """Keeps how a trial stands."""
@@ -75,8 +85,11 @@ class BrokerJournal:
         """Forgets a trial."""
         del self.trials[trial_id], self.events[trial_id]
         self._write(["gone", trial_id])
-        if self._size > COMPACT_BYTES:
-            self._compact()
+        if self._size > self._limit and not self._behind:
+            try:
+                self._compact()
+            except OSError:  # no room for a second one; the first goes on
+                self._limit = 2 * self._size
 
     def close(self) -> None:
         """Keeps that no more is to be done."""
@@ -104,23 +117,71 @@ class BrokerJournal:
             else:
                 self.closed = True
 
-    def _compact(self) -> None:
-        """Writes the journal anew, whole or not at all, with the trials that are left."""
-        if self._path is None:
+    def catch_up(self) -> None:
+        """Writes the journal anew where it lacks something, as soon as the disk takes it."""
+        if not self._behind or time.monotonic() < self._next_try:
             return
+        self._next_try = time.monotonic() + RETRY_S
+        try:
+            self._compact()
+        except OSError as error:
+            if not self._told:
+                log.warning("the broker's journal is not written, so the broker must not die: %s", error)
+            self._told = True
+        else:
+            self._behind = self._told = False
+
+    def _compact(self) -> None:
+        """Writes the journal anew, whole or not at all, with the trials that are left.
+
+        Raises:
+            OSError: the disk does not take it; the file is as it was.
+        """
+        partial = self._path.with_suffix(".partial")
+        file, size = os.open(partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), 0
+        try:
+            for entry in self._entries():
+                size += _append(file, entry)
+            os.replace(partial, self._path)
+        except BaseException:
+            os.close(file)
+            partial.unlink(missing_ok=True)
+            raise
         if self._file is not None:
             os.close(self._file)
-        partial = self._path.with_suffix(".partial")
-        partial.touch()
-        self._file, self._size = os.open(partial, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_TRUNC), 0
+        # Where most of it is of trials that are left, it is not to be written anew at each that goes.
+        self._file, self._size, self._limit = file, size, max(COMPACT_BYTES, 2 * size)
+
+    def _entries(self) -> Iterator[list[Any]]:
+        """All that is to be known, in few lines."""
         for trial in self.trials.values():
-            self._write(["trial", asdict(trial)])
+            yield ["trial", asdict(trial)]
             for event in self.events[trial.trial_id]:
-                self._write(["event", trial.trial_id, *event])
+                yield ["event", trial.trial_id, *event]
         if self.closed:
-            self._write(["closed"])
-        os.replace(partial, self._path)
+            yield ["closed"]
 
     def _write(self, entry: list[Any]) -> None:
-        if self._file is not None:  # one write to the end: a process that is killed leaves whole lines
-            self._size += os.write(self._file, (json.dumps(entry) + "\n").encode())
+        """Adds what was just changed. A disk that does not take it fails no call: nobody would learn of what the call
+        has changed."""
+        if self._path is None:
+            return
+        if not self._behind:
+            try:
+                self._size += _append(self._file, entry)
+            except OSError:
+                self._behind = True
+        self.catch_up()
+
+
+def _append(file: int, entry: list[Any]) -> int:
+    """Writes one line to the end at once, so that a process that is killed leaves whole ones; how many bytes it has.
+
+    Raises:
+        OSError: it was not written, or not whole.
+    """
+    line = (json.dumps(entry) + "\n").encode()
+    written = os.write(file, line)
+    if written < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return written

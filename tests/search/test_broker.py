@@ -1,5 +1,7 @@
 import asyncio
+import resource
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 
@@ -456,3 +458,74 @@ def test_the_journal_keeps_what_is_left_and_no_more(tmp_path, monkeypatch):
     run(scenario, journal)
     assert journal.stat().st_size < 8000
     assert set(BrokerJournal(journal).trials) == {"stays", "0"}
+
+
+@contextmanager
+def no_room(size):
+    """No file of this process may be longer: as on a full disk, a line is written in part, or not at all."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("spare", [0, 10])
+def test_a_full_disk_loses_no_trial(tmp_path, monkeypatch, spare):
+    monkeypatch.setattr(broker_journal, "RETRY_S", 0.05)
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.submit("b", dict(JOB))
+        await got(broker, 0), await got(broker, 1)
+        with no_room(journal.stat().st_size + spare):
+            asked = asyncio.ensure_future(broker.event("b"))
+            assert await answered(broker, "a", 1, 1, True)
+            await broker.finish("b", 1)
+            assert await asked == ("done", None)
+        assert list(tmp_path.iterdir()) == [journal], "no half of one lies about"
+        await asyncio.sleep(0.1)
+        if spare:
+            await broker.silent()
+        else:
+            assert await answered(broker, "a", 1, 2, True)
+
+    async def after(broker):
+        assert await broker.event("b") == ("done", None)
+        assert (await broker.event("a"))[1] == {"epoch": 1}
+        assert await broker.answered("a") == (1 if spare else 2)
+
+    run(before, journal)
+    run(after, journal)
+
+
+def test_a_broker_that_is_restarted_on_a_full_disk_knows_all(tmp_path):
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+
+    async def after(broker):
+        assert (await got(broker))["trial_id"] == "a"
+
+    run(before, journal)
+    with no_room(10):
+        run(after, journal)
+        run(after, journal)
+
+
+def test_a_journal_of_trials_that_are_left_is_not_written_anew_at_each_that_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(broker_journal, "COMPACT_BYTES", 2000)
+    anew, compact = [], BrokerJournal._compact
+    monkeypatch.setattr(BrokerJournal, "_compact", lambda journal: (anew.append(1), compact(journal)))
+
+    async def scenario(broker):
+        await broker.submit("stays", {**JOB, "long": "x" * 20_000})
+        for number in range(60):
+            await broker.submit(str(number), dict(JOB))
+            await broker.forget(str(number))
+
+    run(scenario, tmp_path / "broker.jsonl")
+    assert len(anew) < 5
