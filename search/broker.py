@@ -9,6 +9,7 @@ journal, and every call may come twice.
 """
 
 import asyncio
+import base64
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
@@ -43,7 +44,6 @@ class Broker:
         self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by trial
         self._verdicts: dict[str, asyncio.Future] = {}
         self._seen: dict[int, tuple[float, dict[str, Any]]] = {}
-        self._leaving: set[int] = set()
         self._changed = asyncio.Condition()
 
     # the driver's and the proxies' side
@@ -118,7 +118,7 @@ class Broker:
         """A lane's workers are gone: what they had goes to another one. Whether they had any."""
         async with self._changed:
             self._seen.pop(lane, None)
-            self._leaving.discard(lane)
+            self._journal.leaves(lane, False)
             had = await self._take_back(lane)
             self._changed.notify_all()
             return had
@@ -126,7 +126,7 @@ class Broker:
     async def leave(self, lane: int) -> None:
         """Tells a lane to quit: at once where it is idle, else at its trials' next reports. They go on elsewhere."""
         async with self._changed:
-            self._leaving.add(lane)
+            self._journal.leaves(lane, True)
             self._changed.notify_all()
 
     async def silent(self) -> dict[str, float]:
@@ -145,8 +145,7 @@ class Broker:
         trial.deaths += trial.hung != trial.attempt
         trial.last_error, trial.hung, trial.heard = why, trial.attempt, time.time()
         self._journal.trial(trial)
-        _, worker = self._seen.get(trial.lane, (0.0, {}))
-        return worker.get("handle")
+        return _handle(trial.worker)
 
     async def close(self) -> None:
         """Stops all trials at their next report, wakes all proxies, and lets idle lanes quit."""
@@ -203,7 +202,7 @@ class Broker:
             trial.waited_s += time.time() - trial.queued_since
             trial.heard = time.time()
             trial.attempt, trial.begun = trial.attempt + 1, False
-            trial.worker = {name: worker[name] for name in ("node", "actor") if name in worker}
+            trial.worker = _as_text(worker)
             self._journal.trial(trial)
             ticket = {"trial_id": trial.trial_id, "attempt": trial.attempt, "known_epoch": trial.epoch}
             told = {"alone": trial.alone, "met": trial.last_error, "waited_s": trial.waited_s}
@@ -240,7 +239,7 @@ class Broker:
             self._journal.trial(trial)
         if trial.judged and trial.answered < trial.epoch and not await self._verdict(trial):
             return False
-        return LEAVE if trial.lane in self._leaving and not self._journal.closed else not trial.stopped
+        return LEAVE if trial.lane in self._journal.leaving and not self._journal.closed else not trial.stopped
 
     async def note(self, trial_id: str, attempt: int, error: str, hopeless: bool = False) -> None:
         """What a worker met before it went down with its process; `hopeless`: another attempt would meet it again."""
@@ -265,7 +264,7 @@ class Broker:
             self._changed.notify_all()
 
     def _quits(self, lane: int) -> bool:
-        return self._journal.closed or lane in self._leaving
+        return self._journal.closed or lane in self._journal.leaving
 
     def _queue(self) -> list[BrokeredTrial]:
         return sorted((one for one in self._trials.values() if one.queued), key=lambda trial: trial.place)
@@ -341,3 +340,20 @@ class Broker:
         future = self._verdicts.get(trial.trial_id)
         if future and not future.done():
             future.set_result(go_on)
+
+
+def _as_text(worker: dict[str, Any]) -> dict[str, Any]:
+    """A worker as the journal keeps it: a broker that is started again must still be able to have it killed."""
+    if "handle" not in worker:
+        return worker
+    from ray import cloudpickle
+
+    return worker | {"handle": base64.b64encode(cloudpickle.dumps(worker["handle"])).decode()}
+
+
+def _handle(worker: dict[str, Any]) -> Any:
+    if "handle" not in worker:
+        return None
+    from ray import cloudpickle
+
+    return cloudpickle.loads(base64.b64decode(worker["handle"]))

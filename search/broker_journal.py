@@ -31,7 +31,7 @@ class BrokeredTrial:
     attempt: int = 0
     begun: bool = False  # the lane has told that it got this attempt
     hung: int = 0  # the attempt that hung last
-    worker: dict[str, Any] = field(default_factory=dict)  # who trains it: `node` and `actor`, Ray's ids
+    worker: dict[str, Any] = field(default_factory=dict)  # who trains it, the handle as text
     deaths: int = 0  # of a process that trained just this one
     company_deaths: int = 0  # of one that trained others too
     last_error: str = "its worker died"
@@ -59,6 +59,7 @@ class BrokerJournal:
         self._told, self._next_try = False, 0.0
         self.trials: dict[str, BrokeredTrial] = {}
         self.events: dict[str, list[tuple[str, Any]]] = {}
+        self.leaving: set[int] = set()  # lanes that are to quit
         self.closed = False
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,12 @@ class BrokerJournal:
             except OSError:  # no room for a second one; the first goes on
                 self._limit = 2 * self._size
 
+    def leaves(self, lane: int, leaves: bool) -> None:
+        """Keeps whether a lane is to quit."""
+        if leaves != (lane in self.leaving):
+            self.leaving ^= {lane}
+            self._write(["leaves", lane, leaves])
+
     def close(self) -> None:
         """Keeps that no more is to be done."""
         self.closed = True
@@ -114,6 +121,8 @@ class BrokerJournal:
                 self.events[rest[0]].append((rest[1], rest[2]))
             elif kind == "gone":
                 del self.trials[rest[0]], self.events[rest[0]]
+            elif kind == "leaves":
+                (self.leaving.add if rest[1] else self.leaving.discard)(rest[0])
             else:
                 self.closed = True
 
@@ -158,6 +167,8 @@ class BrokerJournal:
             yield ["trial", asdict(trial)]
             for event in self.events[trial.trial_id]:
                 yield ["event", trial.trial_id, *event]
+        for lane in self.leaving:
+            yield ["leaves", lane, True]
         if self.closed:
             yield ["closed"]
 

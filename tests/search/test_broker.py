@@ -529,3 +529,26 @@ def test_a_journal_of_trials_that_are_left_is_not_written_anew_at_each_that_goes
 
     run(scenario, tmp_path / "broker.jsonl")
     assert len(anew) < 5
+
+
+def test_a_restarted_broker_knows_whom_to_kill_and_who_is_to_leave(tmp_path):
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, {"pid": 1, "handle": {"worker": "of a"}}, 1)
+        await broker.begun("a", 1)
+        await broker.leave(0)
+        await broker.leave(1)
+        await broker.lane_left(1)
+
+    async def after(broker):
+        assert await broker.hung("a", "it hung") == {"worker": "of a"}
+        assert await broker.take(1, WHO, 0.01) is None, "it has left already"
+        assert await answered(broker, "a", 1, 1, True) == LEAVE
+
+    async def again(broker):
+        assert await broker.take(0, WHO, 1) == "quit"
+
+    for scenario in (before, after, again):
+        run(scenario, journal)
