@@ -219,13 +219,13 @@ class Broker:
         trial = self._trials.get(trial_id)
         if trial is None or attempt != trial.attempt or not trial.held:
             return
+        trial.held, trial.alone = False, trial.alone or alone
+        if trial.stopped or self._journal.closed:
+            self._end(trial, "stopped")
+        else:
+            self._queue_first(trial)
         async with self._changed:
-            trial.held, trial.alone = False, trial.alone or alone
-            if trial.stopped or self._journal.closed:
-                self._end(trial, "stopped")
-            else:
-                self._queue_first(trial)
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     async def report(self, trial_id: str, attempt: int, metrics: dict) -> bool | str:
         """An epoch's metrics; answers whether to go on, once Tune has decided, or `LEAVE`."""
@@ -254,13 +254,13 @@ class Broker:
         trial = self._trials.get(trial_id)
         if trial is None or attempt != trial.attempt or trial.over:
             return
+        trial.held = False
+        if error is not None:
+            trial.last_error = error
+            self._end(trial, "bad_input" if bad_input else "failed", error)
+        else:
+            self._end(trial, "done", result)
         async with self._changed:
-            trial.held = False
-            if error is not None:
-                trial.last_error = error
-                self._end(trial, "bad_input" if bad_input else "failed", error)
-            else:
-                self._end(trial, "done", result)
             self._changed.notify_all()
 
     def _quits(self, lane: int) -> bool:
@@ -290,9 +290,10 @@ class Broker:
         held = [one for one in self._trials.values() if one.held and one.lane == lane]
         lost = sorted((one for one in held if one.trial_id not in at_work), key=lambda trial: trial.place)
         begun = sum(trial.begun for trial in lost)
+        asked = {one.trial_id: await asyncio.to_thread(self._why, one.worker) for one in lost if one.begun}
+        lost = [one for one in lost if one.held and self._trials.get(one.trial_id) is one]  # some ended meanwhile
         for trial in reversed(lost):
-            trial.held = False
-            why = await asyncio.to_thread(self._why, trial.worker) if trial.begun else NO_FAULT
+            trial.held, why = False, asked.get(trial.trial_id, NO_FAULT)
             if why != NO_FAULT:
                 trial.last_error = why or trial.last_error
                 trial.deaths += (begun == 1) * (1 if why is None else MAX_DEATHS - 1)  # what is known to be its own

@@ -1,5 +1,6 @@
 import asyncio
 import resource
+import threading
 from collections import Counter
 from contextlib import contextmanager
 
@@ -552,3 +553,32 @@ def test_a_restarted_broker_knows_whom_to_kill_and_who_is_to_leave(tmp_path):
 
     for scenario in (before, after, again):
         run(scenario, journal)
+
+
+@pytest.mark.parametrize("ended", ["forgotten", "finished"])
+@pytest.mark.parametrize("left", [False, True])
+def test_a_trial_may_end_while_it_is_asked_why_its_process_died(ended, left):
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def why(worker):
+        asked.set()
+        assert may_answer.wait(10)
+
+    async def scenario(broker):
+        for name in "ab":
+            await broker.submit(name, dict(JOB))
+        await got(broker)
+        looking = asyncio.ensure_future(broker.lane_left(0) if left else broker.take(0, WHO, 1))
+        await asyncio.to_thread(asked.wait, 10)
+        ending = asyncio.ensure_future(broker.forget("a") if ended == "forgotten" else broker.finish("a", 1))
+        await asyncio.sleep(0.01)
+        may_answer.set()
+        await ending
+        found = await looking
+        assert found == (ended == "forgotten") if left else found["trial_id"] == "b"
+        if ended == "forgotten":
+            assert list(broker._trials) == ["b"]
+        else:
+            assert await broker.event("a") == ("done", None)
+
+    run(scenario, None, why)
