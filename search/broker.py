@@ -34,8 +34,8 @@ class Broker:
 
     Args:
         journal: the file of what must outlive this process; None keeps nothing.
-        why: says why a worker's process died, None where that is not known, `NO_FAULT` where its node went. What is
-            known, such as want of memory, it will meet again: it is tried once more.
+        why: says why a worker's process died, None where that is not known, `NO_FAULT` where the trial has no part in
+            it. What is known, such as want of memory, it will meet again: it is tried once more.
     """
 
     def __init__(self, journal: Path | None = None, why: Callable[[dict[str, Any]], str | None] = _nobody_knows):
@@ -160,7 +160,7 @@ class Broker:
             self._changed.notify_all()
 
     async def lanes(self) -> dict[int, tuple[float, dict[str, Any]]]:
-        """When each lane last asked for work (seconds ago) and its rank 0: `pid`, `node`, `actor`, `handle`."""
+        """When each lane last asked for work (seconds ago) and its worker, as for `take`."""
         return {lane: (time.monotonic() - at, worker) for lane, (at, worker) in self._seen.items()}
 
     async def at_work(self) -> dict[str, int]:
@@ -178,7 +178,7 @@ class Broker:
         others, until it has been tried often enough. One that is `alone` goes to a lane that has no other.
 
         Args:
-            worker: its rank 0: `pid`, and `node`, `actor` and `handle` of Ray's.
+            worker: `pid` and Ray's `handle` of its rank 0, and its `ranks`: of each the `node` and `actor`, Ray's ids.
             at_work: the trials that the lane is training.
         """
         self._seen[lane] = (time.monotonic(), worker)

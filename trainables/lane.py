@@ -63,8 +63,12 @@ def serve(lane: dict) -> None:
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
     place = {"rank": rank, "world_size": world_size, "device": device, "control": control, "leaving": _about_to_go}
     process = ray.get_runtime_context()
-    who = {"pid": os.getpid(), "node": process.get_node_id(), "actor": process.get_actor_id()}
-    worker = Worker(lane, partial(RunContext, **place), who | {"handle": process.current_actor})
+    own = {"node": process.get_node_id(), "actor": process.get_actor_id()}
+    ranks = [own] * world_size
+    if control:
+        dist.all_gather_object(ranks, own, group=control)
+    who = {"pid": os.getpid(), "handle": process.current_actor, "ranks": ranks}
+    worker = Worker(lane, partial(RunContext, **place), who)
     if lane["pack"] > 1:
         worker.serve_packed(lane["pack"])
     else:
@@ -77,7 +81,7 @@ class Worker:
     Args:
         lane: as for `serve`.
         place: makes a RunContext, given a folder and a report.
-        who: what the broker is told of this process: `pid`, and `node`, `actor` and `handle` of Ray's.
+        who: what the broker's `take` is told of this process and the other ranks'.
     """
 
     def __init__(self, lane: dict, place: Callable[..., RunContext], who: dict):
