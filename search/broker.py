@@ -214,6 +214,12 @@ class Broker:
             trial.begun = True
             self._journal.trial(trial)
 
+    async def waits(self, trial_id: str, attempt: int) -> None:
+        """The lane waits for the object store with it, and does not hang."""
+        if (trial := self._trials.get(trial_id)) and attempt == trial.attempt:
+            trial.heard = time.time()
+            self._journal.trial(trial)
+
     async def give_back(self, trial_id: str, attempt: int, alone: bool = True) -> None:
         """The lane cannot go on with it: it comes next; `alone`: since it could not be trained beside others."""
         trial = self._trials.get(trial_id)

@@ -43,7 +43,7 @@ class BrokeredTrial:
     epoch: int = 0  # the last one reported
     answered: int = 0  # the last one that Tune has given its verdict on
     waited_s: float = 0.0  # in the queue, all attempts together
-    heard: float = 0.0  # when its lane took it or last reported, seconds since 1970
+    heard: float = 0.0  # when its lane took it or last told of it, seconds since 1970
 
 
 class BrokerJournal:

@@ -35,13 +35,15 @@ from trainables.files import LEAVE, WARNINGS
 from trainables.job_files import JobFiles, files_of
 from trainables.loop import run_trial
 from trainables.pack import Pack, Packed
+from trainables.persist import WAIT_S
 from trainables.step import NOT_CAPTURED
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
 from trainables.trial_log import hear
 
 TAKE_WAIT_S = 2.0  # an idle lane's ranks exchange a no-op this often, so that no time-out ends the group
-CONTROL_TIMEOUT = timedelta(minutes=30)  # longest wait between ranks: rank 0 waits for Tune's verdict meanwhile
+# Longest wait between ranks: rank 0 waits for the store and for Tune's verdict meanwhile
+CONTROL_TIMEOUT = timedelta(seconds=WAIT_S, minutes=30)
 GATHER_S = 1.0  # packed trials that come this soon after one another begin together, and so read the same batches
 
 
@@ -178,7 +180,11 @@ class Worker:
         return Packed(_config(job), self._context(job, files), job["known_epoch"], job.get("test", False), ended)
 
     def _files(self, job: dict) -> JobFiles:
-        return files_of(job, self._messages.rank, self._warn)
+        def waits() -> None:
+            for one in [job, *list(self._at_work.values())]:  # in a pack all wait
+                self._broker.waits.remote(one["trial_id"], one["attempt"])
+
+        return files_of(job, self._messages.rank, self._warn, waits)
 
     def _ready_assets(self, job: dict, files: JobFiles) -> Assets:
         if self._assets is None:

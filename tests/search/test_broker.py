@@ -582,3 +582,22 @@ def test_a_trial_may_end_while_it_is_asked_why_its_process_died(ended, left):
             assert await broker.event("a") == ("done", None)
 
     run(scenario, None, why)
+
+
+def test_a_trial_that_waits_for_the_store_is_not_silent(tmp_path):
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+        await got(broker)
+        await asyncio.sleep(0.3)
+        await broker.waits("a", 0)
+        assert (await broker.silent())["a"] >= 0.3, "of an older attempt"
+        await broker.waits("a", 1)
+        assert (await broker.silent())["a"] < 0.2
+
+    async def after(broker):
+        assert (await broker.silent())["a"] < 0.2
+
+    run(before, journal)
+    run(after, journal)

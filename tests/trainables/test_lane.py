@@ -95,3 +95,14 @@ def test_warnings_go_with_the_next_report():
     worker = lane.Worker({"broker": None}, RunContext, {})
     worker._warnings.put("full")
     assert (worker._told(), worker._told()) == ({"warnings": ["full"]}, {})
+
+
+def test_while_a_job_waits_for_the_store_the_broker_is_told_of_all_that_wait(monkeypatch):
+    told = []
+    monkeypatch.setattr(lane, "files_of", lambda job, rank, warn, waits: waits())
+    broker = Broker()
+    broker.waits = Remote(lambda *ticket: told.append(ticket))
+    worker = lane.Worker({"broker": broker}, RunContext, {})
+    worker._at_work["8"] = {"trial_id": "8", "attempt": 2}
+    worker._files(JOB)
+    assert told == [("7", 1), ("8", 2)]
