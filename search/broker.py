@@ -248,10 +248,15 @@ class Broker:
         return LEAVE if trial.lane in self._journal.leaving and not self._journal.closed else not trial.stopped
 
     async def note(self, trial_id: str, attempt: int, error: str, hopeless: bool = False) -> None:
-        """What a worker met before it went down with its process; `hopeless`: another attempt would meet it again."""
-        if trial := self._trials.get(trial_id):
-            trial.last_error, trial.hopeless = error, hopeless
-            self._journal.trial(trial)
+        """What a worker met before it went down with its process; `hopeless`: another attempt would meet it again.
+
+        Of an attempt's ranks the first is believed, as it took the others along, and before all what is hopeless.
+        """
+        trial = self._trials.get(trial_id)
+        if trial is None or attempt != trial.attempt or trial.hopeless or (trial.noted == attempt and not hopeless):
+            return
+        trial.last_error, trial.hopeless, trial.noted = error, hopeless, attempt
+        self._journal.trial(trial)
 
     async def finish(
         self, trial_id: str, attempt: int, error: str | None = None, result: dict | None = None, bad_input: bool = False
@@ -301,7 +306,7 @@ class Broker:
         for trial in reversed(lost):
             trial.held, why = False, asked.get(trial.trial_id, NO_FAULT)
             if why != NO_FAULT:
-                trial.last_error = why or trial.last_error
+                trial.last_error = trial.last_error if trial.hopeless else why or trial.last_error
                 trial.deaths += (begun == 1) * (1 if why is None else MAX_DEATHS - 1)  # what is known to be its own
                 trial.company_deaths += begun > 1
                 trial.alone |= trial.company_deaths >= COMPANY_DEATHS

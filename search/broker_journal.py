@@ -37,6 +37,7 @@ class BrokeredTrial:
     last_error: str = "its worker died"
     stopped: bool = False
     over: bool = False
+    noted: int = 0  # the attempt that has noted what it met
     hopeless: bool = False  # another attempt would meet the same error
     forgotten: bool = False
     alone: bool = False

@@ -245,6 +245,25 @@ def test_what_no_other_attempt_can_mend_is_not_tried_again():
     run(scenario)
 
 
+@pytest.mark.parametrize("why", [None, "killed for want of memory"])
+def test_of_several_ranks_notes_what_is_hopeless_counts_and_then_the_first(why):
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await got(broker)
+        await broker.note("a", 1, "mat1 and mat2 do not fit")
+        await broker.note("a", 1, "reset by peer")
+        job = await got(broker)
+        assert job["met"] == (why or "mat1 and mat2 do not fit")
+        await broker.note("a", 1, "of an older attempt", True)
+        await broker.note("a", 2, "reset by peer")
+        await broker.note("a", 2, "image a.png is broken", True)
+        await broker.note("a", 2, "reset by peer")
+        assert await broker.take(0, WHO, 0.01) is None
+        assert await broker.event("a") == ("bad_input", "image a.png is broken")
+
+    run(scenario, None, lambda worker: why)
+
+
 def test_a_forgotten_trial_stops_at_its_report_and_nothing_of_it_is_kept():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
