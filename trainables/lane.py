@@ -30,7 +30,8 @@ from ray.train.v2._internal.execution.context import get_train_context
 from trainables.assets import Assets
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
-from trainables.errors import InputError
+from trainables.disk import of_disk
+from trainables.errors import InputError, one_line
 from trainables.files import LEAVE, WARNINGS
 from trainables.job_files import JobFiles, files_of
 from trainables.loop import run_trial
@@ -166,7 +167,11 @@ class Worker:
 
     def _packed(self, job: dict, size: int) -> Packed:
         files = self._files(job)
-        files.bring()
+        try:
+            files.bring()
+        except Exception as error:
+            self._note(job, one_line(error))
+            raise
 
         def ended(error: Exception | None) -> None:
             files.end(failed=error is not None)
@@ -224,8 +229,9 @@ class Worker:
         return {WARNINGS: told} if told else {}
 
     def _failure(self, job: dict, error: Exception) -> dict:
-        """The outcome of a job that failed, but for what poisons the process or may be another rank's death: that is
-        raised, so that Ray Train starts all ranks anew. The broker hands them this job again, unless that is in vain.
+        """The outcome of a job that failed, but for what poisons the process, is the node's disk's, or may be another
+        rank's death: that is raised, so that Ray Train starts all ranks anew. The broker hands them or others this job
+        again, unless that is in vain; a lane whose disk is full would else fail all jobs in a moment.
         """
         if isinstance(error, TrialFailure):  # every rank meets it alike
             return {"error": str(error)}
@@ -233,10 +239,13 @@ class Worker:
         text = str(error) if bad_input else f"{type(error).__name__}: {error}"
         if not bad_input:
             traceback.print_exception(error)
-        if self._messages.world_size == 1 and not _poisons(error):
+        if self._messages.world_size == 1 and not _poisons(error) and (bad_input or not of_disk(error)):
             return {"error": text, "bad_input": bad_input}
-        ray.get(self._broker.note.remote(job["trial_id"], job["attempt"], text, bad_input))
+        self._note(job, text, bad_input)
         raise error
+
+    def _note(self, job: dict, text: str, hopeless: bool = False) -> None:
+        ray.get(self._broker.note.remote(job["trial_id"], job["attempt"], text, hopeless))
 
     def _finish(self, job: dict, **outcome) -> None:
         if self._messages.rank != 0:
