@@ -9,19 +9,20 @@ journal, and every call may come twice.
 """
 
 import asyncio
-import base64
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from search.broker_journal import BrokeredTrial, BrokerJournal
+from search.broker_journal import BrokeredTrial, BrokerJournal, as_text, handle_of
 from trainables.files import LEAVE
 
 VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go on"
 MAX_DEATHS = 3  # of a process that trained just this one, without an epoch between; then the trial has failed
 COMPANY_DEATHS = 2  # of one that trained others too; then it has no company, so that it shows whose fault it is
+MAX_LOSSES = 10  # without an epoch between, each no fault of its: then it may be what ends the nodes
+LOST = f"given up: {MAX_LOSSES} times without an epoch its process was lost with its node or lane, or as memory ran out"
 NO_FAULT = ""  # why a process died, where the trial has no part in it
 
 
@@ -79,7 +80,8 @@ class Broker:
             events = self._journal.events.get(trial_id, ())
             if len(events) > number:
                 return events[number]
-            if self._journal.closed and trial_id not in self._trials:
+            forgotten = self._news.get(trial_id) is not news
+            if forgotten or (self._journal.closed and trial_id not in self._trials):
                 return "stopped", None
             news.clear()
             await news.wait()
@@ -135,17 +137,19 @@ class Broker:
         return {one.trial_id: time.time() - one.heard for one in self._trials.values() if one.held}
 
     async def hung(self, trial_id: str, why: str) -> Any:
-        """Notes that a trial hangs, which is to be its end the second time; the handle of the worker to be killed.
+        """Counts that a trial hangs, which is to be its end the second time, and not the death that follows; the handle
+        of the worker to be killed.
 
         A frozen process may outlive its kill until the next look: that is the same hang.
         """
         trial = self._trials.get(trial_id)
         if trial is None or not trial.held:
             return None
-        trial.deaths += trial.hung != trial.attempt
-        trial.last_error, trial.hung, trial.heard = why, trial.attempt, time.time()
+        if trial.hung != trial.attempt:
+            _count(trial, why, in_company=self._hangs_with_others(trial))
+        trial.hung, trial.heard = trial.attempt, time.time()
         self._journal.trial(trial)
-        return _handle(trial.worker)
+        return handle_of(trial.worker)
 
     async def close(self) -> None:
         """Stops all trials at their next report, wakes all proxies, and lets idle lanes quit."""
@@ -202,7 +206,7 @@ class Broker:
             trial.waited_s += time.time() - trial.queued_since
             trial.heard = time.time()
             trial.attempt, trial.begun = trial.attempt + 1, False
-            trial.worker = _as_text(worker)
+            trial.worker = as_text(worker)
             self._journal.trial(trial)
             ticket = {"trial_id": trial.trial_id, "attempt": trial.attempt, "known_epoch": trial.epoch}
             told = {"alone": trial.alone, "met": trial.last_error, "waited_s": trial.waited_s}
@@ -239,8 +243,8 @@ class Broker:
         if trial is None or trial.stopped or attempt != trial.attempt:
             return False
         if metrics["epoch"] > trial.epoch:  # else it is said again, to a broker that was restarted
-            trial.epoch, trial.deaths, trial.company_deaths = metrics["epoch"], 0, 0
-            trial.heard = time.time()
+            trial.epoch, trial.heard = metrics["epoch"], time.time()
+            trial.deaths = trial.company_deaths = trial.tries = trial.losses = 0
             self._event(trial, "report", metrics)
             self._journal.trial(trial)
         if trial.judged and trial.answered < trial.epoch and not await self._verdict(trial):
@@ -274,6 +278,14 @@ class Broker:
         async with self._changed:
             self._changed.notify_all()
 
+    def _hangs_with_others(self, trial: BrokeredTrial) -> bool:
+        """Whether other trials in its process are as silent, so that nobody knows which of them holds it up."""
+        now, others = time.time(), [one for one in self._trials.values() if one.held and one.begun and one is not trial]
+        return any(
+            one.lane == trial.lane and (one.hung == one.attempt or now - one.heard > (now - trial.heard) / 2)
+            for one in others
+        )
+
     def _quits(self, lane: int) -> bool:
         return self._journal.closed or lane in self._journal.leaving
 
@@ -305,17 +317,17 @@ class Broker:
         lost = [one for one in lost if one.held and self._trials.get(one.trial_id) is one]  # some ended meanwhile
         for trial in reversed(lost):
             trial.held, why = False, asked.get(trial.trial_id, NO_FAULT)
-            if why != NO_FAULT:
-                trial.last_error = trial.last_error if trial.hopeless else why or trial.last_error
-                trial.deaths += (begun == 1) * (1 if why is None else MAX_DEATHS - 1)  # what is known to be its own
-                trial.company_deaths += begun > 1
-                trial.alone |= trial.company_deaths >= COMPANY_DEATHS
+            if trial.trial_id in asked and trial.hung != trial.attempt:  # else that was counted
+                _count(trial, why, in_company=begun > 1)
             if trial.stopped or self._journal.closed:
                 self._end(trial, "stopped")
+            elif trial.whole:  # its process died before it said so
+                self._end(trial, "done")
             elif trial.hopeless:
                 self._end(trial, "bad_input", trial.last_error)
-            elif trial.deaths >= MAX_DEATHS:
-                trial.last_error = f"given up after {trial.attempt} attempts: {trial.last_error}"
+            elif trial.deaths >= MAX_DEATHS or trial.losses >= MAX_LOSSES:
+                given_up = f"given up after {trial.tries} attempts: {trial.last_error}"
+                trial.last_error = given_up if trial.deaths >= MAX_DEATHS else LOST
                 self._end(trial, "failed", trial.last_error)
             else:
                 self._queue_first(trial)
@@ -336,7 +348,8 @@ class Broker:
 
     def _gone(self, trial_id: str) -> None:
         self._journal.gone(trial_id)
-        self._news.pop(trial_id, None)
+        if news := self._news.pop(trial_id, None):
+            news.set()  # whoever waits for more of it need not
 
     async def _verdict(self, trial: BrokeredTrial) -> bool:
         future = self._verdicts[trial.trial_id] = asyncio.get_running_loop().create_future()
@@ -354,18 +367,23 @@ class Broker:
             future.set_result(go_on)
 
 
-def _as_text(worker: dict[str, Any]) -> dict[str, Any]:
-    """A worker as the journal keeps it: a broker that is started again must still be able to have it killed."""
-    if "handle" not in worker:
-        return worker
-    from ray import cloudpickle
+def _count(trial: BrokeredTrial, why: str | None, in_company: bool) -> None:
+    """Counts a death, and for a trial that had company is more careful: the next ones are to show whose they are.
 
-    return worker | {"handle": base64.b64encode(cloudpickle.dumps(worker["handle"])).decode()}
-
-
-def _handle(worker: dict[str, Any]) -> Any:
-    if "handle" not in worker:
-        return None
-    from ray import cloudpickle
-
-    return cloudpickle.loads(base64.b64decode(worker["handle"]))
+    Args:
+        why: None where nobody knows, `NO_FAULT`; what is known to be its own it may meet just once more.
+        in_company: others were trained in the same process.
+    """
+    if why == NO_FAULT:
+        trial.losses += 1
+        if in_company and trial.losses >= MAX_LOSSES:
+            trial.losses, trial.alone = 0, True
+        return
+    if why and not trial.hopeless:
+        trial.last_error = why
+    if in_company:
+        trial.company_deaths += 1
+        trial.alone |= trial.company_deaths >= COMPANY_DEATHS
+    else:
+        trial.tries += 1
+        trial.deaths += 1 if why is None else MAX_DEATHS - 1

@@ -1,8 +1,10 @@
 """What the broker knows of a trial, and the file by which a broker whose process was killed knows it again."""
 
+import base64
 import errno
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -32,8 +34,11 @@ class BrokeredTrial:
     begun: bool = False  # the lane has told that it got this attempt
     hung: int = 0  # the attempt that hung last
     worker: dict[str, Any] = field(default_factory=dict)  # who trains it, the handle as text
-    deaths: int = 0  # of a process that trained just this one
+    # Since its last epoch:
+    deaths: int = 0  # of a process that trained just this one; what it will meet again counts for more than one
+    tries: int = 0  # the attempts that these ended
     company_deaths: int = 0  # of one that trained others too
+    losses: int = 0  # of one that was lost by no fault of its
     last_error: str = "its worker died"
     stopped: bool = False
     over: bool = False
@@ -45,6 +50,11 @@ class BrokeredTrial:
     answered: int = 0  # the last one that Tune has given its verdict on
     waited_s: float = 0.0  # in the queue, all attempts together
     heard: float = 0.0  # when its lane took it or last told of it, seconds since 1970
+
+    @property
+    def whole(self) -> bool:
+        """Whether all its epochs were reported: nothing of it is left to run."""
+        return self.job.get("kind") == "trial" and self.epoch >= self.job.get("config", {}).get("epochs", math.inf)
 
 
 class BrokerJournal:
@@ -184,6 +194,24 @@ class BrokerJournal:
             except OSError:
                 self._behind = True
         self.catch_up()
+
+
+def as_text(worker: dict[str, Any]) -> dict[str, Any]:
+    """A worker as the journal keeps it: a broker that is started again must still be able to have it killed."""
+    if "handle" not in worker:
+        return worker
+    from ray import cloudpickle
+
+    return worker | {"handle": base64.b64encode(cloudpickle.dumps(worker["handle"])).decode()}
+
+
+def handle_of(worker: dict[str, Any]) -> Any:
+    """The handle of a worker as the journal keeps it, None where it has none."""
+    if "handle" not in worker:
+        return None
+    from ray import cloudpickle
+
+    return cloudpickle.loads(base64.b64decode(worker["handle"]))
 
 
 def _append(file: int, entry: list[Any]) -> int:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from search import broker_journal
-from search.broker import COMPANY_DEATHS, MAX_DEATHS, NO_FAULT, Broker
+from search.broker import COMPANY_DEATHS, LOST, MAX_DEATHS, MAX_LOSSES, NO_FAULT, Broker
 from search.broker_journal import BrokerJournal
 from trainables.files import LEAVE
 
@@ -382,6 +382,123 @@ def test_a_process_that_went_with_its_node_is_no_fault_of_its_trials():
             assert (await got(broker))["attempt"] == attempt
 
     run(scenario, None, lambda worker: NO_FAULT)
+
+
+def test_what_loses_its_process_again_and_again_has_failed_though_it_was_no_fault_of_its():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        for attempt in range(1, MAX_LOSSES + 1):
+            assert (await got(broker))["attempt"] == attempt
+        assert await answered(broker, "a", MAX_LOSSES, 1, True)
+        for _ in range(MAX_LOSSES - 1):
+            await got(broker)
+        assert await broker.lane_left(0)
+        assert await broker.event("a") == ("failed", LOST)
+
+    run(scenario, None, lambda worker: NO_FAULT)
+
+
+def test_of_packed_trials_the_one_that_ends_its_nodes_is_found():
+    async def scenario(broker):
+        for name in "ab":
+            await broker.submit(name, dict(JOB))
+        for _ in range(MAX_LOSSES):
+            jobs = [await got(broker), await got(broker, at_work=["a"])]
+            assert [job["alone"] for job in jobs] == [False, False]
+        for _ in range(MAX_LOSSES):
+            job = await got(broker)
+            assert (job["trial_id"], job["alone"]) == ("a", True)
+        job = await got(broker)
+        assert (job["trial_id"], job["alone"]) == ("b", True)
+        assert await broker.event("a") == ("failed", LOST)
+
+    run(scenario, None, lambda worker: NO_FAULT)
+
+
+def test_attempts_that_were_no_fault_of_its_are_not_told_as_its_own():
+    whys = iter([NO_FAULT, NO_FAULT, None, NO_FAULT, None, None])
+
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        job = await got(broker)
+        await broker.give_back("a", job["attempt"], alone=False)
+        for _ in range(6):
+            await got(broker)
+        assert await broker.take(0, WHO, 0.01) is None
+        assert await broker.event("a") == ("failed", "given up after 3 attempts: its worker died")
+
+    run(scenario, None, lambda worker: next(whys))
+
+
+def test_a_process_that_dies_after_its_trials_last_report_ends_no_other_attempt():
+    async def scenario(broker):
+        await broker.submit("a", {**JOB, "config": {"epochs": 2}})
+        await broker.submit("b", dict(JOB))
+        await got(broker)
+        for epoch in (1, 2):
+            assert await answered(broker, "a", 1, epoch, True)
+        assert (await got(broker))["trial_id"] == "b"
+        assert await broker.event("a") == ("done", None)
+        assert await broker.is_over("a")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("ended", ["queued", "trained"])
+def test_a_proxy_of_a_trial_that_is_forgotten_waits_no_more(ended):
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        if ended == "trained":
+            await got(broker)
+        waiting = asyncio.ensure_future(broker.next("a", 0))
+        await asyncio.sleep(0)
+        await broker.forget("a")
+        if ended == "trained":
+            await broker.lane_left(0)
+        assert await asyncio.wait_for(waiting, 5) == ("stopped", None)
+
+    run(scenario)
+
+
+async def packed(broker, silent_s):
+    """Fills a lane with trials, each silent for so long; those that it got, and whether they are to be alone."""
+    for name in silent_s:
+        if await broker.is_over(name):
+            await broker.submit(name, dict(JOB))
+    got_so_far = {}
+    while job := await broker.take(0, WHO, 0.01, list(got_so_far)):
+        await broker.begun(job["trial_id"], job["attempt"])
+        got_so_far[job["trial_id"]] = job["alone"]
+    for name, seconds in silent_s.items():
+        broker._trials[name].heard -= seconds
+    return got_so_far
+
+
+def test_a_packed_trial_that_alone_hangs_is_tried_once_more():
+    async def scenario(broker):
+        for _ in range(2):
+            assert await packed(broker, {"a": 600, "b": 3}) == {"a": False, "b": False}
+            await broker.hung("a", "it hung")
+        await broker.lane_left(0)
+        assert await broker.event("a") == ("failed", "given up after 2 attempts: it hung")
+
+    run(scenario)
+
+
+def test_of_packed_trials_that_hang_together_the_one_that_holds_them_up_is_found():
+    async def scenario(broker):
+        for _ in range(COMPANY_DEATHS):
+            assert await packed(broker, {"a": 600, "b": 500}) == {"a": False, "b": False}
+            await broker.hung("a", "it hung")
+            await broker.hung("b", "it hung")
+        for _ in range(2):
+            assert await packed(broker, {"a": 600, "b": 0}) == {"a": True}
+            await broker.hung("a", "it hung")
+        assert await packed(broker, {"b": 0}) == {"b": True}
+        assert await broker.event("a") == ("failed", "given up after 2 attempts: it hung")
+        assert broker._trials["b"].deaths == 0
+
+    run(scenario)
 
 
 def test_why_a_process_died_is_told():
