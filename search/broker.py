@@ -15,12 +15,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from search.broker_journal import BrokeredTrial, BrokerJournal
+from search.broker_journal import BrokeredTrial, BrokerJournal, as_text, handle_of
 from trainables.files import LEAVE
 
 VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go on"
 MAX_DEATHS = 3  # of a process that trained just this one, without an epoch between; then the trial has failed
 COMPANY_DEATHS = 2  # of one that trained others too; then it has no company, so that it shows whose fault it is
+MAX_LOSSES = 10  # without an epoch between, each no fault of its: then it may be what ends the nodes
+LOST = f"given up: {MAX_LOSSES} times without an epoch its process was lost with its node or lane, or as memory ran out"
 NO_FAULT = ""  # why a process died, where the trial has no part in it
 
 
@@ -33,8 +35,8 @@ class Broker:
 
     Args:
         journal: the file of what must outlive this process; None keeps nothing.
-        why: says why a worker's process died, None where that is not known, `NO_FAULT` where its node went. What is
-            known, such as want of memory, it will meet again: it is tried once more.
+        why: says why a worker's process died, None where that is not known, `NO_FAULT` where the trial has no part in
+            it. What is known, such as want of memory, it will meet again: it is tried once more.
     """
 
     def __init__(self, journal: Path | None = None, why: Callable[[dict[str, Any]], str | None] = _nobody_knows):
@@ -43,7 +45,6 @@ class Broker:
         self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by trial
         self._verdicts: dict[str, asyncio.Future] = {}
         self._seen: dict[int, tuple[float, dict[str, Any]]] = {}
-        self._leaving: set[int] = set()
         self._changed = asyncio.Condition()
 
     # the driver's and the proxies' side
@@ -79,7 +80,8 @@ class Broker:
             events = self._journal.events.get(trial_id, ())
             if len(events) > number:
                 return events[number]
-            if self._journal.closed and trial_id not in self._trials:
+            forgotten = self._news.get(trial_id) is not news
+            if forgotten or (self._journal.closed and trial_id not in self._trials):
                 return "stopped", None
             news.clear()
             await news.wait()
@@ -118,7 +120,7 @@ class Broker:
         """A lane's workers are gone: what they had goes to another one. Whether they had any."""
         async with self._changed:
             self._seen.pop(lane, None)
-            self._leaving.discard(lane)
+            self._journal.leaves(lane, False)
             had = await self._take_back(lane)
             self._changed.notify_all()
             return had
@@ -126,26 +128,28 @@ class Broker:
     async def leave(self, lane: int) -> None:
         """Tells a lane to quit: at once where it is idle, else at its trials' next reports. They go on elsewhere."""
         async with self._changed:
-            self._leaving.add(lane)
+            self._journal.leaves(lane, True)
             self._changed.notify_all()
 
     async def silent(self) -> dict[str, float]:
         """For how many seconds nothing was heard of each trial that a lane has."""
+        self._journal.catch_up()  # as this is asked again and again
         return {one.trial_id: time.time() - one.heard for one in self._trials.values() if one.held}
 
     async def hung(self, trial_id: str, why: str) -> Any:
-        """Notes that a trial hangs, which is to be its end the second time; the handle of the worker to be killed.
+        """Counts that a trial hangs, which is to be its end the second time, and not the death that follows; the handle
+        of the worker to be killed.
 
         A frozen process may outlive its kill until the next look: that is the same hang.
         """
         trial = self._trials.get(trial_id)
         if trial is None or not trial.held:
             return None
-        trial.deaths += trial.hung != trial.attempt
-        trial.last_error, trial.hung, trial.heard = why, trial.attempt, time.time()
+        if trial.hung != trial.attempt:
+            _count(trial, why, in_company=self._hangs_with_others(trial))
+        trial.hung, trial.heard = trial.attempt, time.time()
         self._journal.trial(trial)
-        _, worker = self._seen.get(trial.lane, (0.0, {}))
-        return worker.get("handle")
+        return handle_of(trial.worker)
 
     async def close(self) -> None:
         """Stops all trials at their next report, wakes all proxies, and lets idle lanes quit."""
@@ -160,7 +164,7 @@ class Broker:
             self._changed.notify_all()
 
     async def lanes(self) -> dict[int, tuple[float, dict[str, Any]]]:
-        """When each lane last asked for work (seconds ago) and its rank 0: `pid`, `node`, `actor`, `handle`."""
+        """When each lane last asked for work (seconds ago) and its worker, as for `take`."""
         return {lane: (time.monotonic() - at, worker) for lane, (at, worker) in self._seen.items()}
 
     async def at_work(self) -> dict[str, int]:
@@ -178,7 +182,7 @@ class Broker:
         others, until it has been tried often enough. One that is `alone` goes to a lane that has no other.
 
         Args:
-            worker: its rank 0: `pid`, and `node`, `actor` and `handle` of Ray's.
+            worker: `pid` and Ray's `handle` of its rank 0, and its `ranks`: of each the `node` and `actor`, Ray's ids.
             at_work: the trials that the lane is training.
         """
         self._seen[lane] = (time.monotonic(), worker)
@@ -202,7 +206,7 @@ class Broker:
             trial.waited_s += time.time() - trial.queued_since
             trial.heard = time.time()
             trial.attempt, trial.begun = trial.attempt + 1, False
-            trial.worker = {name: worker[name] for name in ("node", "actor") if name in worker}
+            trial.worker = as_text(worker)
             self._journal.trial(trial)
             ticket = {"trial_id": trial.trial_id, "attempt": trial.attempt, "known_epoch": trial.epoch}
             told = {"alone": trial.alone, "met": trial.last_error, "waited_s": trial.waited_s}
@@ -214,18 +218,24 @@ class Broker:
             trial.begun = True
             self._journal.trial(trial)
 
+    async def waits(self, trial_id: str, attempt: int) -> None:
+        """The lane waits for the object store with it, and does not hang."""
+        if (trial := self._trials.get(trial_id)) and attempt == trial.attempt:
+            trial.heard = time.time()
+            self._journal.trial(trial)
+
     async def give_back(self, trial_id: str, attempt: int, alone: bool = True) -> None:
         """The lane cannot go on with it: it comes next; `alone`: since it could not be trained beside others."""
         trial = self._trials.get(trial_id)
         if trial is None or attempt != trial.attempt or not trial.held:
             return
+        trial.held, trial.alone = False, trial.alone or alone
+        if trial.stopped or self._journal.closed:
+            self._end(trial, "stopped")
+        else:
+            self._queue_first(trial)
         async with self._changed:
-            trial.held, trial.alone = False, trial.alone or alone
-            if trial.stopped or self._journal.closed:
-                self._end(trial, "stopped")
-            else:
-                self._queue_first(trial)
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     async def report(self, trial_id: str, attempt: int, metrics: dict) -> bool | str:
         """An epoch's metrics; answers whether to go on, once Tune has decided, or `LEAVE`."""
@@ -233,19 +243,24 @@ class Broker:
         if trial is None or trial.stopped or attempt != trial.attempt:
             return False
         if metrics["epoch"] > trial.epoch:  # else it is said again, to a broker that was restarted
-            trial.epoch, trial.deaths, trial.company_deaths = metrics["epoch"], 0, 0
-            trial.heard = time.time()
+            trial.epoch, trial.heard = metrics["epoch"], time.time()
+            trial.deaths = trial.company_deaths = trial.tries = trial.losses = 0
             self._event(trial, "report", metrics)
             self._journal.trial(trial)
         if trial.judged and trial.answered < trial.epoch and not await self._verdict(trial):
             return False
-        return LEAVE if trial.lane in self._leaving and not self._journal.closed else not trial.stopped
+        return LEAVE if trial.lane in self._journal.leaving and not self._journal.closed else not trial.stopped
 
     async def note(self, trial_id: str, attempt: int, error: str, hopeless: bool = False) -> None:
-        """What a worker met before it went down with its process; `hopeless`: another attempt would meet it again."""
-        if trial := self._trials.get(trial_id):
-            trial.last_error, trial.hopeless = error, hopeless
-            self._journal.trial(trial)
+        """What a worker met before it went down with its process; `hopeless`: another attempt would meet it again.
+
+        Of an attempt's ranks the first is believed, as it took the others along, and before all what is hopeless.
+        """
+        trial = self._trials.get(trial_id)
+        if trial is None or attempt != trial.attempt or trial.hopeless or (trial.noted == attempt and not hopeless):
+            return
+        trial.last_error, trial.hopeless, trial.noted = error, hopeless, attempt
+        self._journal.trial(trial)
 
     async def finish(
         self, trial_id: str, attempt: int, error: str | None = None, result: dict | None = None, bad_input: bool = False
@@ -254,17 +269,25 @@ class Broker:
         trial = self._trials.get(trial_id)
         if trial is None or attempt != trial.attempt or trial.over:
             return
+        trial.held = False
+        if error is not None:
+            trial.last_error = error
+            self._end(trial, "bad_input" if bad_input else "failed", error)
+        else:
+            self._end(trial, "done", result)
         async with self._changed:
-            trial.held = False
-            if error is not None:
-                trial.last_error = error
-                self._end(trial, "bad_input" if bad_input else "failed", error)
-            else:
-                self._end(trial, "done", result)
             self._changed.notify_all()
 
+    def _hangs_with_others(self, trial: BrokeredTrial) -> bool:
+        """Whether other trials in its process are as silent, so that nobody knows which of them holds it up."""
+        now, others = time.time(), [one for one in self._trials.values() if one.held and one.begun and one is not trial]
+        return any(
+            one.lane == trial.lane and (one.hung == one.attempt or now - one.heard > (now - trial.heard) / 2)
+            for one in others
+        )
+
     def _quits(self, lane: int) -> bool:
-        return self._journal.closed or lane in self._leaving
+        return self._journal.closed or lane in self._journal.leaving
 
     def _queue(self) -> list[BrokeredTrial]:
         return sorted((one for one in self._trials.values() if one.queued), key=lambda trial: trial.place)
@@ -290,20 +313,21 @@ class Broker:
         held = [one for one in self._trials.values() if one.held and one.lane == lane]
         lost = sorted((one for one in held if one.trial_id not in at_work), key=lambda trial: trial.place)
         begun = sum(trial.begun for trial in lost)
+        asked = {one.trial_id: await asyncio.to_thread(self._why, one.worker) for one in lost if one.begun}
+        lost = [one for one in lost if one.held and self._trials.get(one.trial_id) is one]  # some ended meanwhile
         for trial in reversed(lost):
-            trial.held = False
-            why = await asyncio.to_thread(self._why, trial.worker) if trial.begun else NO_FAULT
-            if why != NO_FAULT:
-                trial.last_error = why or trial.last_error
-                trial.deaths += (begun == 1) * (1 if why is None else MAX_DEATHS - 1)  # what is known to be its own
-                trial.company_deaths += begun > 1
-                trial.alone |= trial.company_deaths >= COMPANY_DEATHS
+            trial.held, why = False, asked.get(trial.trial_id, NO_FAULT)
+            if trial.trial_id in asked and trial.hung != trial.attempt:  # else that was counted
+                _count(trial, why, in_company=begun > 1)
             if trial.stopped or self._journal.closed:
                 self._end(trial, "stopped")
+            elif trial.whole:  # its process died before it said so
+                self._end(trial, "done")
             elif trial.hopeless:
                 self._end(trial, "bad_input", trial.last_error)
-            elif trial.deaths >= MAX_DEATHS:
-                trial.last_error = f"given up after {trial.attempt} attempts: {trial.last_error}"
+            elif trial.deaths >= MAX_DEATHS or trial.losses >= MAX_LOSSES:
+                given_up = f"given up after {trial.tries} attempts: {trial.last_error}"
+                trial.last_error = given_up if trial.deaths >= MAX_DEATHS else LOST
                 self._end(trial, "failed", trial.last_error)
             else:
                 self._queue_first(trial)
@@ -324,7 +348,8 @@ class Broker:
 
     def _gone(self, trial_id: str) -> None:
         self._journal.gone(trial_id)
-        self._news.pop(trial_id, None)
+        if news := self._news.pop(trial_id, None):
+            news.set()  # whoever waits for more of it need not
 
     async def _verdict(self, trial: BrokeredTrial) -> bool:
         future = self._verdicts[trial.trial_id] = asyncio.get_running_loop().create_future()
@@ -340,3 +365,25 @@ class Broker:
         future = self._verdicts.get(trial.trial_id)
         if future and not future.done():
             future.set_result(go_on)
+
+
+def _count(trial: BrokeredTrial, why: str | None, in_company: bool) -> None:
+    """Counts a death, and for a trial that had company is more careful: the next ones are to show whose they are.
+
+    Args:
+        why: None where nobody knows, `NO_FAULT`; what is known to be its own it may meet just once more.
+        in_company: others were trained in the same process.
+    """
+    if why == NO_FAULT:
+        trial.losses += 1
+        if in_company and trial.losses >= MAX_LOSSES:
+            trial.losses, trial.alone = 0, True
+        return
+    if why and not trial.hopeless:
+        trial.last_error = why
+    if in_company:
+        trial.company_deaths += 1
+        trial.alone |= trial.company_deaths >= COMPANY_DEATHS
+    else:
+        trial.tries += 1
+        trial.deaths += 1 if why is None else MAX_DEATHS - 1

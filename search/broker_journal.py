@@ -1,12 +1,21 @@
 """What the broker knows of a trial, and the file by which a broker whose process was killed knows it again."""
 
+import base64
+import errno
 import json
+import logging
+import math
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 COMPACT_BYTES = 8 * 2**20  # a journal that is longer, and mostly of trials that are gone, is written anew
+RETRY_S = 1.0  # how often a disk that is full is tried, at most
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -24,19 +33,28 @@ class BrokeredTrial:
     attempt: int = 0
     begun: bool = False  # the lane has told that it got this attempt
     hung: int = 0  # the attempt that hung last
-    worker: dict[str, Any] = field(default_factory=dict)  # who trains it: `node` and `actor`, Ray's ids
-    deaths: int = 0  # of a process that trained just this one
+    worker: dict[str, Any] = field(default_factory=dict)  # who trains it, the handle as text
+    # Since its last epoch:
+    deaths: int = 0  # of a process that trained just this one; what it will meet again counts for more than one
+    tries: int = 0  # the attempts that these ended
     company_deaths: int = 0  # of one that trained others too
+    losses: int = 0  # of one that was lost by no fault of its
     last_error: str = "its worker died"
     stopped: bool = False
     over: bool = False
+    noted: int = 0  # the attempt that has noted what it met
     hopeless: bool = False  # another attempt would meet the same error
     forgotten: bool = False
     alone: bool = False
     epoch: int = 0  # the last one reported
     answered: int = 0  # the last one that Tune has given its verdict on
     waited_s: float = 0.0  # in the queue, all attempts together
-    heard: float = 0.0  # when its lane took it or last reported, seconds since 1970
+    heard: float = 0.0  # when its lane took it or last told of it, seconds since 1970
+
+    @property
+    def whole(self) -> bool:
+        """Whether all its epochs were reported: nothing of it is left to run."""
+        return self.job.get("kind") == "trial" and self.epoch >= self.job.get("config", {}).get("epochs", math.inf)
 
 
 class BrokerJournal:
@@ -47,14 +65,18 @@ class BrokerJournal:
     """
 
     def __init__(self, path: Path | None):
-        self._path, self._file, self._size = path, None, 0
+        self._path, self._file, self._size, self._limit = path, None, 0, COMPACT_BYTES
+        self._behind = False  # the file lacks something, or ends in half a line: it is to be written anew
+        self._told, self._next_try = False, 0.0
         self.trials: dict[str, BrokeredTrial] = {}
         self.events: dict[str, list[tuple[str, Any]]] = {}
+        self.leaving: set[int] = set()  # lanes that are to quit
         self.closed = False
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._read(path)
-            self._compact()
+            self._behind = True
+            self.catch_up()
 
     def trial(self, trial: BrokeredTrial) -> None:
         """Keeps how a trial stands."""
@@ -75,8 +97,17 @@ class BrokerJournal:
         """Forgets a trial."""
         del self.trials[trial_id], self.events[trial_id]
         self._write(["gone", trial_id])
-        if self._size > COMPACT_BYTES:
-            self._compact()
+        if self._size > self._limit and not self._behind:
+            try:
+                self._compact()
+            except OSError:  # no room for a second one; the first goes on
+                self._limit = 2 * self._size
+
+    def leaves(self, lane: int, leaves: bool) -> None:
+        """Keeps whether a lane is to quit."""
+        if leaves != (lane in self.leaving):
+            self.leaving ^= {lane}
+            self._write(["leaves", lane, leaves])
 
     def close(self) -> None:
         """Keeps that no more is to be done."""
@@ -101,26 +132,96 @@ class BrokerJournal:
                 self.events[rest[0]].append((rest[1], rest[2]))
             elif kind == "gone":
                 del self.trials[rest[0]], self.events[rest[0]]
+            elif kind == "leaves":
+                (self.leaving.add if rest[1] else self.leaving.discard)(rest[0])
             else:
                 self.closed = True
 
-    def _compact(self) -> None:
-        """Writes the journal anew, whole or not at all, with the trials that are left."""
-        if self._path is None:
+    def catch_up(self) -> None:
+        """Writes the journal anew where it lacks something, as soon as the disk takes it."""
+        if not self._behind or time.monotonic() < self._next_try:
             return
+        self._next_try = time.monotonic() + RETRY_S
+        try:
+            self._compact()
+        except OSError as error:
+            if not self._told:
+                log.warning("the broker's journal is not written, so the broker must not die: %s", error)
+            self._told = True
+        else:
+            self._behind = self._told = False
+
+    def _compact(self) -> None:
+        """Writes the journal anew, whole or not at all, with the trials that are left.
+
+        Raises:
+            OSError: the disk does not take it; the file is as it was.
+        """
+        partial = self._path.with_suffix(".partial")
+        file, size = os.open(partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), 0
+        try:
+            for entry in self._entries():
+                size += _append(file, entry)
+            os.replace(partial, self._path)
+        except BaseException:
+            os.close(file)
+            partial.unlink(missing_ok=True)
+            raise
         if self._file is not None:
             os.close(self._file)
-        partial = self._path.with_suffix(".partial")
-        partial.touch()
-        self._file, self._size = os.open(partial, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_TRUNC), 0
+        # Where most of it is of trials that are left, it is not to be written anew at each that goes.
+        self._file, self._size, self._limit = file, size, max(COMPACT_BYTES, 2 * size)
+
+    def _entries(self) -> Iterator[list[Any]]:
+        """All that is to be known, in few lines."""
         for trial in self.trials.values():
-            self._write(["trial", asdict(trial)])
+            yield ["trial", asdict(trial)]
             for event in self.events[trial.trial_id]:
-                self._write(["event", trial.trial_id, *event])
+                yield ["event", trial.trial_id, *event]
+        for lane in self.leaving:
+            yield ["leaves", lane, True]
         if self.closed:
-            self._write(["closed"])
-        os.replace(partial, self._path)
+            yield ["closed"]
 
     def _write(self, entry: list[Any]) -> None:
-        if self._file is not None:  # one write to the end: a process that is killed leaves whole lines
-            self._size += os.write(self._file, (json.dumps(entry) + "\n").encode())
+        """Adds what was just changed. A disk that does not take it fails no call: nobody would learn of what the call
+        has changed."""
+        if self._path is None:
+            return
+        if not self._behind:
+            try:
+                self._size += _append(self._file, entry)
+            except OSError:
+                self._behind = True
+        self.catch_up()
+
+
+def as_text(worker: dict[str, Any]) -> dict[str, Any]:
+    """A worker as the journal keeps it: a broker that is started again must still be able to have it killed."""
+    if "handle" not in worker:
+        return worker
+    from ray import cloudpickle
+
+    return worker | {"handle": base64.b64encode(cloudpickle.dumps(worker["handle"])).decode()}
+
+
+def handle_of(worker: dict[str, Any]) -> Any:
+    """The handle of a worker as the journal keeps it, None where it has none."""
+    if "handle" not in worker:
+        return None
+    from ray import cloudpickle
+
+    return cloudpickle.loads(base64.b64decode(worker["handle"]))
+
+
+def _append(file: int, entry: list[Any]) -> int:
+    """Writes one line to the end at once, so that a process that is killed leaves whole ones; how many bytes it has.
+
+    Raises:
+        OSError: it was not written, or not whole.
+    """
+    line = (json.dumps(entry) + "\n").encode()
+    written = os.write(file, line)
+    if written < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return written

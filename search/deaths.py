@@ -10,27 +10,34 @@ ENDED = re.compile(r"Selected to kill: \(Actor\((?P<actor>\w+)\).*?actual memory
 
 
 def why_died(worker: dict[str, Any]) -> str | None:
-    """Says why a worker's process died; `NO_FAULT` where its node is gone or another process took the memory, None
-    where nobody knows.
+    """Says why a trial's workers died; `NO_FAULT` where the node of one or their lane's controller is gone, or another
+    process took the memory; None where nobody knows.
+
+    All are asked: the death of one is the others' lost connection.
 
     Args:
-        worker: its `node` and `actor`, Ray's ids.
+        worker: its `ranks`, of each the `node` and `actor`, Ray's ids.
     """
     import ray
     from ray._private.state import actors
 
-    nodes = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
-    if worker.get("node") and not nodes.get(worker["node"], False):
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    ranks = worker.get("ranks", [])
+    if any(rank["node"] not in alive for rank in ranks):
         return NO_FAULT
-    cause = actors(worker["actor"]).get("DeathCause") if worker.get("actor") else None
-    if cause is None:
-        return None
-    if cause.HasField("oom_context"):
-        return why_memory(worker["actor"], cause.oom_context.error_message)
-    died = cause.actor_died_error_context
-    if died.reason == died.NODE_DIED:
+    causes = {rank["actor"]: actors(rank["actor"]).get("DeathCause") for rank in ranks}
+    if any(cause and _no_fault(cause.actor_died_error_context) for cause in causes.values()):
         return NO_FAULT
-    return None
+    memory = [
+        why_memory(actor, cause.oom_context.error_message)
+        for actor, cause in causes.items()
+        if cause and cause.HasField("oom_context")
+    ]
+    return max(memory, default=None)  # the one that is at fault, where there is one
+
+
+def _no_fault(died) -> bool:
+    return died.reason in (died.NODE_DIED, died.OWNER_DIED)
 
 
 def why_memory(actor: str, message: str) -> str:

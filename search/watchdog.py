@@ -55,7 +55,7 @@ class Watchdog(Periodic):
             if limit is None or silent_s < limit:
                 continue
             why = f"it hung: no report for {silent_s:.0f} s, where an epoch takes {statistics.median(self._took):.1f} s"
-            self._note(f"trial {trial_id}: {why}; its process is ended")
             handle = ray.get(self._broker.hung.remote(trial_id, why))
             if handle is not None:
                 ray.kill(handle)
+                self._note(f"trial {trial_id}: {why}; its process is ended")

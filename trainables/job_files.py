@@ -9,8 +9,9 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainables.errors import one_line
@@ -19,6 +20,7 @@ from trainables.persist import WAIT_S, Gone, persist
 from trainables.remote import Remote, names_of, working_copy
 from trainables.teacher import ABOUT
 
+TELL_S = 20.0  # how often it is told that a job waits for the store
 LAST_WORDS_S = 30.0  # how long the log of a job that failed is worth waiting for
 
 
@@ -53,12 +55,14 @@ class NodeFiles(JobFiles):
         job: `remote` is its folder's URL, `teacher_remote` the teacher's, `storage` that of everything.
         rank: each has a folder of its own.
         warn: told, in one line, that the store is away.
+        waits: called again and again, in a thread, as long as the store keeps the job waiting.
     """
 
     shared = False
 
-    def __init__(self, job: dict, rank: int, warn: Callable[[str], None]):
+    def __init__(self, job: dict, rank: int, warn: Callable[[str], None], waits: Callable[[], None]):
         self._remote, self._rank, self._warn, self._told = Remote(job["remote"]), rank, warn, False
+        self._waits = waits
         self._kept_teacher = Remote(job["teacher_remote"])
         copies, name = working_copy(job["storage"]), hashlib.sha256(job["remote"].encode()).hexdigest()[:16]
         self.teacher = copies / "teachers" / job["teacher_remote"].rpartition("/")[2]
@@ -116,7 +120,8 @@ class NodeFiles(JobFiles):
             os.utime(self.teacher / name, ns=(found.stamp_ns, found.stamp_ns))
 
     def _persist(self, work: Callable[[], None], wait_s: float = WAIT_S) -> None:
-        persist(work, wait_s, away=self._away)
+        with _repeated(self._waits):
+            persist(work, wait_s, away=self._away)
 
     def _away(self, error: Exception) -> None:
         if not self._told:
@@ -124,9 +129,28 @@ class NodeFiles(JobFiles):
             self._warn(f"storage: it does not answer, the trial waits ({one_line(error)})")
 
 
-def files_of(job: dict, rank: int, warn: Callable[[str], None]) -> JobFiles:
-    """Where a job's files lie."""
-    return JobFiles(job) if job.get("remote") is None else NodeFiles(job, rank, warn)
+def files_of(job: dict, rank: int, warn: Callable[[str], None], waits: Callable[[], None] = lambda: None) -> JobFiles:
+    """Where a job's files lie; the arguments are those of `NodeFiles`."""
+    return JobFiles(job) if job.get("remote") is None else NodeFiles(job, rank, warn, waits)
+
+
+@contextmanager
+def _repeated(function: Callable[[], None]) -> Iterator[None]:
+    """Calls a function every `TELL_S` meanwhile, as one answer of a store may take minutes; and no longer than a store
+    is waited for, as a client may hang, too."""
+    over = threading.Event()
+
+    def call() -> None:
+        for _ in range(int(WAIT_S / TELL_S)):
+            if over.wait(TELL_S):
+                return
+            function()
+
+    threading.Thread(target=call, name="waits", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _stamp(path: Path) -> tuple[int, int]:

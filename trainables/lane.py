@@ -30,18 +30,21 @@ from ray.train.v2._internal.execution.context import get_train_context
 from trainables.assets import Assets
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
-from trainables.errors import InputError
+from trainables.disk import of_disk
+from trainables.errors import InputError, one_line
 from trainables.files import LEAVE, WARNINGS
 from trainables.job_files import JobFiles, files_of
 from trainables.loop import run_trial
 from trainables.pack import Pack, Packed
+from trainables.persist import WAIT_S
 from trainables.step import NOT_CAPTURED
 from trainables.teacher import WEIGHTS
 from trainables.teacher_job import prepare_teacher
 from trainables.trial_log import hear
 
 TAKE_WAIT_S = 2.0  # an idle lane's ranks exchange a no-op this often, so that no time-out ends the group
-CONTROL_TIMEOUT = timedelta(minutes=30)  # longest wait between ranks: rank 0 waits for Tune's verdict meanwhile
+# Longest wait between ranks: rank 0 waits for the store and for Tune's verdict meanwhile
+CONTROL_TIMEOUT = timedelta(seconds=WAIT_S, minutes=30)
 GATHER_S = 1.0  # packed trials that come this soon after one another begin together, and so read the same batches
 
 
@@ -63,8 +66,12 @@ def serve(lane: dict) -> None:
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
     place = {"rank": rank, "world_size": world_size, "device": device, "control": control, "leaving": _about_to_go}
     process = ray.get_runtime_context()
-    who = {"pid": os.getpid(), "node": process.get_node_id(), "actor": process.get_actor_id()}
-    worker = Worker(lane, partial(RunContext, **place), who | {"handle": process.current_actor})
+    own = {"node": process.get_node_id(), "actor": process.get_actor_id()}
+    ranks = [own] * world_size
+    if control:
+        dist.all_gather_object(ranks, own, group=control)
+    who = {"pid": os.getpid(), "handle": process.current_actor, "ranks": ranks}
+    worker = Worker(lane, partial(RunContext, **place), who)
     if lane["pack"] > 1:
         worker.serve_packed(lane["pack"])
     else:
@@ -77,7 +84,7 @@ class Worker:
     Args:
         lane: as for `serve`.
         place: makes a RunContext, given a folder and a report.
-        who: what the broker is told of this process: `pid`, and `node`, `actor` and `handle` of Ray's.
+        who: what the broker's `take` is told of this process and the other ranks'.
     """
 
     def __init__(self, lane: dict, place: Callable[..., RunContext], who: dict):
@@ -160,7 +167,11 @@ class Worker:
 
     def _packed(self, job: dict, size: int) -> Packed:
         files = self._files(job)
-        files.bring()
+        try:
+            files.bring()
+        except Exception as error:
+            self._note(job, one_line(error))
+            raise
 
         def ended(error: Exception | None) -> None:
             files.end(failed=error is not None)
@@ -174,7 +185,11 @@ class Worker:
         return Packed(_config(job), self._context(job, files), job["known_epoch"], job.get("test", False), ended)
 
     def _files(self, job: dict) -> JobFiles:
-        return files_of(job, self._messages.rank, self._warn)
+        def waits() -> None:
+            for one in [job, *list(self._at_work.values())]:  # in a pack all wait
+                self._broker.waits.remote(one["trial_id"], one["attempt"])
+
+        return files_of(job, self._messages.rank, self._warn, waits)
 
     def _ready_assets(self, job: dict, files: JobFiles) -> Assets:
         if self._assets is None:
@@ -214,8 +229,9 @@ class Worker:
         return {WARNINGS: told} if told else {}
 
     def _failure(self, job: dict, error: Exception) -> dict:
-        """The outcome of a job that failed, but for what poisons the process or may be another rank's death: that is
-        raised, so that Ray Train starts all ranks anew. The broker hands them this job again, unless that is in vain.
+        """The outcome of a job that failed, but for what poisons the process, is the node's disk's, or may be another
+        rank's death: that is raised, so that Ray Train starts all ranks anew. The broker hands them or others this job
+        again, unless that is in vain; a lane whose disk is full would else fail all jobs in a moment.
         """
         if isinstance(error, TrialFailure):  # every rank meets it alike
             return {"error": str(error)}
@@ -223,10 +239,13 @@ class Worker:
         text = str(error) if bad_input else f"{type(error).__name__}: {error}"
         if not bad_input:
             traceback.print_exception(error)
-        if self._messages.world_size == 1 and not _poisons(error):
+        if self._messages.world_size == 1 and not _poisons(error) and (bad_input or not of_disk(error)):
             return {"error": text, "bad_input": bad_input}
-        ray.get(self._broker.note.remote(job["trial_id"], job["attempt"], text, bad_input))
+        self._note(job, text, bad_input)
         raise error
+
+    def _note(self, job: dict, text: str, hopeless: bool = False) -> None:
+        ray.get(self._broker.note.remote(job["trial_id"], job["attempt"], text, hopeless))
 
     def _finish(self, job: dict, **outcome) -> None:
         if self._messages.rank != 0:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from trainables.disk import DiskError
 from trainables.errors import one_line
 
 WAIT_S = 3600.0  # how long a store may be away before a trial is given up
@@ -26,20 +27,21 @@ def persist(
     """Does what needs the store, again and again until it is done.
 
     Args:
-        work: raises where the store does not do it; that a file is not there is an answer.
+        work: raises where the store does not do it; that a file is not there is an answer, and that a disk
+            of this machine is full is none that waiting for the store would change.
         wait_s: how long.
         away: told of every failure.
         given_up: whether to wait no more.
 
     Raises:
-        FileNotFoundError: from the work.
+        FileNotFoundError, DiskError: from the work.
         Gone: it was not done in time.
     """
     end, pause = time.monotonic() + wait_s, 0.2
     while True:
         try:
             return work()
-        except FileNotFoundError:
+        except (FileNotFoundError, DiskError):
             raise
         except Exception as error:  # each store's client has its own
             away(error)

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainables.disk import UNWRITABLE, DiskError
 from trainables.errors import InputError, one_line
 
 SIDE_BY_SIDE = 8
@@ -157,11 +158,12 @@ class Remote:
 
         Raises:
             FileNotFoundError: there is no such file.
+            DiskError: there is no room for it here, or nothing may be written.
             OSError: it did not come whole.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             found = found or self.about(name)
             for _ in range(CHANGES):
                 self._call("get_file", f"{self._path}/{name}", str(partial), size=found.size)
@@ -175,6 +177,10 @@ class Remote:
             if found.when:
                 os.utime(partial, ns=(found.stamp_ns, found.stamp_ns))
             os.replace(partial, path)
+        except OSError as error:
+            if error.errno in UNWRITABLE:  # nothing is written but here
+                raise DiskError(error.errno, error.strerror, str(path)) from error
+            raise
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink()

@@ -1,10 +1,13 @@
 import asyncio
+import resource
+import threading
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 
 from search import broker_journal
-from search.broker import COMPANY_DEATHS, MAX_DEATHS, NO_FAULT, Broker
+from search.broker import COMPANY_DEATHS, LOST, MAX_DEATHS, MAX_LOSSES, NO_FAULT, Broker
 from search.broker_journal import BrokerJournal
 from trainables.files import LEAVE
 
@@ -242,6 +245,25 @@ def test_what_no_other_attempt_can_mend_is_not_tried_again():
     run(scenario)
 
 
+@pytest.mark.parametrize("why", [None, "killed for want of memory"])
+def test_of_several_ranks_notes_what_is_hopeless_counts_and_then_the_first(why):
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await got(broker)
+        await broker.note("a", 1, "mat1 and mat2 do not fit")
+        await broker.note("a", 1, "reset by peer")
+        job = await got(broker)
+        assert job["met"] == (why or "mat1 and mat2 do not fit")
+        await broker.note("a", 1, "of an older attempt", True)
+        await broker.note("a", 2, "reset by peer")
+        await broker.note("a", 2, "image a.png is broken", True)
+        await broker.note("a", 2, "reset by peer")
+        assert await broker.take(0, WHO, 0.01) is None
+        assert await broker.event("a") == ("bad_input", "image a.png is broken")
+
+    run(scenario, None, lambda worker: why)
+
+
 def test_a_forgotten_trial_stops_at_its_report_and_nothing_of_it_is_kept():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
@@ -362,6 +384,123 @@ def test_a_process_that_went_with_its_node_is_no_fault_of_its_trials():
     run(scenario, None, lambda worker: NO_FAULT)
 
 
+def test_what_loses_its_process_again_and_again_has_failed_though_it_was_no_fault_of_its():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        for attempt in range(1, MAX_LOSSES + 1):
+            assert (await got(broker))["attempt"] == attempt
+        assert await answered(broker, "a", MAX_LOSSES, 1, True)
+        for _ in range(MAX_LOSSES - 1):
+            await got(broker)
+        assert await broker.lane_left(0)
+        assert await broker.event("a") == ("failed", LOST)
+
+    run(scenario, None, lambda worker: NO_FAULT)
+
+
+def test_of_packed_trials_the_one_that_ends_its_nodes_is_found():
+    async def scenario(broker):
+        for name in "ab":
+            await broker.submit(name, dict(JOB))
+        for _ in range(MAX_LOSSES):
+            jobs = [await got(broker), await got(broker, at_work=["a"])]
+            assert [job["alone"] for job in jobs] == [False, False]
+        for _ in range(MAX_LOSSES):
+            job = await got(broker)
+            assert (job["trial_id"], job["alone"]) == ("a", True)
+        job = await got(broker)
+        assert (job["trial_id"], job["alone"]) == ("b", True)
+        assert await broker.event("a") == ("failed", LOST)
+
+    run(scenario, None, lambda worker: NO_FAULT)
+
+
+def test_attempts_that_were_no_fault_of_its_are_not_told_as_its_own():
+    whys = iter([NO_FAULT, NO_FAULT, None, NO_FAULT, None, None])
+
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        job = await got(broker)
+        await broker.give_back("a", job["attempt"], alone=False)
+        for _ in range(6):
+            await got(broker)
+        assert await broker.take(0, WHO, 0.01) is None
+        assert await broker.event("a") == ("failed", "given up after 3 attempts: its worker died")
+
+    run(scenario, None, lambda worker: next(whys))
+
+
+def test_a_process_that_dies_after_its_trials_last_report_ends_no_other_attempt():
+    async def scenario(broker):
+        await broker.submit("a", {**JOB, "config": {"epochs": 2}})
+        await broker.submit("b", dict(JOB))
+        await got(broker)
+        for epoch in (1, 2):
+            assert await answered(broker, "a", 1, epoch, True)
+        assert (await got(broker))["trial_id"] == "b"
+        assert await broker.event("a") == ("done", None)
+        assert await broker.is_over("a")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("ended", ["queued", "trained"])
+def test_a_proxy_of_a_trial_that_is_forgotten_waits_no_more(ended):
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        if ended == "trained":
+            await got(broker)
+        waiting = asyncio.ensure_future(broker.next("a", 0))
+        await asyncio.sleep(0)
+        await broker.forget("a")
+        if ended == "trained":
+            await broker.lane_left(0)
+        assert await asyncio.wait_for(waiting, 5) == ("stopped", None)
+
+    run(scenario)
+
+
+async def packed(broker, silent_s):
+    """Fills a lane with trials, each silent for so long; those that it got, and whether they are to be alone."""
+    for name in silent_s:
+        if await broker.is_over(name):
+            await broker.submit(name, dict(JOB))
+    got_so_far = {}
+    while job := await broker.take(0, WHO, 0.01, list(got_so_far)):
+        await broker.begun(job["trial_id"], job["attempt"])
+        got_so_far[job["trial_id"]] = job["alone"]
+    for name, seconds in silent_s.items():
+        broker._trials[name].heard -= seconds
+    return got_so_far
+
+
+def test_a_packed_trial_that_alone_hangs_is_tried_once_more():
+    async def scenario(broker):
+        for _ in range(2):
+            assert await packed(broker, {"a": 600, "b": 3}) == {"a": False, "b": False}
+            await broker.hung("a", "it hung")
+        await broker.lane_left(0)
+        assert await broker.event("a") == ("failed", "given up after 2 attempts: it hung")
+
+    run(scenario)
+
+
+def test_of_packed_trials_that_hang_together_the_one_that_holds_them_up_is_found():
+    async def scenario(broker):
+        for _ in range(COMPANY_DEATHS):
+            assert await packed(broker, {"a": 600, "b": 500}) == {"a": False, "b": False}
+            await broker.hung("a", "it hung")
+            await broker.hung("b", "it hung")
+        for _ in range(2):
+            assert await packed(broker, {"a": 600, "b": 0}) == {"a": True}
+            await broker.hung("a", "it hung")
+        assert await packed(broker, {"b": 0}) == {"b": True}
+        assert await broker.event("a") == ("failed", "given up after 2 attempts: it hung")
+        assert broker._trials["b"].deaths == 0
+
+    run(scenario)
+
+
 def test_why_a_process_died_is_told():
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
@@ -456,3 +595,145 @@ def test_the_journal_keeps_what_is_left_and_no_more(tmp_path, monkeypatch):
     run(scenario, journal)
     assert journal.stat().st_size < 8000
     assert set(BrokerJournal(journal).trials) == {"stays", "0"}
+
+
+@contextmanager
+def no_room(size):
+    """No file of this process may be longer: as on a full disk, a line is written in part, or not at all."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("spare", [0, 10])
+def test_a_full_disk_loses_no_trial(tmp_path, monkeypatch, spare):
+    monkeypatch.setattr(broker_journal, "RETRY_S", 0.05)
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.submit("b", dict(JOB))
+        await got(broker, 0), await got(broker, 1)
+        with no_room(journal.stat().st_size + spare):
+            asked = asyncio.ensure_future(broker.event("b"))
+            assert await answered(broker, "a", 1, 1, True)
+            await broker.finish("b", 1)
+            assert await asked == ("done", None)
+        assert list(tmp_path.iterdir()) == [journal], "no half of one lies about"
+        await asyncio.sleep(0.1)
+        if spare:
+            await broker.silent()
+        else:
+            assert await answered(broker, "a", 1, 2, True)
+
+    async def after(broker):
+        assert await broker.event("b") == ("done", None)
+        assert (await broker.event("a"))[1] == {"epoch": 1}
+        assert await broker.answered("a") == (1 if spare else 2)
+
+    run(before, journal)
+    run(after, journal)
+
+
+def test_a_broker_that_is_restarted_on_a_full_disk_knows_all(tmp_path):
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+
+    async def after(broker):
+        assert (await got(broker))["trial_id"] == "a"
+
+    run(before, journal)
+    with no_room(10):
+        run(after, journal)
+        run(after, journal)
+
+
+def test_a_journal_of_trials_that_are_left_is_not_written_anew_at_each_that_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(broker_journal, "COMPACT_BYTES", 2000)
+    anew, compact = [], BrokerJournal._compact
+    monkeypatch.setattr(BrokerJournal, "_compact", lambda journal: (anew.append(1), compact(journal)))
+
+    async def scenario(broker):
+        await broker.submit("stays", {**JOB, "long": "x" * 20_000})
+        for number in range(60):
+            await broker.submit(str(number), dict(JOB))
+            await broker.forget(str(number))
+
+    run(scenario, tmp_path / "broker.jsonl")
+    assert len(anew) < 5
+
+
+def test_a_restarted_broker_knows_whom_to_kill_and_who_is_to_leave(tmp_path):
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+        await broker.take(0, {"pid": 1, "handle": {"worker": "of a"}}, 1)
+        await broker.begun("a", 1)
+        await broker.leave(0)
+        await broker.leave(1)
+        await broker.lane_left(1)
+
+    async def after(broker):
+        assert await broker.hung("a", "it hung") == {"worker": "of a"}
+        assert await broker.take(1, WHO, 0.01) is None, "it has left already"
+        assert await answered(broker, "a", 1, 1, True) == LEAVE
+
+    async def again(broker):
+        assert await broker.take(0, WHO, 1) == "quit"
+
+    for scenario in (before, after, again):
+        run(scenario, journal)
+
+
+@pytest.mark.parametrize("ended", ["forgotten", "finished"])
+@pytest.mark.parametrize("left", [False, True])
+def test_a_trial_may_end_while_it_is_asked_why_its_process_died(ended, left):
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def why(worker):
+        asked.set()
+        assert may_answer.wait(10)
+
+    async def scenario(broker):
+        for name in "ab":
+            await broker.submit(name, dict(JOB))
+        await got(broker)
+        looking = asyncio.ensure_future(broker.lane_left(0) if left else broker.take(0, WHO, 1))
+        await asyncio.to_thread(asked.wait, 10)
+        ending = asyncio.ensure_future(broker.forget("a") if ended == "forgotten" else broker.finish("a", 1))
+        await asyncio.sleep(0.01)
+        may_answer.set()
+        await ending
+        found = await looking
+        assert found == (ended == "forgotten") if left else found["trial_id"] == "b"
+        if ended == "forgotten":
+            assert list(broker._trials) == ["b"]
+        else:
+            assert await broker.event("a") == ("done", None)
+
+    run(scenario, None, why)
+
+
+def test_a_trial_that_waits_for_the_store_is_not_silent(tmp_path):
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+        await got(broker)
+        await asyncio.sleep(0.3)
+        await broker.waits("a", 0)
+        assert (await broker.silent())["a"] >= 0.3, "of an older attempt"
+        await broker.waits("a", 1)
+        assert (await broker.silent())["a"] < 0.2
+
+    async def after(broker):
+        assert (await broker.silent())["a"] < 0.2
+
+    run(before, journal)
+    run(after, journal)

@@ -1,5 +1,7 @@
 """A job's files on its node and in the store; the store is fsspec's in memory."""
 
+import time
+
 import pytest
 
 from trainables import job_files
@@ -16,10 +18,10 @@ def place(tmp_path, monkeypatch):
     return Remote(f"memory://{tmp_path.name}")
 
 
-def made(place, kind="trial", rank=0):
+def made(place, kind="trial", rank=0, waits=lambda: None):
     folder = f"{place.url}/s/trials/7" if kind == "trial" else f"{place.url}/s/teacher"
     job = {"kind": kind, "folder": "f", "teacher_folder": "t", "storage": place.url, "remote": folder}
-    return files_of(job | {"teacher_remote": f"{place.url}/teachers/abc"}, rank, print)
+    return files_of(job | {"teacher_remote": f"{place.url}/teachers/abc"}, rank, print, waits)
 
 
 def write(folder, **files):
@@ -102,6 +104,28 @@ def test_a_teacher_that_was_made_comes_to_other_nodes_once(place, monkeypatch, t
         trial.bring()
         assert (trial.teacher / WEIGHTS).read_text() == "weights"
     assert brought == [WEIGHTS, ABOUT]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_it_is_told_again_and_again_that_a_store_is_waited_for(place, monkeypatch, silent):
+    """Whether it refuses, or keeps one answer waiting."""
+    monkeypatch.setattr(job_files, "TELL_S", 0.05)
+    told, files_of_store = [], Remote.files
+    end = time.monotonic() + 0.6
+
+    def away(self, *arguments):
+        if silent:
+            time.sleep(max(0.0, end - time.monotonic()))
+        if time.monotonic() < end:
+            raise ConnectionError("away")
+        return files_of_store(self, *arguments)
+
+    monkeypatch.setattr(Remote, "files", away)
+    made(place, waits=lambda: told.append(1)).bring()
+    assert len(told) >= 3
+    count = len(told)
+    time.sleep(0.2)
+    assert len(told) == count
 
 
 def test_a_store_that_is_away_is_waited_for(place, monkeypatch):

@@ -1,5 +1,7 @@
 """How a lane's worker treats a job that fails; whole lanes run in tests/search."""
 
+import errno
+import os
 from functools import partial
 
 import pytest
@@ -7,6 +9,7 @@ import ray
 
 from trainables import lane
 from trainables.context import RunContext, TrialFailure
+from trainables.disk import DiskError
 from trainables.errors import InputError
 
 JOB = {
@@ -91,7 +94,39 @@ def test_a_poisoned_cuda_context_ends_the_process(outcome):
         outcome(RuntimeError("CUDA error: device-side assert triggered"))
 
 
+def test_a_full_disk_ends_the_process_and_the_trial_may_go_on_elsewhere(outcome):
+    broker = Broker()
+    with pytest.raises(OSError, match="No space left"):
+        outcome(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), broker=broker)
+    assert broker.notes == [("7", 1, "OSError: [Errno 28] No space left on device", False)] and broker.ended == []
+    assert outcome(FileNotFoundError(errno.ENOENT, "no such file"))["error"].startswith("FileNotFoundError")
+
+
+def test_in_a_pack_too_it_is_noted_for_whose_files_there_is_no_room(monkeypatch):
+    class Files:
+        def bring(self):
+            raise DiskError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(ray, "get", lambda ref: ref)
+    monkeypatch.setattr(lane, "files_of", lambda *_: Files())
+    broker = Broker()
+    with pytest.raises(DiskError):
+        lane.Worker({"broker": broker}, RunContext, {})._packed(JOB, 2)
+    assert broker.notes == [("7", 1, "DiskError: [Errno 28] no room", False)]
+
+
 def test_warnings_go_with_the_next_report():
     worker = lane.Worker({"broker": None}, RunContext, {})
     worker._warnings.put("full")
     assert (worker._told(), worker._told()) == ({"warnings": ["full"]}, {})
+
+
+def test_while_a_job_waits_for_the_store_the_broker_is_told_of_all_that_wait(monkeypatch):
+    told = []
+    monkeypatch.setattr(lane, "files_of", lambda job, rank, warn, waits: waits())
+    broker = Broker()
+    broker.waits = Remote(lambda *ticket: told.append(ticket))
+    worker = lane.Worker({"broker": broker}, RunContext, {})
+    worker._at_work["8"] = {"trial_id": "8", "attempt": 2}
+    worker._files(JOB)
+    assert told == [("7", 1), ("8", 2)]
