@@ -5,11 +5,13 @@ all), gives the store what changed before each report, and is removed when the t
 node once.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from trainables.persist import WAIT_S, Gone, persist
 from trainables.remote import Remote, names_of, working_copy
 from trainables.teacher import ABOUT
 
+PREFIX, LOCK = "ofakd-search-", "lock.partial"  # of a job's folder; who works there holds it, and it goes nowhere
 TELL_S = 20.0  # how often it is told that a job waits for the store
 LAST_WORDS_S = 30.0  # how long the log of a job that failed is worth waiting for
 
@@ -69,13 +72,16 @@ class NodeFiles(JobFiles):
         self._makes_teacher = job["kind"] == "teacher"
         # A teacher's folder is renamed when it is made, so it lies on the same disk as those that are kept.
         scratch = self.teacher.parent / ".making" if self._makes_teacher else Path(tempfile.gettempdir())
-        self.folder = scratch / f"ofakd-search-{name}-{rank}"
+        self.folder = scratch / f"{PREFIX}{name}-{rank}"
         self._known: dict[str, tuple[int, int]] = {}  # what the store has, by size and time here
+        self._lock: int | None = None
 
     def bring(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)  # of an attempt that was killed here
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(self.folder.parent)
         self.folder.mkdir(mode=0o700)  # not somebody else's
+        self._lock = None if self._makes_teacher else _lock(self.folder)
         self._persist(self._bring)
 
     def _bring(self) -> None:
@@ -110,6 +116,9 @@ class NodeFiles(JobFiles):
             with suppress(Gone):
                 self._persist(self._keep, LAST_WORDS_S if failed else WAIT_S)
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _keep_teacher(self) -> None:
         if ABOUT in self._kept_teacher.files():
@@ -151,6 +160,23 @@ def _repeated(function: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         over.set()
+
+
+def _lock(folder: Path) -> int:
+    """Says that a process is at work in a folder, for as long as it lives; the open file."""
+    fresh = folder / f"{uuid.uuid4().hex}.partial"
+    file = os.open(fresh, os.O_CREAT | os.O_RDWR)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    os.rename(fresh, folder / LOCK)  # it is there once it is locked
+    return file
+
+
+def _remove_left(parent: Path) -> None:
+    """Removes the folders of processes that were killed: a node may stay for weeks, and its disk fill with them."""
+    for path in parent.glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError), path.open() as file:  # somebody else's, or gone
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import pytest
 from trainables import job_files
 from trainables.files import CHECKPOINT, LOG, RECORD, STUDENT
 from trainables.job_files import NodeFiles, files_of
-from trainables.remote import Remote
+from trainables.remote import Remote, names_of
 from trainables.teacher import ABOUT, WEIGHTS
 
 
@@ -47,7 +47,8 @@ def test_a_trial_goes_on_on_another_node(place):
     second = made(place, rank=1)
     second.bring()
     assert second.folder != first.folder
-    assert {path.name: path.read_text() for path in second.folder.iterdir()} == {CHECKPOINT: "epoch 1", LOG: "one"}
+    found = {name: (second.folder / name).read_text() for name in names_of(second.folder)}
+    assert found == {CHECKPOINT: "epoch 1", LOG: "one"}
 
 
 def test_what_a_killed_attempt_has_left_here_is_no_beginning(place):
@@ -56,7 +57,19 @@ def test_what_a_killed_attempt_has_left_here_is_no_beginning(place):
     write(first.folder, checkpoint="epoch 9", student="half")
     second = made(place)
     second.bring()
-    assert list(second.folder.iterdir()) == []
+    assert list(names_of(second.folder)) == []
+
+
+def test_what_killed_processes_have_left_on_a_node_goes_as_the_next_trial_comes(place, tmp_path):
+    at_work = made(place, rank=1)
+    at_work.bring()
+    write(at_work.folder, checkpoint="epoch 1")
+    killed = tmp_path / "ofakd-search-another-0"
+    killed.mkdir()
+    write(killed, checkpoint="epoch 9")
+    (killed / job_files.LOCK).touch()  # nobody holds it
+    made(place).bring()
+    assert not killed.exists() and (at_work.folder / CHECKPOINT).exists()
 
 
 def test_the_checkpoint_comes_last(place, monkeypatch):
