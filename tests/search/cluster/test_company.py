@@ -13,6 +13,28 @@ from tests.search.cluster.networks import Machine, mounted, other_timm
 pytestmark = pytest.mark.long
 
 
+MODULE = """
+import time
+import torch.nn as nn
+
+
+class Student(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+    def forward(self, images):
+        time.sleep(0.2 * self.training)  # it lasts, and leaves the cores to others
+        return self.head(self.body(images))
+"""
+BODY = 'return {"stages": [1], "eps": trial.suggest_float("eps", 1.0, 2.0)}'
+FIELDS = (
+    "trials=4, epochs=5000, scheduler='none', labels_per_class=60, student='slow_student:Student', taps=['body'], "
+    "student_kwargs={}"
+)
+
+
 def lanes_up(folder) -> list[float]:
     """How many lanes the study in that folder has had, one after another."""
     store = f"sqlite:///{folder}/runs/mlflow.db"
@@ -22,10 +44,16 @@ def lanes_up(folder) -> list[float]:
     return [point.value for point in found]
 
 
-def start(made, folder, **size) -> studies.Followed:
+def start(made, folder, space) -> studies.Followed:
     """Starts a study that wants two lanes."""
-    words = ("--space", write_space(folder, **size), "--name", "s", "--concurrency", "2")
-    return studies.Followed(studies.start(*words, "--address", made.address, cwd=folder))
+    words = ("--space", space, "--name", "s", "--concurrency", "2", "--address", made.address)
+    return studies.Followed(studies.start(*words, cwd=folder))
+
+
+def start_endless(made, folder) -> studies.Followed:
+    """Starts one that does not end."""
+    (folder / "slow_student.py").write_text(MODULE)
+    return start(made, folder, studies.write_space(folder, BODY, [], FIELDS))
 
 
 def stop(study, folder) -> None:
@@ -43,23 +71,23 @@ def test_a_study_lets_a_lane_go_to_another_one_and_has_it_back_after_it(tmp_path
         folder.mkdir()
     with cluster(tmp_path / "ray") as made:
         made.add_nodes(2, cpus=1)
-        endless = start(made, first, epochs=5000)
+        endless = start_endless(made, first)
         studies.wait_for(lambda: len([one for one in records(first).values() if one["history"]]) == 2, "two lanes")
-        ran = start(made, second).end()
+        ran = start(made, second, write_space(second, trials=2, epochs=6)).end()
         assert ran.code == 0, ran.err + ran.out
         assert endless.process.poll() is None, endless.out
         assert max(lanes_up(second)) == 1, "the other one keeps its share"
         studies.wait_for(lambda: 1 in lanes_up(first) and lanes_up(first)[-1] == 2, "the second lane's return")
         stop(endless, first)
         assert made.studies_left() == []
-    assert_whole(second)
+    assert_whole(second, trials=2, epochs=6)
 
 
 def test_a_node_that_joins_with_other_packages_gets_no_lane_and_is_named(tmp_path):
     strange = Machine("127.0.0.1", mounted(other_timm(tmp_path)))
     with cluster(tmp_path / "ray") as made:
         made.add_nodes(1, cpus=1)
-        endless = start(made, tmp_path, epochs=5000)
+        endless = start_endless(made, tmp_path)
         studies.wait_for(lambda: records(tmp_path).get("scratch", {}).get("history"), "an epoch")
         made.add_node(1, strange)
         studies.wait_for(lambda: "has timm 0.4.12, this study's driver" in endless.out, "its name")
