@@ -192,8 +192,6 @@ class Lanes:
         return share
 
     def _adjust(self, wanted: int) -> None:
-        for number in list(self._given_up):
-            self._tell_to_leave(number)  # again: a broker that came back may have forgotten
         here = [lane for lane in self._lanes.values() if lane.number not in self._given_up]
         if len(here) <= wanted or not self._elastic:
             self._too_many_since = None
@@ -216,11 +214,8 @@ class Lanes:
         here = sorted(here, key=lambda lane: (order[lane.state], lane.number in at_work, -lane.number))
         for lane in here[:count]:
             self._given_up.add(lane.number)
-            self._tell_to_leave(lane.number)
-
-    def _tell_to_leave(self, number: int) -> None:
-        if (lane := self._lanes.get(number)) and lane.state != WAITING:
-            ray.get(self._broker.leave.remote(number))
+            if lane.state != WAITING:
+                ray.get(self._broker.leave.remote(lane.number))
 
     def _note_who_stands(self) -> None:
         asked = ray.get(self._broker.lanes.remote())

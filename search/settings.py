@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ByteSize, Field, TypeAdapter, ValidationEr
 
 from search.contradictions import budget_problems
 from search.objective import parse_objectives
+from search.paths import is_url
 from search.study import SCALES, Study
 from search.tracking.credentials import check_storage, has_webhook
 from search.values import Part, parse_sets
@@ -313,8 +314,10 @@ def check_urls(settings: Settings) -> list[str]:
     """What is wrong with the URLs of object stores among the settings: secrets, which would be kept with them."""
     problems = []
     for field in ("storage", "teacher_store_at"):
+        place = getattr(settings, field, None) or ""
         try:
-            check_storage(getattr(settings, field, None) or "", field)
+            if is_url(place):  # a folder's name may have an @
+                check_storage(place, field)
         except InputError as error:
             problems += error.problems
     return problems

@@ -283,3 +283,11 @@ def test_a_disk_budget_has_a_unit():
     for given in ("lots", "0", "-1", "50XB"):
         (line,) = problems(f"disk_budget={given}")
         assert line.endswith("is no size; give one as 50GB or 500MiB") and line.startswith("disk_budget: "), line
+
+
+def test_a_secret_in_a_stores_url_is_refused_and_a_folders_at_sign_is_none():
+    assert resolved("teacher_store_at=/data/me@work", flags={"storage": "runs@home"}).storage == "runs@home"
+    (line,) = problems("teacher_store_at=sftp://me:s3cret@host/f")
+    assert line.startswith("teacher_store_at: sftp://me:***@host/f has a secret in it")
+    (line,) = problems(flags={"storage": "s3://me:s3cret@bucket/f"})
+    assert line.startswith("storage: s3://me:***@bucket/f has a secret in it")
