@@ -166,6 +166,7 @@ def driven(head: Node, folder: Path, token: str, code: str, scheme: str = "") ->
     environment = without_ray(os.environ)
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"  # how long one that is refused tries again
+    environment["RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S"] = "5"  # and each of its three tries through Ray Client
     ran = subprocess.run(
         [sys.executable, "-c", f"import ray; ray.init('{scheme}{head.address}:{port}'); {code}"],
         capture_output=True,
@@ -180,8 +181,9 @@ def driven(head: Node, folder: Path, token: str, code: str, scheme: str = "") ->
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_a_driver_is_let_in_by_the_token_alone(head, scheme, tmp_path):
     """Both ways for a driver to join: as Ray's own process, and through Ray Client."""
-    for token, let_in in ((WRONG, ""), (TOKEN, "let in")):
-        assert driven(head, tmp_path, token, "print('let in')", scheme).strip() == let_in
+    # Tried again, as Ray Client's server forks beside gRPC's threads and then hangs at times (2.60).
+    wait_for(lambda: driven(head, tmp_path, TOKEN, "print('let in')", scheme).strip() == "let in", "the driver's joining")
+    assert driven(head, tmp_path, WRONG, "print('let in')", scheme) == ""
 
 
 def test_a_node_without_the_token_does_not_join(head, tmp_path):
