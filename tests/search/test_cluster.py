@@ -52,7 +52,7 @@ def test_a_detached_study_goes_on_without_its_terminal(place):
 def test_a_time_budget_ends_the_search_and_the_best_starts_the_next_one_warm(place):
     endless = ("--space", studies.MAIN_SPACE, "--name", "s", "--epochs", "9000", "--set", "max_images=200")
     ran = studies.run(
-        *endless, "teacher_recipe.epochs=8", "baselines=scratch", "finalists=0", "--time-budget", "150", cwd=place
+        *endless, "teacher_recipe.epochs=8", "baselines=scratch", "finalists=0", "--time-budget", "100", cwd=place
     )
     assert ran.code == 1, "no trial came to its end"
     assert "No trial completed" in ran.out
