@@ -5,9 +5,11 @@ for what an earlier call has left: a call may be killed anywhere, and the next o
 the client that is given: MLflow's fluent functions would change the process's active run and tracking URI.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +35,7 @@ SHA256 = "weights_sha256"  # the tag that says which student a model is
 NOTE, VERSIONS = "mlflow.note.content", "mlflow.modelVersions"  # MLflow's own tags, for its UI: text, and registered as
 EXAMPLE_IMAGES = 2  # with one, torch.export would take it for the only batch size
 PACKAGES = ("mlflow", "torch", "numpy")  # that loading needs; MLflow would look for them in a process of its own
+LIGHTNING = "mlflow.pytorch._lightning_autolog"
 OPERATORS = {"aten", "prim", "prims", "higher_order"}  # the families of those that PyTorch itself has
 DESCRIPTION = """`{student}`, trial {trial} of the study `{study}`, {taught}: top-1 {val_top1:.2f} on the holdout, whose
 {holdout_images} images chose it.
@@ -107,7 +110,8 @@ def _save(best: dict[str, Any], weights: Path, classes: list[str], path: Path) -
         StudyError: torch.export cannot have this student, or gives other logits.
         InputError: it can no longer be built.
     """
-    import mlflow.pytorch
+    with _without_lightning():
+        import mlflow.pytorch
     import numpy as np
     import torch
     from mlflow.models import Model, ModelSignature
@@ -143,6 +147,17 @@ def _save(best: dict[str, Any], weights: Path, classes: list[str], path: Path) -
     with noise_to(Path(os.devnull)):  # PyTorch prints the graph that it fails at
         compared("torch.export", written, student, config)
     return model
+
+
+@contextlib.contextmanager
+def _without_lightning():
+    """Within this MLflow does not import Lightning where that is installed: seconds, for logging that we do not use."""
+    sys.modules.setdefault(LIGHTNING, None)  # an ImportError, which MLflow takes for its absence
+    try:
+        yield
+    finally:
+        if sys.modules[LIGHTNING] is None:
+            del sys.modules[LIGHTNING]
 
 
 def _log(
