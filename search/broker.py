@@ -45,6 +45,7 @@ class Broker:
         self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by trial
         self._verdicts: dict[str, asyncio.Future] = {}
         self._seen: dict[int, tuple[float, dict[str, Any]]] = {}
+        self._disks: dict[str, str] = {}
         self._changed = asyncio.Condition()
 
     # the driver's and the proxies' side
@@ -251,16 +252,30 @@ class Broker:
             return False
         return LEAVE if trial.lane in self._journal.leaving and not self._journal.closed else not trial.stopped
 
-    async def note(self, trial_id: str, attempt: int, error: str, hopeless: bool = False) -> None:
-        """What a worker met before it went down with its process; `hopeless`: another attempt would meet it again.
+    async def note(
+        self, trial_id: str, attempt: int, error: str, hopeless: bool = False, disk: str | None = None
+    ) -> None:
+        """What a worker met before it went down with its process.
 
         Of an attempt's ranks the first is believed, as it took the others along, and before all what is hopeless.
+
+        Args:
+            hopeless: another attempt would meet it again.
+            disk: the node whose disk it was, no fault of the trial's: the lane is to go elsewhere.
         """
         trial = self._trials.get(trial_id)
-        if trial is None or attempt != trial.attempt or trial.hopeless or (trial.noted == attempt and not hopeless):
+        if trial is None or attempt != trial.attempt:
             return
-        trial.last_error, trial.hopeless, trial.noted = error, hopeless, attempt
+        if disk is not None and trial.lane is not None:
+            self._disks[disk], trial.disk = error, attempt
+            await self.leave(trial.lane)
+        if not trial.hopeless and (trial.noted != attempt or hopeless):
+            trial.last_error, trial.hopeless, trial.noted = error, hopeless, attempt
         self._journal.trial(trial)
+
+    async def disks(self) -> dict[str, str]:
+        """By node, what trials have met there of its disk."""
+        return self._disks
 
     async def finish(
         self, trial_id: str, attempt: int, error: str | None = None, result: dict | None = None, bad_input: bool = False
@@ -313,7 +328,7 @@ class Broker:
         held = [one for one in self._trials.values() if one.held and one.lane == lane]
         lost = sorted((one for one in held if one.trial_id not in at_work), key=lambda trial: trial.place)
         begun = sum(trial.begun for trial in lost)
-        asked = {one.trial_id: await asyncio.to_thread(self._why, one.worker) for one in lost if one.begun}
+        asked = {one.trial_id: await self._why_lost(one) for one in lost if one.begun}
         lost = [one for one in lost if one.held and self._trials.get(one.trial_id) is one]  # some ended meanwhile
         for trial in reversed(lost):
             trial.held, why = False, asked.get(trial.trial_id, NO_FAULT)
@@ -334,6 +349,9 @@ class Broker:
         if lost:
             self._changed.notify_all()
         return bool(lost)
+
+    async def _why_lost(self, trial: BrokeredTrial) -> str | None:
+        return NO_FAULT if trial.disk == trial.attempt else await asyncio.to_thread(self._why, trial.worker)
 
     def _end(self, trial: BrokeredTrial, kind: str, payload: Any = None) -> None:
         trial.over, trial.queued = True, False

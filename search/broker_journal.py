@@ -43,6 +43,7 @@ class BrokeredTrial:
     stopped: bool = False
     over: bool = False
     noted: int = 0  # the attempt that has noted what it met
+    disk: int = 0  # the attempt that met a node's disk last
     hopeless: bool = False  # another attempt would meet the same error
     forgotten: bool = False
     alone: bool = False

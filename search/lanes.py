@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from search.nodes import unfit
+from search.nodes import name_of, unfit
 from search.placement import bundles, look, why_waiting
 from search.settings import Settings
 from trainables.config import data_fields
@@ -246,6 +246,7 @@ class Lanes:
             try:
                 if ray.get(self._broker.lane_left.remote(number)):
                     failures = 0  # what kills a lane amid a trial is counted by the broker, trial by trial
+                self._avoid(ray.get(self._broker.disks.remote()))
             except Exception:  # a broker that is coming back; it hears of the lane's next one
                 log.exception("lane %d: the broker does not answer", number)
             lane.becomes(WAITING)
@@ -292,6 +293,11 @@ class Lanes:
             raise StudyError("; ".join(wrong.values()))
         self._fit |= new
 
+    def _avoid(self, disks: dict[str, str]) -> None:
+        """Has no lane ask again for a node whose disk trials had no room on."""
+        for node in disks.keys() - self._unfit.keys():
+            self._unfit[node] = f"disk: node {name_of(node)} does not take what trials write ({disks[node]}); free some"
+
     def _trainer(self, number: int, place: PlacementGroup):
         from search.lane_network import LaneTorchConfig
         from search.lane_trainer import LaneTrainer
@@ -310,6 +316,7 @@ class Lanes:
                 "gpus": gpus,
                 "pack": settings.pack,
                 "data": self._data,
+                "elsewhere": self._elastic,
             },
             torch_config=LaneTorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
             scaling_config=ray.train.ScalingConfig(

@@ -48,6 +48,13 @@ def unfit(node_ids: Iterable[str], storage: str) -> dict[str, str]:
     return found
 
 
+def name_of(node_id: str) -> str:
+    """What people know a node by, which may be gone."""
+    import ray
+
+    return next((_name(node) for node in ray.nodes() if node["NodeID"] == node_id), node_id)
+
+
 def differing(node: str, theirs: dict[str, str | None], ours: dict[str, str | None]) -> list[str]:
     """One line for each package that a node has otherwise than this process; None is a package that is missing."""
     return [

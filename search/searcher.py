@@ -19,6 +19,7 @@ from search.journal_file import sync
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
 from search.optuna_study import count_priors, discard, reconcile, tell
 from search.schedulers import Live
+from trainables.disk import tells_of_disk
 from trainables.errors import InputError, StudyError
 
 MAX_REFUSED = 20  # configurations in a row that the space itself makes invalid
@@ -95,9 +96,17 @@ class RecordSearcher(Live, Searcher, ABC):
         """Nothing: Optuna gets all intermediate values at the end, the last one with them."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Decides what the record has come to.
+
+        Raises:
+            StudyError: the study's disk is full, so its trials are to go on in another session.
+        """
         record = self._asked.pop(trial_id)
+        reason = self._reason(record.trial_id) if error else None
+        if reason and tells_of_disk(reason):  # it would be all the others' end, too
+            raise StudyError(f"trial {record.trial_id} cannot write its files: {reason}")
         self.ended += 1
-        record.finish(self._reason(record.trial_id) if error else None)
+        record.finish(reason)
         self._ledger.save(record)
         self._ended(record)
 

@@ -27,4 +27,9 @@ def of_disk(error: BaseException) -> bool:
     """Whether a disk is full, may only be read, or is broken."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (*UNWRITABLE, BROKEN)
-    return WORDS.search(str(error)) is not None
+    return tells_of_disk(str(error))
+
+
+def tells_of_disk(text: str) -> bool:
+    """Whether an error that is known by its message alone is one."""
+    return WORDS.search(text) is not None

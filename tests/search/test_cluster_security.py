@@ -182,7 +182,9 @@ def driven(head: Node, folder: Path, token: str, code: str, scheme: str = "") ->
 def test_a_driver_is_let_in_by_the_token_alone(head, scheme, tmp_path):
     """Both ways for a driver to join: as Ray's own process, and through Ray Client."""
     # Tried again, as Ray Client's server forks beside gRPC's threads and then hangs at times (2.60).
-    wait_for(lambda: driven(head, tmp_path, TOKEN, "print('let in')", scheme).strip() == "let in", "the driver's joining")
+    wait_for(
+        lambda: driven(head, tmp_path, TOKEN, "print('let in')", scheme).strip() == "let in", "the driver's joining"
+    )
     assert driven(head, tmp_path, WRONG, "print('let in')", scheme) == ""
 
 

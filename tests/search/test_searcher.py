@@ -8,6 +8,7 @@ from search.ledger import FAILED, Ledger, TrialRecord
 from search.objective import TOP1, Objective
 from search.optuna_study import open_study, own_study
 from search.searcher import StudySearcher
+from trainables.errors import StudyError
 
 
 def space(trial):
@@ -17,7 +18,7 @@ def space(trial):
 GRID = [{"eps": 1.0}, {"eps": 1.5}, {"eps": 2.0}]
 
 
-def make(folder, baselines=None, sampler="random", grid=None, space=space, handed=None, **begin):
+def make(folder, baselines=None, sampler="random", grid=None, space=space, handed=None, reason="", **begin):
     ledger = Ledger(folder / "trials")
     begin["first_guesses"] = begin.pop("guesses", ())
     study = open_study(folder, "s", sampler, 0, [Objective(TOP1, True)], **begin)
@@ -30,7 +31,7 @@ def make(folder, baselines=None, sampler="random", grid=None, space=space, hande
         grid,
         ledger,
         lambda record: None if handed is None else handed.append((record.trial_id, record.epoch)),
-        lambda trial_id: f"reason of {trial_id}",
+        lambda trial_id: reason or f"reason of {trial_id}",
         {TOP1: True},
     )
     return study, ledger, searcher
@@ -102,6 +103,16 @@ def test_what_only_one_of_the_two_knows_is_settled_on_restart(tmp_path):
     ledger.save(ledger.records["1"])  # recorded, but the driver died before Optuna was told
     study, _, _ = make(tmp_path)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_a_trial_that_finds_no_room_on_the_disk_ends_the_session_and_goes_on_with_the_next(tmp_path):
+    study, ledger, searcher = make(tmp_path, reason="given up after 3 attempts: OSError: No space left on device")
+    trial = searcher.suggest("x")["trial_id"]
+    with pytest.raises(StudyError, match=f"trial {trial} cannot write its files: .*No space left"):
+        searcher.on_trial_complete("x", {}, error=True)
+    assert ledger.records[trial].state == "running" and study.trials[-1].state == TrialState.RUNNING
+    _, _, searcher = make(tmp_path)
+    assert searcher.suggest("x")["trial_id"] == trial
 
 
 def test_a_grid_gives_each_point_once_with_trials_running_side_by_side(tmp_path):

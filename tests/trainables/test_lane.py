@@ -40,18 +40,23 @@ class Broker:
         self.finish = Remote(lambda *_, **outcome: self.ended.append(outcome))
 
 
+def worker(broker, elsewhere=False, world_size=1):
+    """Of a lane on `node-1`."""
+    lane_of = {"broker": broker, "data": None, "elsewhere": elsewhere}
+    return lane.Worker(lane_of, partial(RunContext, world_size=world_size), {"ranks": [{"node": "node-1"}]})
+
+
 @pytest.fixture
 def outcome(monkeypatch, tiny):
     monkeypatch.setattr(ray, "get", lambda ref: ref)
 
-    def call(error, world_size=1, broker=None):
+    def call(error, world_size=1, broker=None, elsewhere=False, **job):
         def fail(*_):
             raise error
 
         monkeypatch.setattr(lane, "run_trial", fail)
         broker = broker or Broker()
-        worker = lane.Worker({"broker": broker, "data": None}, partial(RunContext, world_size=world_size), {})
-        worker._do({**JOB, "config": tiny().model_dump()})
+        worker(broker, elsewhere, world_size)._do({**JOB, **job, "config": tiny().model_dump()})
         return broker.ended[0]
 
     return call
@@ -79,14 +84,14 @@ def test_with_several_workers_an_error_may_be_anothers_death_and_restarts_the_wo
     broker = Broker()
     with pytest.raises(RuntimeError, match="reset by peer"):
         outcome(RuntimeError("connection reset by peer"), 2, broker)
-    assert broker.notes == [("7", 1, "RuntimeError: connection reset by peer", False)]
+    assert broker.notes == [("7", 1, "RuntimeError: connection reset by peer", False, None)]
 
 
 def test_with_several_workers_one_ranks_bad_input_frees_the_others_and_is_not_tried_again(outcome):
     broker = Broker()
     with pytest.raises(InputError):
         outcome(InputError("image a.png is broken"), 2, broker)
-    assert broker.notes == [("7", 1, "image a.png is broken", True)]
+    assert broker.notes == [("7", 1, "image a.png is broken", True, None)]
 
 
 def test_a_poisoned_cuda_context_ends_the_process(outcome):
@@ -98,8 +103,18 @@ def test_a_full_disk_ends_the_process_and_the_trial_may_go_on_elsewhere(outcome)
     broker = Broker()
     with pytest.raises(OSError, match="No space left"):
         outcome(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), broker=broker)
-    assert broker.notes == [("7", 1, "OSError: [Errno 28] No space left on device", False)] and broker.ended == []
+    assert broker.notes == [("7", 1, "OSError: [Errno 28] No space left on device", False, None)] and broker.ended == []
     assert outcome(FileNotFoundError(errno.ENOENT, "no such file"))["error"].startswith("FileNotFoundError")
+
+
+@pytest.mark.parametrize(("remote", "elsewhere"), [("s3://b/t", True), ("s3://b/t", False), (None, True)])
+def test_the_broker_is_told_of_a_nodes_own_disk_where_there_are_other_nodes(monkeypatch, outcome, remote, elsewhere):
+    monkeypatch.setattr(lane, "files_of", lambda job, *_: lane.JobFiles(job))
+    broker = Broker()
+    with pytest.raises(OSError, match="No space left"):
+        outcome(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), broker=broker, elsewhere=elsewhere, remote=remote)
+    [(*_, disk)] = broker.notes
+    assert disk == ("node-1" if remote and elsewhere else None)
 
 
 def test_in_a_pack_too_it_is_noted_for_whose_files_there_is_no_room(monkeypatch):
@@ -111,8 +126,8 @@ def test_in_a_pack_too_it_is_noted_for_whose_files_there_is_no_room(monkeypatch)
     monkeypatch.setattr(lane, "files_of", lambda *_: Files())
     broker = Broker()
     with pytest.raises(DiskError):
-        lane.Worker({"broker": broker}, RunContext, {})._packed(JOB, 2)
-    assert broker.notes == [("7", 1, "DiskError: [Errno 28] no room", False)]
+        worker(broker, elsewhere=True)._packed({**JOB, "remote": "s3://b/t"}, 2)
+    assert broker.notes == [("7", 1, "DiskError: [Errno 28] no room", False, "node-1")]
 
 
 def test_warnings_go_with_the_next_report():
