@@ -1,6 +1,8 @@
 """A study whose disk is away for a while, and then full."""
 
 import contextlib
+import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ from tests.search.cluster.disturbed import assert_whole, records, reported, writ
 
 pytestmark = pytest.mark.long
 AWAY_S = 61
+ROOM = 2 * 2**20  # bytes: for a session's records and logs, and no checkpoint
 
 
 class Disk:
@@ -39,12 +42,13 @@ class Disk:
             subprocess.run(["fsfreeze", "--unfreeze", self.folder], check=True)
 
     @contextlib.contextmanager
-    def full(self):
-        """Within this it has no room."""
+    def full(self, but: int = 0):
+        """Within this it has no room, but for so many bytes."""
         filling = self.folder / "filling"
         with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
+        os.truncate(filling, filling.stat().st_size - but)
         try:
             yield
         finally:
@@ -83,6 +87,10 @@ def test_a_disk_that_is_away_costs_time_and_one_that_is_full_the_session(disk, t
         ran = running.end()
         assert ran.code == 1 and ran.err.count("\n") == 1, ran.err
         assert "No space left on device" in ran.err and "--resume" in ran.err
+    with disk.full(but=ROOM):
+        ran = studies.run(*study, "--resume", cwd=place)
+        assert ran.code == 1 and ran.err.count("\n") == 1, ran.err
+        assert re.search(r"trial \w+ cannot write its files: .*No space left.*--resume", ran.err), ran.err
     before = records(place)
     ran = studies.run(*study, "--resume", cwd=place)
     assert ran.code == 0, ran.err + ran.out

@@ -9,30 +9,10 @@ from tests.search import studies
 from tests.search.cluster.clusters import cluster
 from tests.search.cluster.disturbed import assert_whole, records, write_space
 from tests.search.cluster.networks import Machine, mounted, other_timm
+from tests.search.cluster.slow_student import write_slow_space
+from tests.search.object_store import object_store
 
 pytestmark = pytest.mark.long
-
-
-MODULE = """
-import time
-import torch.nn as nn
-
-
-class Student(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
-
-    def forward(self, images):
-        time.sleep(0.2 * self.training)  # it lasts, and leaves the cores to others
-        return self.head(self.body(images))
-"""
-BODY = 'return {"stages": [1], "eps": trial.suggest_float("eps", 1.0, 2.0)}'
-FIELDS = (
-    "trials=4, epochs=5000, scheduler='none', labels_per_class=60, student='slow_student:Student', taps=['body'], "
-    "student_kwargs={}"
-)
 
 
 def lanes_up(folder) -> list[float]:
@@ -52,8 +32,7 @@ def start(made, folder, space) -> studies.Followed:
 
 def start_endless(made, folder) -> studies.Followed:
     """Starts one that does not end."""
-    (folder / "slow_student.py").write_text(MODULE)
-    return start(made, folder, studies.write_space(folder, BODY, [], FIELDS))
+    return start(made, folder, write_slow_space(folder, naps=4 * [0.2], epochs=5000))
 
 
 def stop(study, folder) -> None:
@@ -96,3 +75,28 @@ def test_a_node_that_joins_with_other_packages_gets_no_lane_and_is_named(tmp_pat
         studies.wait_for(lambda: lanes_up(tmp_path)[-1] == 2, "a second lane, on a node that is as the first")
         stop(endless, tmp_path)
         assert made.studies_left() == []
+
+
+def test_a_node_whose_disk_is_full_gets_no_lane_and_costs_no_attempt(tmp_path, monkeypatch):
+    small = tmp_path / "small"
+    small.mkdir()
+    cramped = Machine("127.0.0.1", mounted(f"mount -t tmpfs -o size=1m none {small}"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with object_store(tmp_path) as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        own = {"TMPDIR": str(small), "RAY_TMPDIR": "/tmp"}
+        with cluster(tmp_path / "ray", environment=own) as made:
+            made.add_nodes(1, cpus=1, machines=[cramped])
+            words = ("--space", write_space(tmp_path, trials=2, epochs=3), "--name", "s", "--storage", store.url)
+            study = studies.Followed(studies.start(*words, "--address", made.address, cwd=tmp_path))
+            studies.wait_for(lambda: study.process.poll() is not None or "disk: node" in study.out, "the node's name")
+            assert study.process.poll() is None and "No space left on device" in study.out, study.end()
+            made.add_node(cpus=1)
+            ran = study.end()
+            assert ran.code == 0, ran.err + ran.out
+            assert made.studies_left() == []
+        found = store.records("s")
+    assert {name: (one["state"], len(one["history"])) for name, one in found.items()} == dict.fromkeys(
+        ["scratch", "0", "1"], ("complete", 3)
+    )
