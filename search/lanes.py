@@ -296,7 +296,7 @@ class Lanes:
     def _avoid(self, disks: dict[str, str]) -> None:
         """Has no lane ask again for a node whose disk trials had no room on."""
         for node in disks.keys() - self._unfit.keys():
-            self._unfit[node] = f"disk: node {name_of(node)} does not take what trials write ({disks[node]}); free some"
+            self._unfit[node] = f"disk: node {name_of(node)} does not take what trials write ({disks[node]}); make room"
 
     def _trainer(self, number: int, place: PlacementGroup):
         from search.lane_network import LaneTorchConfig

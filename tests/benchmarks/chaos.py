@@ -30,18 +30,22 @@ ZEROS = ("trials_lost", "trials_duplicated", "metrics_differing", "processes_lef
 LIMIT_S = 1800
 
 
-def measure(faults: int = FAULTS, trials: int = TRIALS, epochs: int = EPOCHS) -> dict[str, float]:
+def measure(
+    faults: int = FAULTS, trials: int = TRIALS, epochs: int = EPOCHS, nap: float | None = None
+) -> dict[str, float]:
     """Runs both studies and compares them.
 
     Args:
         faults: at least so many, if the study lasts as long.
         trials, epochs: of the study.
+        nap: has the student sleep so many seconds a step; such epochs last, and leave the cores to others.
     """
     from tests.search.cluster.disturbed import doubled, lost, write_space
+    from tests.search.cluster.slow_student import write_slow_space
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        space = write_space(folder, trials, epochs)
+        space = write_slow_space(folder, trials * [nap], epochs) if nap else write_space(folder, trials, epochs)
         quiet = Run(folder / "quiet", space)
         quiet.run()
         disturbed = Run(folder / "disturbed", space)

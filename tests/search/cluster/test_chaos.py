@@ -7,7 +7,7 @@ from tests.benchmarks import chaos
 
 @pytest.mark.long
 def test_random_kills_lose_double_and_change_nothing():
-    figures = chaos.measure(faults=3, trials=2, epochs=8)
+    figures = chaos.measure(faults=3, trials=2, epochs=8, nap=0.2)
     assert chaos.wrong(figures, faults=3) == [], figures
 
 

@@ -91,7 +91,7 @@ def test_a_node_whose_disk_is_full_gets_no_lane_and_costs_no_attempt(tmp_path, m
             words = ("--space", write_space(tmp_path, trials=2, epochs=3), "--name", "s", "--storage", store.url)
             study = studies.Followed(studies.start(*words, "--address", made.address, cwd=tmp_path))
             studies.wait_for(lambda: study.process.poll() is not None or "disk: node" in study.out, "the node's name")
-            assert study.process.poll() is None and "No space left on device" in study.out, study.end()
+            assert study.process.poll() is None, study.end()
             made.add_node(cpus=1)
             ran = study.end()
             assert ran.code == 0, ran.err + ran.out
