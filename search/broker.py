@@ -328,7 +328,12 @@ class Broker:
         held = [one for one in self._trials.values() if one.held and one.lane == lane]
         lost = sorted((one for one in held if one.trial_id not in at_work), key=lambda trial: trial.place)
         begun = sum(trial.begun for trial in lost)
-        asked = {one.trial_id: await self._why_lost(one) for one in lost if one.begun}
+        full = any(one.disk == one.attempt for one in lost)
+        asked = {
+            one.trial_id: NO_FAULT if full else await asyncio.to_thread(self._why, one.worker)
+            for one in lost
+            if one.begun
+        }
         lost = [one for one in lost if one.held and self._trials.get(one.trial_id) is one]  # some ended meanwhile
         for trial in reversed(lost):
             trial.held, why = False, asked.get(trial.trial_id, NO_FAULT)
@@ -349,9 +354,6 @@ class Broker:
         if lost:
             self._changed.notify_all()
         return bool(lost)
-
-    async def _why_lost(self, trial: BrokeredTrial) -> str | None:
-        return NO_FAULT if trial.disk == trial.attempt else await asyncio.to_thread(self._why, trial.worker)
 
     def _end(self, trial: BrokeredTrial, kind: str, payload: Any = None) -> None:
         trial.over, trial.queued = True, False

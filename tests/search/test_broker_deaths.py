@@ -91,8 +91,10 @@ def test_of_several_ranks_notes_what_is_hopeless_counts_and_then_the_first(why):
 def test_a_node_whose_disk_is_full_costs_a_trial_nothing_and_its_lane_goes_elsewhere(order):
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
+        await broker.submit("beside", dict(JOB))
         for attempt in range(1, MAX_DEATHS + 2):
-            await got(broker)
+            jobs = [await got(broker), await got(broker, at_work=["a"])]
+            assert [(job["trial_id"], job["alone"]) for job in jobs] == [("a", False), ("beside", False)]
             notes = [("reset by peer", False, None), ("no space left", False, "node-1")]
             for note in notes[::order]:
                 await broker.note("a", attempt, *note)
