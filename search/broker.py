@@ -22,6 +22,7 @@ VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go
 MAX_DEATHS = 3  # of a process that trained just this one, without an epoch between; then the trial has failed
 COMPANY_DEATHS = 2  # of one that trained others too; then it has no company, so that it shows whose fault it is
 MAX_LOSSES = 10  # without an epoch between, each no fault of its: then it may be what ends the nodes
+MAX_DISKS = 3  # nodes without an epoch between them whose disks had no room: then no other has, either
 LOST = f"given up: {MAX_LOSSES} times without an epoch its process was lost with its node or lane, or as memory ran out"
 NO_FAULT = ""  # why a process died, where the trial has no part in it
 
@@ -45,7 +46,6 @@ class Broker:
         self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by trial
         self._verdicts: dict[str, asyncio.Future] = {}
         self._seen: dict[int, tuple[float, dict[str, Any]]] = {}
-        self._disks: dict[str, str] = {}
         self._changed = asyncio.Condition()
 
     # the driver's and the proxies' side
@@ -246,6 +246,7 @@ class Broker:
         if metrics["epoch"] > trial.epoch:  # else it is said again, to a broker that was restarted
             trial.epoch, trial.heard = metrics["epoch"], time.time()
             trial.deaths = trial.company_deaths = trial.tries = trial.losses = 0
+            trial.disks = []
             self._event(trial, "report", metrics)
             self._journal.trial(trial)
         if trial.judged and trial.answered < trial.epoch and not await self._verdict(trial):
@@ -253,7 +254,13 @@ class Broker:
         return LEAVE if trial.lane in self._journal.leaving and not self._journal.closed else not trial.stopped
 
     async def note(
-        self, trial_id: str, attempt: int, error: str, hopeless: bool = False, disk: str | None = None
+        self,
+        trial_id: str,
+        attempt: int,
+        error: str,
+        hopeless: bool = False,
+        disk: bool = False,
+        node: str | None = None,
     ) -> None:
         """What a worker met before it went down with its process.
 
@@ -261,21 +268,33 @@ class Broker:
 
         Args:
             hopeless: another attempt would meet it again.
-            disk: the node whose disk it was, no fault of the trial's: the lane is to go elsewhere.
+            disk: it was a disk, which is no fault of the trial's.
+            node: whose own disk it was, where there may be other nodes: its lanes are to leave it.
         """
         trial = self._trials.get(trial_id)
         if trial is None or attempt != trial.attempt:
             return
-        if disk is not None and trial.lane is not None:
-            self._disks[disk], trial.disk = error, attempt
-            await self.leave(trial.lane)
+        if disk:
+            trial.disk = attempt
+        if node is not None:
+            self._journal.disk(node, error)
+            if node not in trial.disks:
+                trial.disks.append(node)
+            for lane, (_, worker) in list(self._seen.items()):
+                if lane == trial.lane or any(rank["node"] == node for rank in worker.get("ranks", [])):
+                    await self.leave(lane)
         if not trial.hopeless and (trial.noted != attempt or hopeless):
             trial.last_error, trial.hopeless, trial.noted = error, hopeless, attempt
         self._journal.trial(trial)
 
-    async def disks(self) -> dict[str, str]:
-        """By node, what trials have met there of its disk."""
-        return self._disks
+    async def disks(self) -> list[tuple[str, str]]:
+        """The nodes that had no room for what trials wrote, and what these met, in their order."""
+        return self._journal.disks
+
+    async def had_no_room(self, trial_id: str) -> bool:
+        """Whether a trial has failed since a disk took nothing of it."""
+        trial = self._trials.get(trial_id)
+        return trial is not None and trial.over and trial.disk == trial.attempt
 
     async def finish(
         self, trial_id: str, attempt: int, error: str | None = None, result: dict | None = None, bad_input: bool = False
@@ -328,12 +347,10 @@ class Broker:
         held = [one for one in self._trials.values() if one.held and one.lane == lane]
         lost = sorted((one for one in held if one.trial_id not in at_work), key=lambda trial: trial.place)
         begun = sum(trial.begun for trial in lost)
-        full = any(one.disk == one.attempt for one in lost)
-        asked = {
-            one.trial_id: NO_FAULT if full else await asyncio.to_thread(self._why, one.worker)
-            for one in lost
-            if one.begun
-        }
+        # Whose node had no room was not at fault, and neither were those beside it.
+        moved = any(one.disks and one.disk == one.attempt for one in lost)
+        blamed = [one for one in lost if one.begun and not moved]
+        asked = {one.trial_id: await asyncio.to_thread(self._why, one.worker) for one in blamed}
         lost = [one for one in lost if one.held and self._trials.get(one.trial_id) is one]  # some ended meanwhile
         for trial in reversed(lost):
             trial.held, why = False, asked.get(trial.trial_id, NO_FAULT)
@@ -345,6 +362,9 @@ class Broker:
                 self._end(trial, "done")
             elif trial.hopeless:
                 self._end(trial, "bad_input", trial.last_error)
+            elif len(trial.disks) >= MAX_DISKS:
+                trial.last_error = f"{MAX_DISKS} nodes had no room for it, the last one: {trial.last_error}"
+                self._end(trial, "failed", trial.last_error)
             elif trial.deaths >= MAX_DEATHS or trial.losses >= MAX_LOSSES:
                 given_up = f"given up after {trial.tries} attempts: {trial.last_error}"
                 trial.last_error = given_up if trial.deaths >= MAX_DEATHS else LOST

@@ -39,11 +39,12 @@ class BrokeredTrial:
     tries: int = 0  # the attempts that these ended
     company_deaths: int = 0  # of one that trained others too
     losses: int = 0  # of one that was lost by no fault of its
+    disks: list[str] = field(default_factory=list)  # nodes that had no room for what it wrote
     last_error: str = "its worker died"
     stopped: bool = False
     over: bool = False
     noted: int = 0  # the attempt that has noted what it met
-    disk: int = 0  # the attempt that met a node's disk last
+    disk: int = 0  # the attempt that met a full disk last
     hopeless: bool = False  # another attempt would meet the same error
     forgotten: bool = False
     alone: bool = False
@@ -72,6 +73,7 @@ class BrokerJournal:
         self.trials: dict[str, BrokeredTrial] = {}
         self.events: dict[str, list[tuple[str, Any]]] = {}
         self.leaving: set[int] = set()  # lanes that are to quit
+        self.disks: list[tuple[str, str]] = []  # nodes that had no room for what trials wrote, and what these met
         self.closed = False
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,11 @@ class BrokerJournal:
             self.leaving ^= {lane}
             self._write(["leaves", lane, leaves])
 
+    def disk(self, node: str, error: str) -> None:
+        """Keeps that a node had no room for what a trial wrote."""
+        self.disks.append((node, error))
+        self._write(["disk", node, error])
+
     def close(self) -> None:
         """Keeps that no more is to be done."""
         self.closed = True
@@ -135,6 +142,8 @@ class BrokerJournal:
                 del self.trials[rest[0]], self.events[rest[0]]
             elif kind == "leaves":
                 (self.leaving.add if rest[1] else self.leaving.discard)(rest[0])
+            elif kind == "disk":
+                self.disks.append((rest[0], rest[1]))
             else:
                 self.closed = True
 
@@ -181,6 +190,8 @@ class BrokerJournal:
                 yield ["event", trial.trial_id, *event]
         for lane in self.leaving:
             yield ["leaves", lane, True]
+        for node, error in self.disks:
+            yield ["disk", node, error]
         if self.closed:
             yield ["closed"]
 

@@ -300,10 +300,15 @@ class Experiment:
             {objective.metric: objective.maximize for objective in self.plan.objectives},
             admits,
             lanes.room,
+            lambda trial_id: ray.get(broker.had_no_room.remote(trial_id)),
         )
 
     def _tune(self, name: str, searcher, scheduler, samples: int, broker, lanes) -> None:
-        """One run of Tune over so many records of the searcher."""
+        """One run of Tune over so many records of the searcher.
+
+        Raises:
+            StudyError: a disk is full.
+        """
         from ray import tune
 
         from search.proxy import PROXY_DEATHS, StudyCallback, StudyStopper, make_proxy
@@ -327,11 +332,13 @@ class Experiment:
                 callbacks=[
                     StudyCallback(broker, self.ledger, self._tracker, self.view, self._budgets, self._mirroring)
                 ],
-                stop=StudyStopper(lambda: self._stop_reason(lanes) is not None),
+                stop=StudyStopper(lambda: bool(searcher.no_room or self._stop_reason(lanes))),
                 failure_config=tune.FailureConfig(max_failures=PROXY_DEATHS),
                 verbose=0,
             ),
         ).fit()
+        if searcher.no_room:
+            raise StudyError(searcher.no_room)
 
     def _stop_reason(self, lanes) -> str | None:
         """Why no more should be trained."""

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ TURN_S = 0.5  # how often it is looked after how many lanes are wanted
 LOOK_S = 2.0  # how often the cluster is asked why a lane waits
 IDLE_S = 10.0  # for so long a lane must have been one too many before it is given back: the final follows the search
 PLACE_S = "20"  # of Ray Train, for a worker group's place that was lost with a node: then the lane asks for another
+FULL_S = 600.0  # how long lanes keep away from a node whose disk was full, before one tries it again
 NO_PLACE = "startup timed out"  # in Ray Train's words
 
 WAITING, STARTING, UP = "waiting", "starting", "up"
@@ -94,6 +95,7 @@ class Lanes:
         splits: the data; what is in memory goes to Ray's object store, where all lanes of a node read one copy.
 
     Attributes:
+        note: told, in one line, of nodes that get no lane.
         work: how many trials there still are to train, those at work included; only asked in a cluster.
         share: how many lanes this study may have beside others; None: as many as it asks for.
     """
@@ -107,11 +109,14 @@ class Lanes:
         self._broker, self._settings, self._folder = broker, settings, Path(folder)
         shared = splits is not None and splits.in_memory
         self._data = ray.put((data_fields(settings), splits)) if shared else None
+        self.note: Callable[[str], None] = log.warning
         self.work: Callable[[], int] = lambda: 1  # the teacher
         self.share: Callable[[], int | None] = lambda: None
         self._elastic = settings.address is not None
         self._fit: set[str] = set()  # nodes
         self._unfit: dict[str, str] = {}  # nodes, with what is wrong there
+        self._full: dict[str, tuple[float, str]] = {}  # the same of their disks, until when
+        self._disks_heard = 0
         if self._elastic:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", PLACE_S)
         self._closing = threading.Event()
@@ -227,10 +232,11 @@ class Lanes:
     def _say_why(self) -> None:
         waiting = [lane for lane in self._lanes.values() if lane.state == WAITING]
         if waiting and time.monotonic() - self._looked > LOOK_S:
-            why = why_waiting(bundles(self._settings), look(without=self._unfit))
+            avoided = self._avoided()
+            why = why_waiting(bundles(self._settings), look(without=avoided))
             self._looked = time.monotonic()
             for lane in waiting:
-                lane.reason = "; ".join([why, *self._unfit.values()])
+                lane.reason = "; ".join([why, *avoided.values()])
 
     def _keep(self, number: int) -> None:
         """One lane's thread: its place, its Ray Train run, and another where that one ended unasked."""
@@ -246,7 +252,6 @@ class Lanes:
             try:
                 if ray.get(self._broker.lane_left.remote(number)):
                     failures = 0  # what kills a lane amid a trial is counted by the broker, trial by trial
-                self._avoid(ray.get(self._broker.disks.remote()))
             except Exception:  # a broker that is coming back; it hears of the lane's next one
                 log.exception("lane %d: the broker does not answer", number)
             lane.becomes(WAITING)
@@ -259,44 +264,65 @@ class Lanes:
 
     def _serve(self, lane: Lane) -> None:
         """Waits for a lane's place and serves there, until the run ends or the lane is not wanted any more."""
-        place = self._ask_for_place(lane.number)
+        avoided = self._avoided()
+        place = self._ask_for_place(lane.number, avoided)
         try:
             while not place.wait(1):
                 if not self._is_wanted(lane.number):
                     return
+                if avoided.keys() != self._avoided().keys():
+                    avoided = self._avoided()
+                    remove_placement_group(place)
+                    place = self._ask_for_place(lane.number, avoided)
             lane.becomes(STARTING)
-            if self._elastic:
-                self._check_nodes(place)
-            if self._is_wanted(lane.number):
+            fit = not self._elastic or self._check_nodes(place)
+            if fit and self._is_wanted(lane.number):
                 self._trainer(lane.number, place).fit()
         finally:
+            if self._elastic:
+                self._hear_of_disks()  # before another lane gets the place
             remove_placement_group(place)
 
     def _is_wanted(self, number: int) -> bool:
         return not self._closing.is_set() and number not in self._given_up
 
-    def _ask_for_place(self, number: int) -> PlacementGroup:
+    def _ask_for_place(self, number: int, avoided: Collection[str]) -> PlacementGroup:
         """Room for all its workers, on nodes that are not known to be unfit."""
-        wanted, others = bundles(self._settings), {"ray.io/node-id": f"!in({','.join(self._unfit)})"}
-        selectors = [others] * len(wanted) if self._unfit else None
+        wanted, others = bundles(self._settings), {"ray.io/node-id": f"!in({','.join(avoided)})"}
+        selectors = [others] * len(wanted) if avoided else None
         return placement_group(wanted, name=f"lane-{number}", bundle_label_selector=selectors)
 
-    def _check_nodes(self, place: PlacementGroup) -> None:
-        """Looks at nodes that no lane has been on: in a cluster they come while the study runs.
+    def _check_nodes(self, place: PlacementGroup) -> bool:
+        """Looks at nodes that no lane has been on, as in a cluster they come while the study runs; False where the lane
+        is to ask for other ones."""
+        placed = set(placement_group_table(place)["bundles_to_node_id"].values())
+        if placed & self._avoided().keys():  # found out meanwhile
+            return False
+        new = placed - self._fit
+        wrong = unfit(new, self._settings.storage) if new else {}
+        for node in wrong.keys() - self._unfit.keys():
+            self._unfit[node] = wrong[node]
+            self.note(wrong[node])
+        self._fit |= new - wrong.keys()
+        return not wrong
 
-        Raises:
-            StudyError: what is wrong with one; no lane asks for it again.
-        """
-        new = set(placement_group_table(place)["bundles_to_node_id"].values()) - self._fit
-        if new and (wrong := unfit(new, self._settings.storage)):
-            self._unfit |= wrong
-            raise StudyError("; ".join(wrong.values()))
-        self._fit |= new
+    def _avoided(self) -> dict[str, str]:
+        """The nodes that no lane may have now, with the reason."""
+        now = time.monotonic()
+        return self._unfit | {node: why for node, (until, why) in list(self._full.items()) if now < until}
 
-    def _avoid(self, disks: dict[str, str]) -> None:
-        """Has no lane ask again for a node whose disk trials had no room on."""
-        for node in disks.keys() - self._unfit.keys():
-            self._unfit[node] = f"disk: node {name_of(node)} does not take what trials write ({disks[node]}); make room"
+    def _hear_of_disks(self) -> None:
+        """Keeps lanes away for a while from nodes where trials had no room on a disk."""
+        try:
+            told = ray.get(self._broker.disks.remote())
+            for node, error in told[self._disks_heard :]:
+                why = f"disk: node {name_of(node)} has no room for what trials write ({error})"
+                if node not in self._avoided():
+                    self.note(f"{why}; it gets no lane for {FULL_S / 60:.0f} minutes")
+                self._full[node] = time.monotonic() + FULL_S, why
+            self._disks_heard = len(told)
+        except Exception:  # a broker or a cluster that is hard to reach for a moment; the next lane's end asks again
+            log.exception("looking for full disks")
 
     def _trainer(self, number: int, place: PlacementGroup):
         from search.lane_network import LaneTorchConfig

@@ -6,7 +6,7 @@ import ray
 from ray import tune
 from ray.tune import Callback
 
-from search.ledger import Ledger
+from search.ledger import RUNNING, Ledger
 from search.schedulers import Live
 from search.students import student_of
 from trainables.files import WARNINGS, drop_checkpoint
@@ -85,6 +85,8 @@ class StudyCallback(Live, Callback):
 
     def _finished(self, trial) -> None:
         record = self._record(trial)
+        if record.state == RUNNING:  # the disk was full: it goes on in another session
+            return
         drop_checkpoint(self._ledger.trial_folder(record.trial_id))  # an ended trial never goes on
         self._mirroring.ended(record, lambda: self._tracker.trial_changed(record))
         self._view.trial_ended(record)

@@ -19,7 +19,6 @@ from search.journal_file import sync
 from search.ledger import COMPLETE, RUNNING, Ledger, TrialRecord
 from search.optuna_study import count_priors, discard, reconcile, tell
 from search.schedulers import Live
-from trainables.disk import tells_of_disk
 from trainables.errors import InputError, StudyError
 
 MAX_REFUSED = 20  # configurations in a row that the space itself makes invalid
@@ -35,9 +34,11 @@ class RecordSearcher(Live, Searcher, ABC):
         objectives: metric and whether more of it is better; the first is Tune's.
         admits: whether a run may begin, as `Budgets.admits`.
         room: for how many runs there are lanes: none is drawn before one could take it, as later draws know more.
+        had_no_room: whether the broker's trial of that id failed since a disk was full.
 
     Attributes:
         ended: how many of its records have ended.
+        no_room: what a full disk kept a trial from; all the others would meet it too, so that the study is to stop.
     """
 
     def __init__(
@@ -48,13 +49,15 @@ class RecordSearcher(Live, Searcher, ABC):
         objectives: dict[str, bool],
         admits: Callable[[int | None, bool], bool | None] = lambda epochs, fresh: True,
         room: Callable[[], float] = lambda: math.inf,
+        had_no_room: Callable[[str], bool] = lambda trial_id: False,
     ):
         metric, maximize = next(iter(objectives.items()))
         super().__init__(metric=metric, mode="max" if maximize else "min")
         self._ledger, self._hand_over, self._reason, self._objectives = ledger, hand_over, reason, objectives
-        self._admits, self._room = admits, room
+        self._admits, self._room, self._had_no_room = admits, room, had_no_room
         self._asked: dict[str, TrialRecord] = {}
         self.ended = 0
+        self.no_room: str | None = None
 
     @abstractmethod
     def _next(self) -> TrialRecord | None:
@@ -76,6 +79,8 @@ class RecordSearcher(Live, Searcher, ABC):
         Raises:
             StudyError: the space gives nothing that can be trained.
         """
+        if self.no_room:
+            return Searcher.FINISHED
         known = self._known()
         admitted = self._admits(known and known.config["epochs"] - known.epoch, known is None)
         if not admitted:
@@ -96,16 +101,13 @@ class RecordSearcher(Live, Searcher, ABC):
         """Nothing: Optuna gets all intermediate values at the end, the last one with them."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Decides what the record has come to.
-
-        Raises:
-            StudyError: the study's disk is full, so its trials are to go on in another session.
-        """
+        """Decides what the record has come to; one that had no room on a disk goes on in another session."""
         record = self._asked.pop(trial_id)
-        reason = self._reason(record.trial_id) if error else None
-        if reason and tells_of_disk(reason):  # it would be all the others' end, too
-            raise StudyError(f"trial {record.trial_id} cannot write its files: {reason}")
         self.ended += 1
+        reason = self._reason(record.trial_id) if error else None
+        if error and self._had_no_room(record.trial_id):
+            self.no_room = f"trial {record.trial_id} cannot write its files: {reason}"
+            return
         record.finish(reason)
         self._ledger.save(record)
         self._ended(record)

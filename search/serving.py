@@ -39,6 +39,7 @@ def served(
         lanes = SimulatedLanes(broker, settings.concurrency, plan.curves, plan.objectives)
     else:
         lanes = Lanes(broker, settings, folder / "ray", splits)
+        lanes.note = view.note
     lanes.start()
     try:
         with contextlib.ExitStack() as beside:

@@ -35,6 +35,7 @@ from trainables.files import STUDENT
 
 FRONT = "pareto.png"  # of several objectives
 RESULTS, BEST_RESULTS = ("trials.csv", "history.png", "importance.png"), ("best.yaml", "best_student.safetensors")
+TRACEBACK = "Traceback (most recent call last)"
 REPORT = ("report.html", "report.md")
 
 
@@ -136,7 +137,7 @@ def run_session(
             except Exception as error:
                 if not isinstance(error, StudyError):
                     log_exception()
-                problem = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
+                problem = str(error) if isinstance(error, StudyError) else _what_happened(error)
             interrupted = outcome is not None and outcome.interrupted
             failed = problem or (outcome and not interrupted and outcome.ledger.best() is None)
             mirroring.settle()  # MLflow is told of a trial when its log is here
@@ -166,6 +167,12 @@ def run_session(
         return 1
     notifier.tell(DONE, f"done: {_verdict(outcome.ledger, plan, folder)}")
     return 0
+
+
+def _what_happened(error: Exception) -> str:
+    """An error in a line; of one within Tune's callbacks Tune gives the traceback, whose last line says it."""
+    text = str(error)
+    return text.splitlines()[-1] if TRACEBACK in text else f"{type(error).__name__}: {text}"
 
 
 def _open_tracking(tracker: Tracker, plan: Plan, folder: Path, space: Path, resume: bool) -> None:

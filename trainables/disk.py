@@ -17,6 +17,7 @@ WORDS = re.compile(
         ]
     )
 )
+PATHS = re.compile(r"""['"<](/[^'">]+)""")
 
 
 class DiskError(OSError):
@@ -27,9 +28,10 @@ def of_disk(error: BaseException) -> bool:
     """Whether a disk is full, may only be read, or is broken."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (*UNWRITABLE, BROKEN)
-    return tells_of_disk(str(error))
+    return WORDS.search(str(error)) is not None
 
 
-def tells_of_disk(text: str) -> bool:
-    """Whether an error that is known by its message alone is one."""
-    return WORDS.search(text) is not None
+def names_another_place(error: BaseException, folder: str) -> bool:
+    """Whether an error of the disk names files, none of which lies in the folder; torch's writer names none."""
+    named = PATHS.findall(str(error))
+    return bool(named) and not any(path.startswith(f"{folder.rstrip('/')}/") for path in named)

@@ -30,7 +30,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 from trainables.assets import Assets
 from trainables.config import TrialConfig
 from trainables.context import RunContext, TrialFailure
-from trainables.disk import of_disk
+from trainables.disk import names_another_place, of_disk
 from trainables.errors import InputError, one_line
 from trainables.files import LEAVE, WARNINGS
 from trainables.job_files import JobFiles, files_of
@@ -54,8 +54,8 @@ def serve(lane: dict) -> None:
     Args:
         lane: `broker` (actor handle), `lane` (its number), `threads` (CPU threads a worker), `gpus` (a worker's;
             below 1 it is a share of one, and others have the rest), `pack` (how many trials it trains side by side),
-            `data` (None, or a reference to the study's data fields and splits), `elsewhere` (whether there are other
-            nodes, for what this one's disk has no room for).
+            `data` (None, or a reference to the study's data fields and splits), `elsewhere` (whether there may be
+            other nodes, for what this one's disk has no room for).
     """
     session = ray.train.get_context()
     rank, world_size = session.get_world_rank(), session.get_world_size()
@@ -171,7 +171,7 @@ class Worker:
         try:
             files.bring()
         except Exception as error:
-            self._note(job, one_line(error), disk=self._own_disk(job, error))
+            self._note(job, error, one_line(error))
             raise
 
         def ended(error: Exception | None) -> None:
@@ -242,16 +242,14 @@ class Worker:
             traceback.print_exception(error)
         if self._messages.world_size == 1 and not _poisons(error) and (bad_input or not of_disk(error)):
             return {"error": text, "bad_input": bad_input}
-        self._note(job, text, bad_input, self._own_disk(job, error))
+        self._note(job, error, text, bad_input)
         raise error
 
-    def _own_disk(self, job: dict, error: Exception) -> str | None:
-        """This node, where an error is its own disk's and other nodes may do better."""
-        own = job.get("remote") and self._lane["elsewhere"] and of_disk(error)
-        return self._who["ranks"][self._messages.rank]["node"] if own else None
-
-    def _note(self, job: dict, text: str, hopeless: bool = False, disk: str | None = None) -> None:
-        ray.get(self._broker.note.remote(job["trial_id"], job["attempt"], text, hopeless, disk))
+    def _note(self, job: dict, error: Exception, text: str, hopeless: bool = False) -> None:
+        disk = not hopeless and of_disk(error)
+        own = job.get("remote") or names_another_place(error, job["folder"])
+        node = self._who["ranks"][self._messages.rank]["node"] if disk and own and self._lane["elsewhere"] else None
+        ray.get(self._broker.note.remote(job["trial_id"], job["attempt"], text, hopeless, disk, node))
 
     def _finish(self, job: dict, **outcome) -> None:
         if self._messages.rank != 0:

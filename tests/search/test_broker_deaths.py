@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
-from search.broker import COMPANY_DEATHS, LOST, MAX_DEATHS, MAX_LOSSES, NO_FAULT
+from search.broker import COMPANY_DEATHS, LOST, MAX_DEATHS, MAX_DISKS, MAX_LOSSES, NO_FAULT
 from tests.search.brokers import JOB, WHO, answered, got, run
+from trainables.files import LEAVE
 
 
 def test_a_trial_that_kills_its_lane_again_and_again_fails_with_the_reason():
@@ -87,7 +88,7 @@ def test_of_several_ranks_notes_what_is_hopeless_counts_and_then_the_first(why):
     run(scenario, None, lambda worker: why)
 
 
-@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("order", [1, -1])  # of two workers', of which one lost the other
 def test_a_node_whose_disk_is_full_costs_a_trial_nothing_and_its_lane_goes_elsewhere(order):
     async def scenario(broker):
         await broker.submit("a", dict(JOB))
@@ -95,13 +96,52 @@ def test_a_node_whose_disk_is_full_costs_a_trial_nothing_and_its_lane_goes_elsew
         for attempt in range(1, MAX_DEATHS + 2):
             jobs = [await got(broker), await got(broker, at_work=["a"])]
             assert [(job["trial_id"], job["alone"]) for job in jobs] == [("a", False), ("beside", False)]
-            notes = [("reset by peer", False, None), ("no space left", False, "node-1")]
+            notes = [("reset by peer",), ("no space left", False, True, "node-1")]
             for note in notes[::order]:
                 await broker.note("a", attempt, *note)
             assert await broker.take(0, WHO, 1) == "quit"
             assert not await broker.lane_left(0), "it had given it back"
-            assert await broker.disks() == {"node-1": "no space left"}
+            assert await broker.disks() == attempt * [("node-1", "no space left")]
         assert (await got(broker))["attempt"] == MAX_DEATHS + 2
+
+    run(scenario)
+
+
+def test_all_lanes_of_a_node_whose_disk_is_full_leave_it_and_no_others():
+    async def scenario(broker):
+        for lane, node in enumerate(["node-1", "node-1", "node-2"]):
+            await broker.submit(str(lane), dict(JOB))
+            await broker.take(lane, {"pid": lane, "ranks": [{"node": node}]}, 1)
+        await broker.note("0", 1, "no space left", False, True, "node-1")
+        assert [await answered(broker, name, 1, 1, True) for name in "12"] == [LEAVE, True]
+
+    run(scenario)
+
+
+def test_what_no_node_has_room_for_has_failed_for_that():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        for number in range(MAX_DISKS):
+            job = await got(broker, number)
+            await broker.note("a", job["attempt"], "no space left", False, True, f"node-{number}")
+            await broker.lane_left(number)
+        assert await broker.event("a") == ("failed", "3 nodes had no room for it, the last one: no space left")
+        assert await broker.had_no_room("a")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_a_trial_that_finds_no_room_in_the_studys_own_folder_has_failed_for_that(disk):
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        for attempt in range(1, MAX_DEATHS + 1):
+            await got(broker)
+            await broker.note("a", attempt, "no space left" if disk else "boom", False, disk)
+        assert not await broker.had_no_room("a")
+        assert await broker.take(0, WHO, 0.01) is None
+        assert (await broker.event("a"))[0] == "failed" and await broker.disks() == []
+        assert await broker.had_no_room("a") == disk
 
     run(scenario)
 

@@ -175,6 +175,24 @@ def test_a_restarted_broker_knows_whom_to_kill_and_who_is_to_leave(tmp_path):
         run(scenario, journal)
 
 
+def test_a_restarted_broker_knows_which_nodes_had_no_room(tmp_path):
+    journal = tmp_path / "broker.jsonl"
+
+    async def before(broker):
+        await broker.submit("a", dict(JOB))
+        await got(broker)
+        await broker.note("a", 1, "no space left", False, True, "node-1")
+
+    async def after(broker):
+        assert await broker.disks() == [("node-1", "no space left")]
+        assert (await broker.lane_left(0), (await got(broker, 1))["attempt"]) == (True, 2)
+
+    run(before, journal)
+    for _ in range(2):  # the first has written it anew
+        BrokerJournal(journal)
+    run(after, journal)
+
+
 def test_a_trial_that_waits_for_the_store_is_not_silent(tmp_path):
     journal = tmp_path / "broker.jsonl"
 

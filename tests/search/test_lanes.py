@@ -3,8 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from search import lanes as lanes_module
+from search.lanes import FULL_S, Lanes
+from search.settings import Settings
 
 # A process of its own: Ray is not to live on in this one.
 SCRIPT = """
@@ -78,3 +83,29 @@ def test_a_study_whose_lanes_all_fail_is_told_so(tmp_path):
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     lost = "lane {} was lost: RuntimeError: no such device"
     assert found.stdout.strip() == "; ".join(lost.format(number) for number in (0, 1)), found.stderr[-2000:]
+
+
+def test_lanes_keep_away_for_a_while_from_a_node_whose_disk_is_full_and_for_good_from_one_that_is_unfit(monkeypatch):
+    told, disks, clock = [], [("a", "no space left")], [0.0]
+    monkeypatch.setattr(lanes_module.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(lanes_module, "name_of", lambda node: f"host-{node}")
+    monkeypatch.setattr(lanes_module.time, "monotonic", lambda: clock[0])
+    broker = SimpleNamespace(disks=SimpleNamespace(remote=lambda: list(disks)))
+    lanes = Lanes(broker, Settings.model_construct(concurrency=2, address="a:1"), ".")
+    lanes.note = told.append
+    placed = {0: "a"}
+    monkeypatch.setattr(lanes_module, "placement_group_table", lambda place: {"bundles_to_node_id": placed})
+    monkeypatch.setattr(lanes_module, "unfit", lambda nodes, storage: {"c": "other versions"} if "c" in nodes else {})
+    assert lanes._check_nodes(None)
+    for _ in range(2):
+        lanes._hear_of_disks()
+    assert lanes._avoided() == {"a": "disk: node host-a has no room for what trials write (no space left)"}
+    assert not lanes._check_nodes(None), "it was asked for before that was known"
+    placed[0] = "c"
+    assert not lanes._check_nodes(None) and not lanes._check_nodes(None)
+    assert told == [f"{lanes._avoided()['a']}; it gets no lane for 10 minutes", "other versions"]
+    clock[0] = FULL_S + 1
+    assert lanes._avoided() == {"c": "other versions"}
+    disks.append(("a", "no space left"))
+    lanes._hear_of_disks()
+    assert lanes._avoided().keys() == {"a", "c"} and len(told) == 3

@@ -1,14 +1,16 @@
 """The searcher's truths without Tune; tests/search/test_states.py has a real study."""
 
+import math
+
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 
 from search.ledger import FAILED, Ledger, TrialRecord
 from search.objective import TOP1, Objective
 from search.optuna_study import open_study, own_study
 from search.searcher import StudySearcher
-from trainables.errors import StudyError
 
 
 def space(trial):
@@ -18,7 +20,7 @@ def space(trial):
 GRID = [{"eps": 1.0}, {"eps": 1.5}, {"eps": 2.0}]
 
 
-def make(folder, baselines=None, sampler="random", grid=None, space=space, handed=None, reason="", **begin):
+def make(folder, baselines=None, sampler="random", grid=None, space=space, handed=None, disk_full=False, **begin):
     ledger = Ledger(folder / "trials")
     begin["first_guesses"] = begin.pop("guesses", ())
     study = open_study(folder, "s", sampler, 0, [Objective(TOP1, True)], **begin)
@@ -31,8 +33,11 @@ def make(folder, baselines=None, sampler="random", grid=None, space=space, hande
         grid,
         ledger,
         lambda record: None if handed is None else handed.append((record.trial_id, record.epoch)),
-        lambda trial_id: reason or f"reason of {trial_id}",
+        lambda trial_id: f"reason of {trial_id}",
         {TOP1: True},
+        lambda epochs, fresh: True,
+        lambda: math.inf,
+        lambda trial_id: disk_full,
     )
     return study, ledger, searcher
 
@@ -106,10 +111,11 @@ def test_what_only_one_of_the_two_knows_is_settled_on_restart(tmp_path):
 
 
 def test_a_trial_that_finds_no_room_on_the_disk_ends_the_session_and_goes_on_with_the_next(tmp_path):
-    study, ledger, searcher = make(tmp_path, reason="given up after 3 attempts: OSError: No space left on device")
+    study, ledger, searcher = make(tmp_path, disk_full=True)
     trial = searcher.suggest("x")["trial_id"]
-    with pytest.raises(StudyError, match=f"trial {trial} cannot write its files: .*No space left"):
-        searcher.on_trial_complete("x", {}, error=True)
+    searcher.on_trial_complete("x", {}, error=True)
+    assert searcher.no_room == f"trial {trial} cannot write its files: reason of {trial}"
+    assert searcher.suggest("y") == Searcher.FINISHED
     assert ledger.records[trial].state == "running" and study.trials[-1].state == TrialState.RUNNING
     _, _, searcher = make(tmp_path)
     assert searcher.suggest("x")["trial_id"] == trial

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainables.checkpoint import save_checkpoint, save_weights
-from trainables.disk import UNWRITABLE, DiskError, of_disk
+from trainables.disk import UNWRITABLE, DiskError, names_another_place, of_disk
 from trainables.persist import persist
 from trainables.remote import Remote
 
@@ -68,3 +68,16 @@ def test_a_store_that_is_full_is_waited_for():
         return "done"
 
     assert persist(work) == "done"
+
+
+@pytest.mark.parametrize(
+    ("error", "elsewhere"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/shared/s/7/checkpoint.pt"), False),
+        (OSError(errno.ENOSPC, "No space left on device", "/shared/s/70/checkpoint.pt"), True),
+        (RuntimeError("unable to write to file </torch_12_0>: No space left on device (28)"), True),
+        (RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 1044864 vs 1044752"), False),
+    ],
+)
+def test_whether_it_was_the_jobs_own_folder(error, elsewhere):
+    assert of_disk(error) and names_another_place(error, "/shared/s/7") == elsewhere

@@ -84,14 +84,14 @@ def test_with_several_workers_an_error_may_be_anothers_death_and_restarts_the_wo
     broker = Broker()
     with pytest.raises(RuntimeError, match="reset by peer"):
         outcome(RuntimeError("connection reset by peer"), 2, broker)
-    assert broker.notes == [("7", 1, "RuntimeError: connection reset by peer", False, None)]
+    assert broker.notes == [("7", 1, "RuntimeError: connection reset by peer", False, False, None)]
 
 
 def test_with_several_workers_one_ranks_bad_input_frees_the_others_and_is_not_tried_again(outcome):
     broker = Broker()
     with pytest.raises(InputError):
         outcome(InputError("image a.png is broken"), 2, broker)
-    assert broker.notes == [("7", 1, "image a.png is broken", True, None)]
+    assert broker.notes == [("7", 1, "image a.png is broken", True, False, None)]
 
 
 def test_a_poisoned_cuda_context_ends_the_process(outcome):
@@ -103,18 +103,33 @@ def test_a_full_disk_ends_the_process_and_the_trial_may_go_on_elsewhere(outcome)
     broker = Broker()
     with pytest.raises(OSError, match="No space left"):
         outcome(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), broker=broker)
-    assert broker.notes == [("7", 1, "OSError: [Errno 28] No space left on device", False, None)] and broker.ended == []
+    assert (
+        broker.notes == [("7", 1, "OSError: [Errno 28] No space left on device", False, True, None)]
+        and broker.ended == []
+    )
     assert outcome(FileNotFoundError(errno.ENOENT, "no such file"))["error"].startswith("FileNotFoundError")
 
 
-@pytest.mark.parametrize(("remote", "elsewhere"), [("s3://b/t", True), ("s3://b/t", False), (None, True)])
-def test_the_broker_is_told_of_a_nodes_own_disk_where_there_are_other_nodes(monkeypatch, outcome, remote, elsewhere):
+@pytest.mark.parametrize(
+    ("remote", "path", "elsewhere", "own"),
+    [
+        ("s3://b/t", "/shared/s/trials/7/checkpoint.pt", True, True),
+        ("s3://b/t", "/shared/s/trials/7/checkpoint.pt", False, False),
+        (None, "/shared/s/trials/7/checkpoint.pt", True, False),
+        (None, "/tmp/torchinductor_me/a.py", True, True),
+        (None, None, True, False),
+    ],
+)
+def test_the_broker_is_told_of_a_nodes_own_disk_where_there_are_other_nodes(
+    monkeypatch, outcome, remote, path, elsewhere, own
+):
     monkeypatch.setattr(lane, "files_of", lambda job, *_: lane.JobFiles(job))
-    broker = Broker()
+    broker, folder = Broker(), "/shared/s/trials/7"
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
     with pytest.raises(OSError, match="No space left"):
-        outcome(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), broker=broker, elsewhere=elsewhere, remote=remote)
-    [(*_, disk)] = broker.notes
-    assert disk == ("node-1" if remote and elsewhere else None)
+        outcome(full, broker=broker, elsewhere=elsewhere, remote=remote, folder=folder)
+    [(*_, disk, node)] = broker.notes
+    assert disk and node == ("node-1" if own else None)
 
 
 def test_in_a_pack_too_it_is_noted_for_whose_files_there_is_no_room(monkeypatch):
@@ -127,7 +142,7 @@ def test_in_a_pack_too_it_is_noted_for_whose_files_there_is_no_room(monkeypatch)
     broker = Broker()
     with pytest.raises(DiskError):
         worker(broker, elsewhere=True)._packed({**JOB, "remote": "s3://b/t"}, 2)
-    assert broker.notes == [("7", 1, "DiskError: [Errno 28] no room", False, "node-1")]
+    assert broker.notes == [("7", 1, "DiskError: [Errno 28] no room", False, True, "node-1")]
 
 
 def test_warnings_go_with_the_next_report():
