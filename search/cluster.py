@@ -5,11 +5,24 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
-from trainables.errors import InputError
+from trainables.errors import InputError, one_line
 
 SLOW_START, STARTS = "timed out during startup", 4
+TOKEN = "RAY_AUTH_TOKEN, its file's path in RAY_AUTH_TOKEN_PATH, or in ~/.ray/auth_token"
+NO_NODE = "No node info found"  # in Ray's words, on a machine that is no node of the cluster
+RECONNECT_S, PROBE_S = "5", 90.0  # how long Ray tries again where no head answers, three times; and the whole of it
+PROBE = """
+import sys
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import GcsClient
+address = canonicalize_bootstrap_address(sys.argv[1])
+print(address, flush=True)
+GcsClient(address).get_all_node_info(timeout=30)
+"""
 
 
 def start_ray(settings) -> None:
@@ -44,14 +57,17 @@ def _start_or_join(settings) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if settings.address:
         environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
-        _somebody_listens(settings.address)
+        address = _where_somebody_listens(settings.address)
+        _check_head(address)
         try:
             ray.init(address=settings.address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"--address: no Ray cluster answers at '{settings.address}' ({error}); where it asks for a token, "
-                "that must be in RAY_AUTH_TOKEN or ~/.ray/auth_token here too"
-            ) from error
+            if NO_NODE in str(error):
+                raise InputError(
+                    f"--address: this machine is no node of the cluster at {address}; run the study on one, or submit "
+                    "it to the dashboard: --address http://HEAD:8265"
+                ) from error
+            raise InputError(f"--address: the cluster at {address} cannot be joined ({one_line(error)})") from error
         return
     # Nobody reclaims a machine of one's own, and the watcher would be one more process a lane.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -118,8 +134,8 @@ def _keep_to_the_user(path: Path) -> None:
             path.chmod(0o600)
 
 
-def _somebody_listens(address: str) -> None:
-    """Ray itself would wait for half a minute, or for ever."""
+def _where_somebody_listens(address: str) -> str:
+    """The address as HOST:PORT; Ray itself would wait for half a minute, or for ever, where nobody does."""
     if address == "auto":
         from ray._private.services import canonicalize_bootstrap_address
 
@@ -136,3 +152,28 @@ def _somebody_listens(address: str) -> None:
         raise InputError(
             f"--address: nobody answers at {address} ({error.strerror or error}); is `ray start` running there?"
         ) from error
+    return address
+
+
+def _check_head(address: str) -> None:
+    """Asks who answers at an address, in another process: Ray ends the one in which no head does, without a word."""
+    said, asked = "", address
+    environment = os.environ | {"RAY_gcs_rpc_server_reconnect_timeout_s": RECONNECT_S}
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", PROBE, address], capture_output=True, text=True, env=environment, timeout=PROBE_S
+        )
+        if ran.returncode == 0:
+            return
+        said, asked = ran.stderr, ran.stdout.strip() or address
+    except subprocess.TimeoutExpired:  # it takes what it is sent, and says nothing
+        pass
+    if "AuthenticationError" in said or "authentication token" in said.lower():
+        has_one = os.environ.get("RAY_AUTH_MODE") == "token"
+        problem = f"refuses the token; correct it in {TOKEN}" if has_one else f"asks for a token; put it in {TOKEN}"
+        raise InputError(f"--address: the cluster at {address} {problem}")
+    also = "" if asked == address else f" (Ray asks at {asked})"
+    raise InputError(
+        f"--address: what answers at {address}{also} is no Ray cluster's head; give HOST:PORT of one, as `ray start` "
+        "printed it, or its dashboard: http://HOST:8265"
+    )

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
-from search.cluster import bring_the_token
+from search.cluster import TOKEN, bring_the_token
 from trainables.errors import InputError, one_line
 
 DEFAULT = "http://127.0.0.1:8265"  # where Ray's dashboard listens by itself
@@ -24,7 +24,6 @@ ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's own; the second m
 STUDY, SUBMITTED = "ofakd_study", "ofakd_submitted"  # of a job's metadata: the name, and what it takes to go on
 REACH_S = 5.0  # how long the head may take to answer
 STOP_WAIT_S = 900  # how long a study has to end once it is told to; then Ray kills it
-TOKEN = "RAY_AUTH_TOKEN, its file's path in RAY_AUTH_TOKEN_PATH, or in ~/.ray/auth_token"
 WAITING, RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = (
     "waiting", "running", "done", "failed", "refused", "interrupted"
 )  # fmt: skip

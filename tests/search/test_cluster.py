@@ -1,7 +1,9 @@
 """Studies on a Ray cluster that runs already, in the background, within a time budget, and from another's best."""
 
+import http.server
 import json
 import os
+import threading
 
 import pandas
 import pytest
@@ -78,6 +80,17 @@ def test_an_address_where_no_cluster_is_is_told_at_once(address):
     settings = Settings(name="n", space="s", teacher="a", student="b", address=address)
     with pytest.raises(InputError, match=r"^--address: "):
         start_ray(settings)
+
+
+@pytest.mark.long  # Ray's client tries for some fifteen seconds
+def test_what_answers_there_and_is_no_head_is_told(tmp_path):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        ran = studies.run("--space", studies.MAIN_SPACE, "--address", address, cwd=tmp_path)
+        server.shutdown()
+    assert ran.code == 2 and ran.err.startswith(f"error: --address: what answers at {address} "), ran.err
+    assert "is no Ray cluster's head; give HOST:PORT of one" in ran.err and ran.err.count("\n") == 1
 
 
 def test_a_slow_start_of_ray_is_tried_again_and_other_trouble_is_not(monkeypatch):

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.ports import free_ports
-from tests.search.studies import LIMIT_S, ROOT, wait_for
+from tests.search.studies import LIMIT_S, MAIN_SPACE, ROOT, run, wait_for
 
 pytestmark = pytest.mark.long
 
@@ -186,6 +186,22 @@ def test_a_driver_is_let_in_by_the_token_alone(head, scheme, tmp_path):
         lambda: driven(head, tmp_path, TOKEN, "print('let in')", scheme).strip() == "let in", "the driver's joining"
     )
     assert driven(head, tmp_path, WRONG, "print('let in')", scheme) == ""
+
+
+@pytest.mark.parametrize(
+    ("token", "told"), [(None, "asks for a token; put it in"), (WRONG, "refuses the token; correct it in")]
+)
+def test_a_study_that_joins_without_the_token_is_told_so(head, token, told, tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if token:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    address = f"{head.address}:{head.ports['gcs']}"
+    ran = run("--space", MAIN_SPACE, "--address", address, cwd=tmp_path)
+    assert ran.code == 2 and ran.out == "", ran.out
+    assert ran.err.startswith(f"error: --address: the cluster at {address} {told} RAY_AUTH_TOKEN")
+    assert ran.err.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
 def test_a_node_without_the_token_does_not_join(head, tmp_path):

@@ -1,5 +1,6 @@
 """Studies that last, on clusters where others come: another study, and a node that is not as the rest."""
 
+import re
 import signal
 
 import pytest
@@ -11,6 +12,7 @@ from tests.search.cluster.disturbed import assert_whole, records, write_space
 from tests.search.cluster.networks import Machine, mounted, other_timm
 from tests.search.cluster.slow_student import write_slow_space
 from tests.search.object_store import object_store
+from trainables.remote import working_copy
 
 pytestmark = pytest.mark.long
 
@@ -77,7 +79,7 @@ def test_a_node_that_joins_with_other_packages_gets_no_lane_and_is_named(tmp_pat
         assert made.studies_left() == []
 
 
-def test_a_node_whose_disk_is_full_gets_no_lane_and_costs_no_attempt(tmp_path, monkeypatch):
+def test_a_node_whose_disk_is_full_gets_no_lane_and_costs_no_trial(tmp_path, monkeypatch):
     small = tmp_path / "small"
     small.mkdir()
     cramped = Machine("127.0.0.1", mounted(f"mount -t tmpfs -o size=1m none {small}"))
@@ -85,18 +87,19 @@ def test_a_node_whose_disk_is_full_gets_no_lane_and_costs_no_attempt(tmp_path, m
     with object_store(tmp_path) as store:
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
-        own = {"TMPDIR": str(small), "RAY_TMPDIR": "/tmp"}
-        with cluster(tmp_path / "ray", environment=own) as made:
+        with cluster(tmp_path / "ray", environment={"TMPDIR": str(small), "RAY_TMPDIR": "/tmp"}) as made:
             made.add_nodes(1, cpus=1, machines=[cramped])
             words = ("--space", write_space(tmp_path, trials=2, epochs=3), "--name", "s", "--storage", store.url)
-            study = studies.Followed(studies.start(*words, "--address", made.address, cwd=tmp_path))
-            studies.wait_for(lambda: study.process.poll() is not None or "disk: node" in study.out, "the node's name")
+            words += ("--address", made.address, "--concurrency", "3")
+            study = studies.Followed(studies.start(*words, cwd=tmp_path))
+            studies.wait_for(
+                lambda: study.process.poll() is not None or "has no room for what" in study.out, "its name"
+            )
             assert study.process.poll() is None, study.end()
             made.add_node(cpus=1)
             ran = study.end()
             assert ran.code == 0, ran.err + ran.out
+            assert re.search(r"disk: node .* it gets no lane for 10 minutes", ran.out), ran.out
             assert made.studies_left() == []
-        found = store.records("s")
-    assert {name: (one["state"], len(one["history"])) for name, one in found.items()} == dict.fromkeys(
-        ["scratch", "0", "1"], ("complete", 3)
-    )
+    (tmp_path / "runs").symlink_to(working_copy(store.url))
+    assert_whole(tmp_path, trials=2, epochs=3)
