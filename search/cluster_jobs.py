@@ -4,6 +4,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -28,6 +29,7 @@ WAITING, RUNNING, DONE, FAILED, REFUSED, INTERRUPTED = (
     "waiting", "running", "done", "failed", "refused", "interrupted"
 )  # fmt: skip
 GOING = (WAITING, RUNNING)
+BEGUN = re.compile(r"^\[[\d:]+\] ", re.MULTILINE)  # a session's lines have its time
 COMMANDS = ("run.py", "ofakd-search", "study.sh")  # those that run a study, as a job's entrypoint has them
 
 

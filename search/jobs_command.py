@@ -1,7 +1,6 @@
 """The command behind `search/jobs.py`, over a cluster's jobs or over a folder of studies."""
 
 import difflib
-import re
 import shlex
 import tempfile
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from search import cluster_jobs, local_studies, remote_studies
-from search.cluster_jobs import DONE, GOING, key_of
+from search.cluster_jobs import BEGUN, DONE, GOING, key_of
 from search.job_package import copy_ours
 from search.jobs_view import facts, progress, table
 from search.paths import is_url
@@ -159,7 +158,7 @@ class OfACluster:
         """
         if any(job.state == DONE for job in self._jobs):
             return True
-        return any(re.search(r"^\[[\d:]+\] ", self._client.get_job_logs(job.job), re.M) for job in self._jobs)
+        return any(BEGUN.search(self._client.get_job_logs(job.job)) for job in self._jobs)
 
     def _remove_there(self, study: str, storage: str, tracking_uri: str | None) -> int:
         """Removes a study where its storage is: by a job on the head, which is gone afterwards."""

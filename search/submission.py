@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from search import cluster_jobs
-from search.cluster_jobs import GOING, STOP_WAIT_S, STUDY, SUBMITTED, StudyJob
+from search.cluster_jobs import BEGUN, GOING, STOP_WAIT_S, STUDY, SUBMITTED, StudyJob
 from search.job_package import package
 from search.paths import is_url, storage_folder
 from search.resume import typed
@@ -31,6 +31,7 @@ NO_AGENT, NO_AGENT_S = (
     "No available agent",
     60.0,
 )  # what Ray says of a head that is still starting; how long that may be
+BEGINS_S = 120.0  # how long a job may take to start its study, before it is left to itself
 PYTHON_MISSING = 127  # a shell's exit code for a command that is not there
 PLACES = ("data_dir", "teacher_weights", "student_weights", "teacher_store_at")  # fields that name files
 
@@ -49,7 +50,7 @@ def submit_study(arguments, flags: dict[str, Any], sets: list[str], address: str
         unnamed: gives a study's name by its space file and scale.
 
     Returns:
-        The exit code: of the study where it is followed.
+        The exit code: of the study where it is followed, and where it was refused or failed before it began.
 
     Raises:
         InputError: what can be known here to be wrong, or a cluster that does not answer or let us in.
@@ -71,12 +72,15 @@ def submit_study(arguments, flags: dict[str, Any], sets: list[str], address: str
     flags = {**flags, "name": settings.name, "storage": settings.storage}
     client = cluster_jobs.connect(address)
     job = submit(client, Path(arguments.space), Path.cwd(), flags, sets, arguments.resume, arguments.dry_run)
-    if arguments.detach and not arguments.dry_run:
-        print(f"study {settings.name} is job {job} of {address}; it goes on without this machine")
-        print("\n".join(how_to_follow(client, settings.name, settings.storage, address)), flush=True)
-        return 0
+    detach = arguments.detach and not arguments.dry_run
+    if detach:
+        print(f"study {settings.name} is job {job} of {address}; it goes on without this machine", flush=True)
     try:
-        ended = cluster_jobs.follow(client, job)
+        if detach and (ended := _ended_before_it_began(client, job)) is None:
+            print("\n".join(how_to_follow(client, settings.name, settings.storage, address)), flush=True)
+            return 0
+        if not detach:
+            ended = cluster_jobs.follow(client, job)
     except KeyboardInterrupt:
         print(f"\nno longer followed; study {settings.name} goes on as job {job}")
         print("\n".join(how_to_follow(client, settings.name, settings.storage, address)), flush=True)
@@ -237,6 +241,22 @@ def command_for(
     if apart and not where:  # alone it would mean the studies of this machine
         where = ["--address", address]
     return shlex.join(["python", "search/jobs.py", action, name, *more, *where, *apart])
+
+
+def _ended_before_it_began(client, job: str) -> StudyJob | None:
+    """Waits until a study has begun, since much can be refused on the cluster alone; how it ended where it did so
+    before, after its log was printed; None where it goes on, or nobody knows within `BEGINS_S`."""
+    deadline = time.monotonic() + BEGINS_S
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # the cluster may be hard to reach for a moment
+        while time.monotonic() < deadline:
+            found, log = cluster_jobs.read_job(client, job), client.get_job_logs(job)
+            if BEGUN.search(log) or found.state == cluster_jobs.DONE:
+                return None
+            if found.state not in GOING:
+                print(log, end="", file=sys.stderr)
+                return found
+            time.sleep(0.5)
+    return None
 
 
 def _told(ended: StudyJob) -> int:

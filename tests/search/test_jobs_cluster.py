@@ -176,12 +176,14 @@ def test_what_only_the_cluster_can_refuse_is_refused_there(cluster, place):
     said = f"error: --name: study 'taken' exists in {place / 'shared'}"
     assert ran.code == 2 and said in ran.out, ran.out + ran.err
     assert state("taken", cluster, place) == "refused"
+    detached = submitted(*SIMULATED, "simulate=synthetic", "--name", "taken", "--detach", cluster=cluster, cwd=place)
+    assert detached.code == 2 and said in detached.err, detached.out + detached.err
     resumed = jobs("resume", "taken", cluster=cluster, cwd=place)
     assert resumed.code == 0, "it begins, as there is nothing to go on with: " + resumed.err
     log = jobs("logs", "taken", "--follow", cluster=cluster, cwd=place).out
     assert said in log and "--address auto --resume" not in log
     removed = jobs("rm", "taken", "--yes", cluster=cluster, cwd=place)
-    assert removed.code == 0 and "deleted: 2 job(s)" in removed.out and state("taken", cluster, place) is None
+    assert removed.code == 0 and "deleted: 3 job(s)" in removed.out and state("taken", cluster, place) is None
     assert mine.read_text() == "mine"
 
 
