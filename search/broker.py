@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from search.broker_journal import BrokeredTrial, BrokerJournal, as_text, handle_of
+from search.broker_journal import BrokeredTrial, BrokerJournal
 from trainables.files import LEAVE
 
 VERDICT_WAIT_S = 120.0  # a verdict that does not come within this counts as "go on"
@@ -38,10 +38,16 @@ class Broker:
         journal: the file of what must outlive this process; None keeps nothing.
         why: says why a worker's process died, None where that is not known, `NO_FAULT` where the trial has no part in
             it. What is known, such as want of memory, it will meet again: it is tried once more.
+        key: as for `BrokerJournal`.
     """
 
-    def __init__(self, journal: Path | None = None, why: Callable[[dict[str, Any]], str | None] = _nobody_knows):
-        self._journal, self._why = BrokerJournal(journal), why
+    def __init__(
+        self,
+        journal: Path | None = None,
+        why: Callable[[dict[str, Any]], str | None] = _nobody_knows,
+        key: bytes = b"",
+    ):
+        self._journal, self._why = BrokerJournal(journal, key), why
         self._trials = self._journal.trials
         self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by trial
         self._verdicts: dict[str, asyncio.Future] = {}
@@ -150,7 +156,7 @@ class Broker:
             _count(trial, why, in_company=self._hangs_with_others(trial))
         trial.hung, trial.heard = trial.attempt, time.time()
         self._journal.trial(trial)
-        return handle_of(trial.worker)
+        return self._journal.handle_of(trial.worker)
 
     async def close(self) -> None:
         """Stops all trials at their next report, wakes all proxies, and lets idle lanes quit."""
@@ -207,7 +213,7 @@ class Broker:
             trial.waited_s += time.time() - trial.queued_since
             trial.heard = time.time()
             trial.attempt, trial.begun = trial.attempt + 1, False
-            trial.worker = as_text(worker)
+            trial.worker = self._journal.as_text(worker)
             self._journal.trial(trial)
             ticket = {"trial_id": trial.trial_id, "attempt": trial.attempt, "known_epoch": trial.epoch}
             told = {"alone": trial.alone, "met": trial.last_error, "waited_s": trial.waited_s}

@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import hmac
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 COMPACT_BYTES = 8 * 2**20  # a journal that is longer, and mostly of trials that are gone, is written anew
+SIGNATURE_BYTES = 32
 RETRY_S = 1.0  # how often a disk that is full is tried, at most
 
 log = logging.getLogger(__name__)
@@ -64,9 +66,11 @@ class BrokerJournal:
 
     Args:
         path: the file, read first where it is there; None keeps nothing.
+        key: what only this session's brokers know; it signs what is unpickled.
     """
 
-    def __init__(self, path: Path | None):
+    def __init__(self, path: Path | None, key: bytes = b""):
+        self._key = key
         self._path, self._file, self._size, self._limit = path, None, 0, COMPACT_BYTES
         self._behind = False  # the file lacks something, or ends in half a line: it is to be written anew
         self._told, self._next_try = False, 0.0
@@ -121,6 +125,35 @@ class BrokerJournal:
         """Keeps that no more is to be done."""
         self.closed = True
         self._write(["closed"])
+
+    def as_text(self, worker: dict[str, Any]) -> dict[str, Any]:
+        """A worker as the journal keeps it: a broker that is started again must still be able to have it killed.
+
+        Ray has a handle as a pickle alone, and whoever can write the file could have a pickle run anything: so it is
+        signed.
+        """
+        if "handle" not in worker:
+            return worker
+        from ray import cloudpickle
+
+        pickled = cloudpickle.dumps(worker["handle"])
+        return worker | {"handle": base64.b64encode(self._signature(pickled) + pickled).decode()}
+
+    def handle_of(self, worker: dict[str, Any]) -> Any:
+        """The handle of a worker as the journal keeps it, None where it has none that is signed."""
+        if "handle" not in worker:
+            return None
+        from ray import cloudpickle
+
+        kept = base64.b64decode(worker["handle"])
+        signature, pickled = kept[:SIGNATURE_BYTES], kept[SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(pickled)):
+            log.warning("the broker's journal has a worker that this session has not written")
+            return None
+        return cloudpickle.loads(pickled)
+
+    def _signature(self, pickled: bytes) -> bytes:
+        return hmac.digest(self._key, pickled, "sha256")
 
     def _read(self, path: Path) -> None:
         if not path.exists():
@@ -206,24 +239,6 @@ class BrokerJournal:
             except OSError:
                 self._behind = True
         self.catch_up()
-
-
-def as_text(worker: dict[str, Any]) -> dict[str, Any]:
-    """A worker as the journal keeps it: a broker that is started again must still be able to have it killed."""
-    if "handle" not in worker:
-        return worker
-    from ray import cloudpickle
-
-    return worker | {"handle": base64.b64encode(cloudpickle.dumps(worker["handle"])).decode()}
-
-
-def handle_of(worker: dict[str, Any]) -> Any:
-    """The handle of a worker as the journal keeps it, None where it has none."""
-    if "handle" not in worker:
-        return None
-    from ray import cloudpickle
-
-    return cloudpickle.loads(base64.b64decode(worker["handle"]))
 
 
 def _append(file: int, entry: list[Any]) -> int:

@@ -1,5 +1,6 @@
 """The broker's actor: on the driver's own node, started again where it dies."""
 
+import secrets
 from pathlib import Path
 
 
@@ -21,4 +22,8 @@ def start_broker(journal: Path):
     journal.unlink(missing_ok=True)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 1000, "max_restarts": -1, "max_task_retries": -1}
-    return ray.remote(Broker).options(scheduling_strategy=here, **options).remote(journal, why_died)
+    return (
+        ray.remote(Broker)
+        .options(scheduling_strategy=here, **options)
+        .remote(journal, why_died, secrets.token_bytes(32))
+    )

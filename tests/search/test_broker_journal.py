@@ -1,6 +1,8 @@
 """What a broker knows again whose process was killed."""
 
 import asyncio
+import base64
+import pickle
 import resource
 from contextlib import contextmanager
 
@@ -173,6 +175,15 @@ def test_a_restarted_broker_knows_whom_to_kill_and_who_is_to_leave(tmp_path):
 
     for scenario in (before, after, again):
         run(scenario, journal)
+
+
+def test_a_worker_that_somebody_else_has_written_is_not_unpickled(tmp_path):
+    mine, theirs = BrokerJournal(None, b"key"), BrokerJournal(None, b"another")
+    kept = mine.as_text({"pid": 1, "handle": {"worker": "of a"}})
+    assert mine.handle_of(kept) == {"worker": "of a"}
+    assert theirs.handle_of(kept) is None and mine.handle_of({"pid": 1}) is None
+    unsigned = base64.b64encode(pickle.dumps({"worker": "of a"})).decode()
+    assert mine.handle_of({"handle": unsigned}) is None
 
 
 def test_a_restarted_broker_knows_which_nodes_had_no_room(tmp_path):
