@@ -35,7 +35,7 @@ BENCHMARKS = {
 
 
 def main() -> int:
-    """Runs the benchmark of that name; returns the exit code, 1 where a figure is one that must not be."""
+    """Runs the benchmark of that name; returns the exit code, 1 where a figure must not be or misses its target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "name", choices=BENCHMARKS, help="; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
@@ -57,6 +57,7 @@ def main() -> int:
         content = {"benchmark": arguments.name, "machine": machine, "figures": figures}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     wrong = benchmark.wrong(figures, **options) if hasattr(benchmark, "wrong") else []
+    wrong += benchmark.missed(figures) if hasattr(benchmark, "missed") else []
     for line in wrong:
         print(f"error: {line}", file=sys.stderr)
     return 1 if wrong else 0

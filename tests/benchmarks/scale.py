@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SPACE = ROOT / "spaces" / "vit_to_mlp.py"
 TRIALS, SLOTS, EPOCHS, EPOCH_S = 10_000, 200, 10, 30.0
 FIRST, MORE, LANES = 2, 20, 2  # trials of the command that begins the study, and of the one that resumes it
+MOST = {"wall_over_ideal": 1.05, "memory_growth_mb": 500.0, "resume_s": 60.0}
 FLAT = 50.0  # percent, before the last epoch
 WRITING_S = 1800.0
 FLAGS = {"name": "s", "space": str(SPACE), "epochs": EPOCHS, "seed": 0}
@@ -57,6 +58,11 @@ def measure() -> dict[str, float]:
         started = [at for at, line in lines if line.rstrip().find(" started ") > 0]
         ended = [at for at, line in lines if " complete  " in line or " pruned  " in line]
         return figures | {"resume_s": started[LANES - 1], "results_s": lines[-1][0] - ended[-1]}
+
+
+def missed(figures: dict[str, float]) -> list[str]:
+    """Which targets are missed, a line each."""
+    return [f"{name} is {figures[name]:g}, not {most:g} at most" for name, most in MOST.items() if figures[name] > most]
 
 
 def _search(folder: Path) -> dict[str, float]:
