@@ -65,10 +65,10 @@ def test_a_time_budget_ends_the_search_and_the_best_starts_the_next_one_warm(pla
     ran = studies.run(*SMOKE, "--name", "t", "--warm-start", "s", cwd=place)
     assert ran.code == 2 and "study 's' has no complete trial" in ran.err
 
-    ran = studies.run(*SMOKE, "--name", "u", "--set", "search.eps=1.7..1.8", "sampler=random", cwd=place)
+    ran = studies.run(*SMOKE, "--name", "u", "--set", "search.eps=1.7..1.8", "sampler=random", "finalists=0", cwd=place)
     assert ran.code == 0, ran.err + ran.out
     best = yaml.safe_load((place / "runs" / "u" / "best.yaml").read_text())["searched"]
-    ran = studies.run(*SMOKE, "--name", "w", "--trials", "1", "--warm-start", "u", cwd=place)
+    ran = studies.run(*SMOKE, "--name", "w", "--trials", "1", "--warm-start", "u", "--set", "finalists=0", cwd=place)
     assert ran.code == 0, ran.err + ran.out
     first = json.loads((place / "runs" / "w" / "trials" / "0" / "record.json").read_text())
     assert first["params"] == best

@@ -83,15 +83,6 @@ def finished(process) -> str:
     return out
 
 
-def test_a_killed_worker_comes_back_and_its_trial_goes_on(place):
-    process = studies.start("--space", space(place), "--name", "s", "--concurrency", "1", cwd=place)
-    studies.wait_for(lambda: running_epoch(place, "1", 3), "trial 1's third epoch")
-    worker(place).kill()
-    finished(process)
-    assert_whole(place)
-    assert studies.left_behind(place) == []
-
-
 def test_ctrl_c_stops_cleanly_and_the_study_goes_on_later(place):
     arguments = ("--space", space(place), "--name", "s", "--concurrency", "1")
     process = studies.start(*arguments, cwd=place)
@@ -134,7 +125,7 @@ def test_a_killed_driver_leaves_no_process_and_nothing_is_lost(place):
         assert records(place)[trial_id]["history"][: len(record["history"])] == record["history"]
 
 
-def test_two_workers_a_trial(place):
+def test_two_workers_a_trial_of_which_one_is_killed(place):
     arguments = ("--space", space(place), "--name", "s", "--workers-per-trial", "2", "--trials", "2")
     process = studies.start(*arguments, cwd=place)
     studies.wait_for(lambda: running_epoch(place, "0", 3), "trial 0's third epoch")
