@@ -14,7 +14,7 @@ from tests.search.cluster.disturbed import assert_whole, records, reported, writ
 
 pytestmark = pytest.mark.long
 AWAY_S = 61
-ROOM = 2 * 2**20  # bytes: for a session's records and logs, and no checkpoint
+ROOM = 4 * 2**20  # bytes: for a session's records and logs, and no checkpoint
 
 
 class Disk:
@@ -90,7 +90,9 @@ def test_a_disk_that_is_away_costs_time_and_one_that_is_full_the_session(disk, t
     with disk.full(but=ROOM):
         ran = studies.run(*study, "--resume", cwd=place)
         assert ran.code == 1 and ran.err.count("\n") == 1, ran.err
-        assert re.match(r"error: trial \w+ cannot write its files: .*--resume", ran.err), ran.err
+        # What a checkpoint takes before it fails may be what the driver's own files lack at that moment.
+        met = r"trial \w+ cannot write its files: .*|OSError: \[Errno 28\] No space left on device"
+        assert re.match(rf"error: ({met}); see runs/s/run.log; go on with: .* --resume\n", ran.err), ran.err
     before = records(place)
     ran = studies.run(*study, "--resume", cwd=place)
     assert ran.code == 0, ran.err + ran.out
