@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 FAULTS = 20
@@ -47,10 +48,13 @@ def measure(
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        space = write_slow_space(folder, trials * [nap], epochs) if nap else write_space(folder, trials, epochs)
-        quiet = Run(folder / "quiet", space)
+
+        def write(place: Path) -> str:
+            return write_slow_space(place, trials * [nap], epochs) if nap else write_space(place, trials, epochs)
+
+        quiet = Run(folder / "quiet", write)
         quiet.run()
-        disturbed = Run(folder / "disturbed", space)
+        disturbed = Run(folder / "disturbed", write)
         done = disturbed.run(faults)
         counts = Counter(kind for _, kind in done)
         print(f"  faults: {', '.join(f'{count} {kind}' for kind, count in sorted(counts.items()))}")
@@ -80,12 +84,18 @@ def wrong(figures: dict[str, float], faults: int = FAULTS) -> list[str]:
 
 
 class Run:
-    """One study `s` in a folder, on a cluster of its own with a tracking server of its own."""
+    """One study `s` in a folder, on a cluster of its own with a tracking server of its own.
 
-    def __init__(self, folder: Path, space: str):
-        self.folder, self._space, self.seconds, self.left = folder, space, 0.0, 0
+    Args:
+        folder: is made.
+        write: writes the space file into a folder and returns its path.
+    """
+
+    def __init__(self, folder: Path, write: Callable[[Path], str]):
+        self.folder, self.seconds, self.left = folder, 0.0, 0
         self.store = f"sqlite:///{folder}/server.db"
         folder.mkdir()
+        self._space = write(folder)
 
     def run(self, faults: int = 0) -> list[tuple[float, str]]:
         """Runs it to its end under at least so many faults; returns when each was, in Unix time, and of what kind."""
