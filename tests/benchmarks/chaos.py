@@ -7,7 +7,8 @@ study's driver (the study is resumed). Before each fault some trial must have re
 
 - `worker_death_s`: how much longer than its usual epoch a trial takes for the one in which its worker is killed, the
   longest of such faults; `driver_death_s` the same for the study's driver, until all trials go on. Where another
-  process was killed within the same epoch, nobody knows what each of the two cost.
+  process was killed within the same epoch, nobody knows what each of the two cost; where that is so of all faults of a
+  kind, it is the median of what they cost together.
 
 Compared are the study's records, Optuna's journal, MLflow's runs and trials.csv, and every epoch's metrics but those of
 time, cost and the teacher store, which tell of the machine.
@@ -187,14 +188,15 @@ def missed(figures: dict[str, float]) -> list[str]:
 def lost_s(folder: Path, faults: list[tuple[float, str]], kind: str) -> float:
     """The most that a fault of a kind cost: of the epochs amid which trials were, the longest less a usual one.
 
-    NaN where there was none with no other one in its epoch.
+    Those with no other one in their epoch count; where there are none, the median of the others. NaN: no fault.
     """
     found = [json.loads(path.read_text()) for path in (folder / "runs" / "s" / "trials").glob("*/record.json")]
-    costs = []
+    alone, together = [], []
     for record in found:
         gaps = list(itertools.pairwise(record["times"]))
         for sooner, later in gaps:
             within = [which for at, which in faults if sooner <= at < later]
-            if within == [kind]:
-                costs.append(later - sooner - statistics.median(end - begin for begin, end in gaps))
-    return max(costs, default=math.nan)
+            if kind in within:
+                cost = later - sooner - statistics.median(end - begin for begin, end in gaps)
+                (alone if len(within) == 1 else together).append(cost)
+    return max(alone) if alone else statistics.median(together) if together else math.nan

@@ -29,6 +29,7 @@ def test_what_faults_cost_is_told_where_it_is_too_much(tmp_path):
         (folder / "record.json").write_text(json.dumps({"times": ends}))
     faults = [(25.0, "worker"), (40.0, "driver"), (50.0, "worker")]
     assert chaos.lost_s(tmp_path, faults[:1], "worker") == 32
-    assert math.isnan(chaos.lost_s(tmp_path, faults, "driver")), "another one fell into its epoch"
+    assert chaos.lost_s(tmp_path, faults, "driver") == 61, "the median, as others fell into both epochs"
+    assert math.isnan(chaos.lost_s(tmp_path, faults, "broker"))
     figures = {"worker_death_s": 32.0, "driver_death_s": math.nan}
     assert chaos.missed(figures) == ["worker_death_s is 32, not 30 at most"]
