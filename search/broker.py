@@ -284,6 +284,7 @@ class Broker:
             trial.disk = attempt
         if node is not None:
             self._journal.disk(node, error)
+            trial.moved = attempt
             if node not in trial.disks:
                 trial.disks.append(node)
             for lane, (_, worker) in list(self._seen.items()):
@@ -354,7 +355,7 @@ class Broker:
         lost = sorted((one for one in held if one.trial_id not in at_work), key=lambda trial: trial.place)
         begun = sum(trial.begun for trial in lost)
         # Whose node had no room was not at fault, and neither were those beside it.
-        moved = any(one.disks and one.disk == one.attempt for one in lost)
+        moved = any(one.moved == one.attempt for one in lost)
         blamed = [one for one in lost if one.begun and not moved]
         asked = {one.trial_id: await asyncio.to_thread(self._why, one.worker) for one in blamed}
         lost = [one for one in lost if one.held and self._trials.get(one.trial_id) is one]  # some ended meanwhile

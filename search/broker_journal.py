@@ -47,6 +47,7 @@ class BrokeredTrial:
     over: bool = False
     noted: int = 0  # the attempt that has noted what it met
     disk: int = 0  # the attempt that met a full disk last
+    moved: int = 0  # the attempt that did so for its node's own
     hopeless: bool = False  # another attempt would meet the same error
     forgotten: bool = False
     alone: bool = False

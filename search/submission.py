@@ -76,15 +76,14 @@ def submit_study(arguments, flags: dict[str, Any], sets: list[str], address: str
     if detach:
         print(f"study {settings.name} is job {job} of {address}; it goes on without this machine", flush=True)
     try:
-        if detach and (ended := _ended_before_it_began(client, job)) is None:
-            print("\n".join(how_to_follow(client, settings.name, settings.storage, address)), flush=True)
-            return 0
-        if not detach:
-            ended = cluster_jobs.follow(client, job)
+        ended = _ended_before_it_began(client, job) if detach else cluster_jobs.follow(client, job)
     except KeyboardInterrupt:
         print(f"\nno longer followed; study {settings.name} goes on as job {job}")
         print("\n".join(how_to_follow(client, settings.name, settings.storage, address)), flush=True)
         return 130
+    if detach and ended is None:
+        print("\n".join(how_to_follow(client, settings.name, settings.storage, address)), flush=True)
+        return 0
     return 1 if ended is None else _told(ended)
 
 

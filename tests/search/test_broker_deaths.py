@@ -131,6 +131,21 @@ def test_what_no_node_has_room_for_has_failed_for_that():
     run(scenario)
 
 
+def test_a_full_node_before_it_hides_no_full_folder_of_the_study():
+    async def scenario(broker):
+        await broker.submit("a", dict(JOB))
+        await got(broker)
+        await broker.note("a", 1, "no space left", False, True, "node-1")
+        await broker.lane_left(0)
+        for attempt in range(2, MAX_DEATHS + 2):
+            assert (await got(broker, 1))["attempt"] == attempt
+            await broker.note("a", attempt, "no space left", False, True)
+        assert await broker.take(1, WHO, 0.01) is None
+        assert (await broker.event("a"))[0] == "failed" and await broker.had_no_room("a")
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("disk", [True, False])
 def test_a_trial_that_finds_no_room_in_the_studys_own_folder_has_failed_for_that(disk):
     async def scenario(broker):
